@@ -1,0 +1,79 @@
+"""Linear colour transfer between pictures: the start, and the two ways to keep colours.
+
+Pictures are (1, 3, H, W). Gatys et al. 2016, *Preserving Color in Neural Artistic Style Transfer*;
+Monge-Kantorovich map: Pitie and Kokaram 2007.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["keep_luminance", "luminance", "recolor", "restore_color", "transport"]
+
+_EPS = 1e-8
+"""Variance added to each colour axis: a grey or constant picture has none in some."""
+
+# RGB -> YIQ (NTSC), rows Y, I, Q.
+_YIQ = torch.tensor(
+    [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]],
+    dtype=torch.float64,
+)
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (3, 1) and covariance (3, 3) of the colours, float64."""
+    pixels = image[0].flatten(1).double()  # (3, M)
+    mean = pixels.mean(dim=1, keepdim=True)
+    centred = pixels - mean
+    return mean, centred @ centred.T / pixels.shape[1] + _EPS * torch.eye(3)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=_EPS) ** exponent) @ vectors.T
+
+
+def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Tensor:
+    pixels = matrix @ (image[0].flatten(1).double() - mean) + new_mean
+    return pixels.view_as(image[0])[None].to(image)
+
+
+def transport(image: Tensor, reference: Tensor) -> Tensor:
+    """The picture with the reference's colour mean and covariance, moved as little as possible.
+
+    x -> A (x - mu_c) + mu_s, A = Sc^-1/2 (Sc^1/2 Ss Sc^1/2)^1/2 Sc^-1/2. Values may leave [0, 1].
+    """
+    mean, covariance = _moments(image)
+    new_mean, new_covariance = _moments(reference)
+    root, inverse = _power(covariance, 0.5), _power(covariance, -0.5)
+    matrix = inverse @ _power(root @ new_covariance @ root, 0.5) @ inverse
+    return _apply(image, matrix, mean, new_mean)
+
+
+def recolor(style: Tensor, content: Tensor) -> Tensor:
+    """The style picture in the content's colours: x -> Sc^1/2 Ss^-1/2 (x - mu_s) + mu_c."""
+    mean, covariance = _moments(style)
+    new_mean, new_covariance = _moments(content)
+    matrix = _power(new_covariance, 0.5) @ _power(covariance, -0.5)
+    return _apply(style, matrix, mean, new_mean).clamp(0, 1)
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Y of YIQ on three channels."""
+    y = (_YIQ[0].to(image).view(1, 3, 1, 1) * image).sum(dim=1, keepdim=True)
+    return y.expand(-1, 3, -1, -1).contiguous()
+
+
+def keep_luminance(style: Tensor, content: Tensor) -> Tensor:
+    """The style's luminance with the content's mean and spread: (sd_c / sd_s)(Y - mu_s) + mu_c."""
+    y, target = luminance(style), luminance(content)
+    scale = target.std() / y.std().clamp(min=_EPS**0.5)
+    return (scale * (y - y.mean()) + target.mean()).clamp(0, 1)
+
+
+def restore_color(result: Tensor, content: Tensor) -> Tensor:
+    """The result's luminance with the content's I and Q."""
+    pixels = _YIQ @ content[0].flatten(1).double()  # (3, M): Y, I, Q
+    pixels[0] = luminance(result)[0, 0].flatten().double()
+    return (torch.linalg.inv(_YIQ) @ pixels).view_as(result[0])[None].to(result)

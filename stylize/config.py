@@ -1,0 +1,244 @@
+"""StyleConfig: every setting of a transfer, its default, its check, its text form, its digest.
+
+Standard library only: the command line and the manifest reader import it without loading torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stylize.errors import ConfigError
+from stylize.presets import PRESETS
+
+__all__ = ["SETTINGS", "LayerWeights", "Setting", "StyleConfig", "parse_setting"]
+
+LayerWeights = tuple[tuple[str, float], ...]
+"""Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
+
+# Convolutions in each of the five blocks of VGG-19; VGG-16 has 2, 2, 3, 3, 3.
+_CONVS_IN_BLOCK = (2, 2, 4, 4, 4)
+_LAYER = re.compile(r"(conv|relu)([1-5])_([1-4])")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one setting is read from text and checked, and the line that explains it."""
+
+    parse: Callable[[str], Any]
+    check: Callable[[Any], bool]
+    limit: str
+    help: str
+
+
+def _setting(
+    default: Any, parse: Callable[[str], Any], check: Callable[[Any], bool], limit: str, help: str
+) -> Any:
+    return field(default=default, metadata={"setting": Setting(parse, check, limit, help)})
+
+
+def _whole(default: int, low: int, high: int, help: str) -> Any:
+    def check(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return _setting(default, int, check, f"a whole number from {low} to {high}", help)
+
+
+def _number(default: float, low: float, high: float, help: str) -> Any:
+    def check(value: Any) -> bool:
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and low <= value <= high
+        )
+
+    return _setting(default, float, check, f"a number from {low:g} to {high:g}", help)
+
+
+def _choice(default: str, values: tuple[str, ...], help: str) -> Any:
+    return _setting(default, str, lambda value: value in values, " or ".join(values), help)
+
+
+def _path_or(default: str, words: tuple[str, ...], help: str) -> Any:
+    limit = " or ".join((*words, "the path of a picture")) if words else "the path of a picture"
+    return _setting(default, str, lambda value: isinstance(value, str), limit, help)
+
+
+def _parse_layers(text: str) -> LayerWeights:
+    layers = []
+    for part in text.split(","):
+        name, colon, weight = part.strip().partition(":")
+        layers.append((name.strip(), float(weight) if colon else 1.0))
+    return tuple(layers)
+
+
+def _check_layers(value: Any) -> bool:
+    if not isinstance(value, tuple) or not value:
+        return False
+    for name, weight in value:
+        match = _LAYER.fullmatch(name)
+        if match is None or int(match[3]) > _CONVS_IN_BLOCK[int(match[2]) - 1]:
+            return False
+        if not (math.isfinite(weight) and weight >= 0):
+            return False
+    names = [name for name, _ in value]
+    return len(set(names)) == len(names) and sum(weight for _, weight in value) > 0
+
+
+def _layers(default: LayerWeights, help: str) -> Any:
+    limit = "layers like relu4_2 or relu1_1:1,relu2_1:0.5, each once, weights 0 or more, not all 0"
+    return _setting(default, _parse_layers, _check_layers, limit, help)
+
+
+def _parse_blend(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split("|"))
+
+
+def _check_blend(value: Any) -> bool:
+    return isinstance(value, tuple) and (
+        not value or (all(math.isfinite(w) and w >= 0 for w in value) and sum(value) > 0)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleConfig:
+    """Every setting of one transfer, checked when made.
+
+    The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one.
+    Raises `ConfigError`, naming setting, value and limit, for a value that cannot be.
+    """
+
+    preset: str = _choice("default", tuple(PRESETS), "named settings to start from")
+    backbone: str = _choice(
+        "auto",
+        ("auto", "vgg19", "vgg16"),
+        "network whose features are matched; auto is vgg19 if it can be had, else bundled vgg16",
+    )
+    size: int = _whole(512, 16, 16384, "longest side of the result, pixels")
+    steps: int = _whole(150, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
+    strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
+    content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
+    style_weight: float = _number(1.0, 0, 1e30, "weight of the style loss")
+    tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
+    content_layers: LayerWeights = _layers(
+        (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
+    )
+    style_layers: LayerWeights = _layers(
+        tuple((f"relu{block}_1", 1.0) for block in range(1, 6)),
+        "layers of the style loss; weights are relative",
+    )
+    style_loss: str = _choice(
+        "gram", ("gram", "moments", "wasserstein"), "statistic of the features that is matched"
+    )
+    feature_scale: str = _choice(
+        "unit", ("unit", "caffe"), "features with mean one, or as the 2014 networks gave them"
+    )
+    pooling: str = _choice("average", ("average", "max"), "pooling between the blocks")
+    padding: str = _choice(
+        "zeros", ("zeros", "replicate"), "what the first convolution sees beyond the edge"
+    )
+    init: str = _path_or(
+        "matched",
+        ("matched", "content", "style", "noise"),
+        "where to start; matched is the content image in the style's colours",
+    )
+    noise: float = _number(1 / 255, 0, 1, "standard deviation of the noise of init=noise")
+    optimizer: str = _choice("lbfgs", ("lbfgs", "adam"), "how the image is optimised")
+    learning_rate: float = _number(0.02, 1e-6, 10, "step length of Adam")
+    history: int = _whole(20, 1, 200, "gradients that L-BFGS remembers")
+    clamp: bool = _setting(
+        True,
+        lambda text: {"true": True, "false": False}[text.lower()],
+        lambda value: isinstance(value, bool),
+        "true or false",
+        "show the network the picture clamped to [0, 1], as it will be saved",
+    )
+    tv_reduction: str = _choice(
+        "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
+    )
+    scales: int = _whole(1, 1, 8, "coarse-to-fine scales, each half the size of the next")
+    coarsest: int = _whole(128, 16, 16384, "no scale's longest side is below this, pixels")
+    coarse_content: float = _number(
+        1.0, 0, 1e6, "factor on the content weight at all but the finest scale"
+    )
+    style_scale: float = _number(1.0, 0.1, 10, "size of the style picture relative to the result")
+    style_blend: tuple[float, ...] = _setting(
+        (), _parse_blend, _check_blend, "weights like 0.7|0.3", "share of each style of several"
+    )
+    preserve_color: str = _choice(
+        "none", ("none", "histogram", "luminance"), "keep the photograph's colours"
+    )
+    mask: str = _path_or("", (), "grey picture: white is painted, black keeps the photograph")
+    seed: int = _whole(0, 0, 2**63 - 1, "seed of the noise")
+
+    def __post_init__(self) -> None:
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            if not setting.check(value):
+                raise ConfigError(f"{name} is {value!r}; it must be {setting.limit}")
+
+    @classmethod
+    def of(cls, preset: str = "default", **settings: Any) -> StyleConfig:
+        """A preset with some settings changed. Raises `ConfigError`."""
+        if preset not in PRESETS:
+            raise ConfigError(f"preset is {preset!r}; it must be {SETTINGS['preset'].limit}")
+        unknown = set(settings) - set(SETTINGS)
+        if unknown:
+            raise ConfigError(f"{sorted(unknown)[0]!r} is no setting; see StyleConfig")
+        preset_values = {k: parse_setting(k, v) for k, v in PRESETS[preset].items()}
+        return cls(**{**preset_values, **settings, "preset": preset})
+
+    def weights(self) -> tuple[float, float]:
+        """Content and style weight after `strength`: times (2(1-s))^2 and (2s)^2."""
+        return (
+            self.content_weight * (2 * (1 - self.strength)) ** 2,
+            self.style_weight * (2 * self.strength) ** 2,
+        )
+
+    def to_json(self) -> str:
+        """The settings as canonical JSON: sorted keys, so equal settings give equal text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of what decides the picture, hex.
+
+        The preset's name is left out (its values count), and so are the paths of init and mask,
+        whose bytes are hashed with the other inputs.
+        """
+        values = dataclasses.asdict(self)
+        del values["preset"]
+        values["mask"] = bool(self.mask)
+        if self.init_path:
+            values["init"] = "file"
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def init_path(self) -> str:
+        """The path in `init`, or "" where it is one of the words."""
+        return "" if self.init in ("matched", "content", "style", "noise") else self.init
+
+
+SETTINGS: Mapping[str, Setting] = {
+    f.name: f.metadata["setting"] for f in dataclasses.fields(StyleConfig)
+}
+"""Every setting by name, in the order in which help shows them."""
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """The value of a setting from its text form. Raises `ConfigError` naming value and limit."""
+    setting = SETTINGS[name]
+    try:
+        value = setting.parse(text.strip())
+    except (ValueError, KeyError):
+        raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}") from None
+    if not setting.check(value):
+        raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}")
+    return value

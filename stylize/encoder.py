@@ -1,0 +1,117 @@
+"""The encoder: VGG-16 or VGG-19 up to a layer, giving named feature maps. Knows no losses.
+
+Simonyan and Zisserman 2014, with the mean-one scaling of Gatys et al. 2016, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylize.errors import ConfigError, ImageSizeError
+from stylize.weights import CONVS, Weights
+
+__all__ = ["Encoder", "deepest", "minimum_side"]
+
+
+def minimum_side(layer: str) -> int:
+    """The smallest side, pixels, that leaves one position at a layer: 2^(poolings before it)."""
+    return int(2 ** (int(layer[4]) - 1))
+
+
+def deepest(layers: Iterable[str], backbone: str) -> str:
+    """The convolution that computes the deepest of some layers. Raises `ConfigError`."""
+    order = CONVS[backbone]
+    positions = []
+    for layer in layers:
+        conv = "conv" + layer[4:]
+        if conv not in order:
+            raise ConfigError(f"{layer} is not in {backbone}; its deepest layers are {order[-1]}")
+        positions.append(order.index(conv))
+    return order[max(positions)]
+
+
+class Encoder(nn.Module):
+    """Feature maps of a picture by layer name, before (`conv4_2`) and after (`relu4_2`) the ReLU.
+
+    `scales[conv]` (out,) divides a convolution's features: the next convolution takes it back,
+    so the network stays the same function up to those factors (ReLU and pooling commute with
+    positive factors). Without scales these are the weights as they came.
+    `padding` is what conv1_1 sees beyond the edge: zeros (the mean colour) or the edge repeated;
+    `circular` wraps at every convolution, for tests.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        pooling: str = "average",
+        padding: str = "zeros",
+        scales: Mapping[str, Tensor] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.backbone = weights.backbone
+        self.pooling = pooling
+        self.padding = padding
+        self.dtype = dtype
+        self.convs = [conv for conv in CONVS[weights.backbone] if conv in weights.filters]
+        self.register_buffer("mean", torch.tensor(weights.mean, device=device).view(1, 3, 1, 1))
+        incoming: Tensor | None = None
+        for conv in self.convs:
+            weight, bias = weights.filters[conv].float(), weights.biases[conv].float()
+            if scales is not None:
+                out = scales[conv].float()
+                weight = weight / out.view(-1, 1, 1, 1)
+                if incoming is not None:
+                    weight = weight * incoming.view(1, -1, 1, 1)
+                bias = bias / out
+                incoming = out
+            weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
+            self.register_buffer(f"{conv}_weight", weight)
+            self.register_buffer(f"{conv}_bias", bias.to(device, dtype))
+
+    def forward(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """`image` (B, 3, H, W), RGB in [0, 1] -> {layer: (B, N, h, w)} in the encoder's type.
+
+        Raises `ConfigError` for a layer that the backbone has not, `ImageSizeError` for a picture
+        that is too small for one.
+        """
+        wanted = set(layers)
+        last = deepest(wanted, self.backbone)
+        height, width = image.shape[-2:]
+        if last not in self.convs:
+            raise ConfigError(f"these weights of {self.backbone} end at {self.convs[-1]}")
+        need = minimum_side(last)
+        if min(height, width) < need:
+            raise ImageSizeError(f"image is {width}x{height}; {last} needs at least {need}x{need}")
+        features: dict[str, Tensor] = {}
+        x = (image - self.mean).to(self.dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            block = conv[4]
+            if conv.endswith("_1") and block != "1":
+                x = F.avg_pool2d(x, 2) if self.pooling == "average" else F.max_pool2d(x, 2)
+            x = self._convolve(x, conv)
+            if conv in wanted:
+                features[conv] = x
+                x = F.relu(x)  # a copy: the convolution's own output was asked for
+            else:
+                x = F.relu_(x)
+            relu = "relu" + conv[4:]
+            if relu in wanted:
+                features[relu] = x
+            if conv == last:
+                return features
+        raise AssertionError(last)
+
+    def _convolve(self, x: Tensor, conv: str) -> Tensor:
+        weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
+        mode = self.padding if conv == "conv1_1" or self.padding == "circular" else "zeros"
+        if mode == "zeros":
+            return F.conv2d(x, weight, bias, padding=1)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), weight, bias)

@@ -1,0 +1,217 @@
+"""Pictures in files to tensors and back: orientation, colour, limits, metadata.
+
+Tensors are (1, 3, H, W), RGB, sRGB, float32 in [0, 1]. Torch is imported only where a tensor is
+made or read, so that checking a thousand headers does not load it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+
+from stylize.errors import ImageReadError, ImageSizeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "FORMATS",
+    "MIN_SIDE",
+    "Limits",
+    "check_header",
+    "decode",
+    "encode",
+    "fit",
+    "match_size",
+    "read_metadata",
+    "to_image",
+    "to_tensor",
+]
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""File endings that a result may have, and Pillow's name of the format."""
+
+MIN_SIDE = 16
+"""Smallest side, pixels: four poolings halve it to 1 at relu5_1."""
+
+_METADATA_KEY = "stylize-batch"
+_IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+# Our own limits, in pixels and with a message that says the remedy, stand in for Pillow's.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is decoded at most: a header can promise more pixels than there is memory."""
+
+    side: int = 20_000  # pixels
+    megapixels: float = 200.0
+
+    def check(self, width: int, height: int) -> None:
+        """Raise `ImageSizeError` if a picture of this size is not to be decoded or used."""
+        if max(width, height) > self.side:
+            raise ImageSizeError(
+                f"image is {width}x{height}; the limit is {self.side} pixels a side "
+                "(raise it with --max-side)"
+            )
+        if width * height > self.megapixels * 1e6:
+            raise ImageSizeError(
+                f"image is {width}x{height}, {width * height / 1e6:.0f} megapixels; the limit is "
+                f"{self.megapixels:g} (raise it with --max-megapixels)"
+            )
+        if min(width, height) < MIN_SIDE:
+            raise ImageSizeError(
+                f"image is {width}x{height}; relu5_1 needs at least {MIN_SIDE}x{MIN_SIDE}"
+            )
+
+
+def _open(data: bytes, limits: Limits) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+    except Exception as error:  # Pillow's plugins raise many kinds for a broken header
+        start = "the file is empty" if not data else f"it begins with {data[:8]!r}"
+        raise ImageReadError(f"not a picture that can be read ({start})") from error
+    limits.check(*image.size)
+    return image
+
+
+def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
+    """Width and height as the header has them. Raises `ImageReadError`, `ImageSizeError`."""
+    return _open(data, limits).size
+
+
+def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
+    """A picture file's bytes as an upright sRGB picture, as a person sees it in a viewer.
+
+    Turned by EXIF, converted from its ICC profile, CMYK and 16-bit brought to 8-bit RGB,
+    transparency laid on white, first frame of an animation.
+    Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError` (before decoding).
+    """
+    image = _open(data, limits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            return _to_srgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
+        raise ImageReadError(f"the picture is damaged or cut short: {error}") from error
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits a pixel, grey
+        values = np.asarray(image).astype(np.float64) / 257  # 65535 -> 255
+        image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+        profile = None
+    elif image.mode == "F":
+        values = np.nan_to_num(np.asarray(image), nan=0.0)
+        scale = 255 if values.size and values.max() <= 1 else 1
+        image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+        profile = None
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        image = image.convert("RGB")
+    if image.mode in ("1", "P", "LA", "PA"):
+        image = image.convert("RGB")
+    if profile and image.mode in ("RGB", "L", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile, or one for another mode: the numbers are the best guess left
+    return image.convert("RGB")
+
+
+def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height scaled so that the longer one is `longest`, each at least 1."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def match_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at width x height, by Lanczos (antialiased when it shrinks)."""
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An 8-bit picture as (1, C, H, W) float32 in [0, 1]; C is 3, or 1 for a grey mask."""
+    import torch
+
+    array = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # (H, W, C)
+    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """(1, 3, H, W) in any range as an 8-bit picture: clamped, then rounded (a cast truncates)."""
+    import torch
+
+    values = tensor.detach()[0].float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
+
+
+def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
+    """The picture as the bytes of a file with this ending; `metadata` (JSON) goes with it.
+
+    Deterministic: no time, no name, no software version. Raises `ImageReadError` for an ending
+    that is not in `FORMATS`.
+    """
+    kind = FORMATS.get(suffix.lower())
+    if kind is None:
+        raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
+    options: dict[str, Any] = {}
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        if metadata:
+            info.add_itxt(_METADATA_KEY, metadata)
+        options = {"pnginfo": info}
+    else:
+        exif = Image.Exif()
+        if metadata:
+            exif[_IMAGE_DESCRIPTION] = f"{_METADATA_KEY} {metadata}"
+        if kind == "TIFF":
+            options = {"tiffinfo": exif, "compression": "tiff_deflate"}
+        else:
+            options = {"exif": exif.tobytes(), "quality": 95}
+            options |= {"subsampling": 0} if kind == "JPEG" else {"method": 4}
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def read_metadata(data: bytes) -> str:
+    """The metadata that `encode` put into a picture, or "" where there is none."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        text = image.info.get(_METADATA_KEY)
+        if text is None and image.format == "PNG":
+            image.load()  # text chunks may follow the pixels
+            text = image.info.get(_METADATA_KEY)
+        if text is None:
+            text = str(image.getexif().get(_IMAGE_DESCRIPTION, ""))
+            text = text.removeprefix(_METADATA_KEY).strip() if _METADATA_KEY in text else ""
+    except Exception:  # whatever it is, it is no picture of ours
+        return ""
+    return str(text)
+

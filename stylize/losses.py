@@ -1,0 +1,241 @@
+"""The losses: content, style (three statistics), total variation, and their weighted sum.
+
+Features are (B, N, h, w) with M = h*w positions; every loss is (B,), one value a picture, so that
+a batch is so many separate optimisations. Sums run in float32 whatever the features' type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stylize.config import StyleConfig
+from stylize.encoder import Encoder
+
+__all__ = [
+    "Losses",
+    "PerceptualLoss",
+    "Statistic",
+    "content_loss",
+    "gram_matrix",
+    "style_loss",
+    "total_variation_loss",
+]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: sums of half precision lose what they add."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class _SecondMoment(torch.autograd.Function):
+    """F^T F of (B, M, N) -> (B, N, N); its gradient is one product, F (D + D^T), in F's type."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        wide = _wide(rows)
+        return wide.transpose(1, 2) @ wide
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        grad = grads[0]
+        product: Tensor = rows @ (grad + grad.transpose(1, 2)).to(rows.dtype)
+        return product
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(B, N, h, w) -> (B, M, N), without a copy where the memory is channels-last."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def gram_matrix(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """G = F F^T / M, (B, N, N): Gatys et al. 2015, eq. 3, over the number of positions.
+
+    With a mask (B, 1, h, w) in [0, 1]: sum_k m_k f_k f_k^T / sum_k m_k.
+    """
+    rows = _rows(features)
+    if mask is None:
+        return _SecondMoment.apply(rows) / rows.shape[1]  # type: ignore[no-any-return]
+    weights = mask.flatten(2).transpose(1, 2)  # (B, M, 1)
+    total = weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    weighted = rows * weights.sqrt().to(rows.dtype)  # its square is the weight
+    return _SecondMoment.apply(weighted) / total  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is compared of one layer: the Gram matrix (B, N, N) and, but for `gram`, the mean."""
+
+    gram: Tensor
+    mean: Tensor | None = None
+
+    @classmethod
+    def of(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
+        """The statistic of features (B, N, h, w) that the style loss `kind` compares."""
+        gram = gram_matrix(features, mask)
+        if kind == "gram":
+            return cls(gram)
+        wide = _wide(features)
+        if mask is None:
+            return cls(gram, wide.mean(dim=(2, 3)))
+        total = mask.sum(dim=(2, 3)).clamp(min=1e-6)
+        return cls(gram, (wide * mask).sum(dim=(2, 3)) / total)
+
+    def covariance(self) -> Tensor:
+        """(B, N, N), centred."""
+        assert self.mean is not None
+        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Mean over N*M of (F - P)^2, (B,). Gatys et al. 2015, eq. 1, as a mean.
+
+    With F times k and target 0 it is k^2 times as much; equal features give exactly 0.
+    """
+    return (_wide(features) - _wide(target)).square().mean(dim=(1, 2, 3))
+
+
+def style_loss(statistic: Statistic, target: Statistic, kind: str = "gram") -> Tensor:
+    """How far a layer's statistic is from the style's, (B,).
+
+    gram: mean over N*N of (G - A)^2, Gatys et al. 2015, eq. 4 without the 1/4.
+    moments: mean (mu - mu_s)^2 + mean (S - S_s)^2, with centred covariances S.
+    wasserstein: squared 2-Wasserstein distance of Gaussians over N, see `_wasserstein`.
+    """
+    if kind == "gram":
+        return (statistic.gram - target.gram).square().mean(dim=(1, 2))
+    assert statistic.mean is not None and target.mean is not None
+    means = (statistic.mean - target.mean).square()
+    if kind == "moments":
+        difference = statistic.covariance() - target.covariance()
+        return means.mean(dim=1) + difference.square().mean(dim=(1, 2))
+    spread = _wasserstein(statistic.covariance(), target.covariance())
+    return (means.sum(dim=1) + spread) / statistic.mean.shape[1]
+
+
+def _square_root(matrix: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Symmetric square root and its inverse of (…, N, N), by one eigendecomposition."""
+    values, vectors = torch.linalg.eigh(matrix)
+    roots = values.clamp(min=floor).sqrt()
+    inverse = torch.where(roots > 0, 1 / roots, 0)
+    back = vectors.transpose(-1, -2)
+    return (vectors * roots[..., None, :]) @ back, (vectors * inverse[..., None, :]) @ back
+
+
+class _Bures(torch.autograd.Function):
+    """tr (R S R)^1/2 with R = S_s^1/2; its gradient is 1/2 R (R S R)^-1/2 R, in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor, root: Tensor) -> Tensor:
+        inner = root @ covariance @ root
+        middle, inverse = _square_root((inner + inner.transpose(-1, -2)) / 2)
+        ctx.save_for_backward(root @ inverse @ root)
+        return middle.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return 0.5 * grads[0][:, None, None] * slope, None
+
+
+def _wasserstein(covariance: Tensor, target: Tensor) -> Tensor:
+    """tr(S + S_s - 2 (S_s^1/2 S S_s^1/2)^1/2), (B,), with eps I added to both.
+
+    eps = 1e-4 tr(S_s) / N: features of a small picture have fewer positions than channels, and
+    the square root has no slope to follow at a zero eigenvalue.
+    """
+    channels = target.shape[-1]
+    trace = target.diagonal(dim1=-2, dim2=-1).sum(-1)
+    eps = (1e-4 * trace / channels)[:, None, None] * torch.eye(channels).to(target)
+    a, b = covariance + eps, target + eps
+    root, _ = _square_root(b.detach())
+    traces = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return traces - 2 * _Bures.apply(a, root)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def total_variation_loss(image: Tensor, reduction: str = "mean") -> Tensor:
+    """mean |dx| + mean |dy| over [0, 1] values, (B,); a step of height h across W columns, h/(W-1).
+
+    `sum`: the sums of the same over 0-255 values, as neural-style has it.
+    """
+    dx = (image[..., :, 1:] - image[..., :, :-1]).abs()
+    dy = (image[..., 1:, :] - image[..., :-1, :]).abs()
+    if reduction == "sum":
+        return 255 * (dx.sum(dim=(1, 2, 3)) + dy.sum(dim=(1, 2, 3)))
+    return dx.mean(dim=(1, 2, 3)) + dy.mean(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The parts, unweighted, and what is minimised; each (B,)."""
+
+    total: Tensor
+    content: Tensor
+    style: Tensor
+    tv: Tensor
+
+
+def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    """Layer weights over their sum; layers with weight 0 are left out."""
+    total = sum(weight for _, weight in layers)
+    return {layer: weight / total for layer, weight in layers if weight > 0}
+
+
+class PerceptualLoss:
+    """content_weight * content + style_weight * style + tv_weight * tv of a picture.
+
+    Targets come from the same encoder in the same type as the picture's features, so that the
+    content itself has content loss 0 and the style itself style loss 0. A part whose weight is 0
+    is not computed and reads 0. `mask` (1, 1, H, W): where the style counts.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: StyleConfig,
+        content: Mapping[str, Tensor],
+        style: Mapping[str, Statistic],
+        mask: Tensor | None = None,
+        content_factor: float = 1.0,
+    ) -> None:
+        self.encoder = encoder
+        self.config = config
+        self.content_weight, self.style_weight = config.weights()
+        self.content_weight *= content_factor
+        self.content_layers = relative(config.content_layers) if self.content_weight else {}
+        self.style_layers = relative(config.style_layers) if self.style_weight else {}
+        self.content = content
+        self.style = style
+        self.mask = mask
+
+    def __call__(self, image: Tensor) -> Losses:
+        """Losses of pictures (B, 3, H, W)."""
+        # The network sees what will be saved; the gradient passes as if nothing were cut off.
+        seen = image + (image.clamp(0, 1) - image).detach() if self.config.clamp else image
+        zero = image.new_zeros(image.shape[0])
+        content, style, tv = zero, zero, zero
+        layers = [*self.content_layers, *self.style_layers]
+        features = self.encoder(seen, layers) if layers else {}
+        for layer, weight in self.content_layers.items():
+            content = content + weight * content_loss(features[layer], self.content[layer])
+        for layer, weight in self.style_layers.items():
+            mask = None
+            if self.mask is not None:
+                mask = F.adaptive_avg_pool2d(self.mask, features[layer].shape[-2:])
+            statistic = Statistic.of(features[layer], self.config.style_loss, mask)
+            style = style + weight * style_loss(
+                statistic, self.style[layer], self.config.style_loss
+            )
+        if self.config.tv_weight:
+            tv = total_variation_loss(seen, self.config.tv_reduction)
+        total = (
+            self.content_weight * content + self.style_weight * style + self.config.tv_weight * tv
+        )
+        return Losses(total, content, style, tv)

@@ -1,0 +1,56 @@
+"""Named settings, as a table in the text form of the command line. Imports nothing.
+
+What a preset does not name has the default that stands in `stylize.config.StyleConfig`.
+"""
+
+from collections.abc import Mapping
+
+__all__ = ["PRESETS"]
+
+PRESETS: Mapping[str, Mapping[str, str]] = {
+    # The best picture for the time: coarse to fine.
+    "default": {},
+    # Seconds, to look at.
+    "draft": {"size": "256", "steps": "40"},
+    # Gatys, Ecker, Bethge 2015, with convX_Y read as reluX_Y (their network rectifies in place).
+    # Departure: the sums' constants 1/2 and 1/4 are dropped for means, and content_weight is
+    # K * alpha/beta with K = 100, here for alpha/beta = 1e-3, so that alpha/beta from 1e-5 to
+    # 1e-2 spans figure 3: with the paper's sums every column is the photograph, with plain
+    # means every one is a texture.
+    "paper": {
+        "content_weight": "0.1",
+        "content_layers": "relu4_2",
+        "style_layers": "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1",
+        "padding": "zeros",
+        "init": "noise",
+        "steps": "500",
+        "clamp": "false",
+        "scales": "1",
+    },
+    # The defaults of the best-known implementation (jcjohnson/neural-style). It divides Gram
+    # matrices by N*M and weighs each layer by 100: with G/M here, that is 100/N^2 for the
+    # N = 64, 128, 256, 512, 512 channels, so 64:16:4:1:1 of a sum of 100 * 86 / 512^2.
+    "neural-style": {
+        "content_weight": "5",
+        "style_weight": str(100 * 86 / 512**2),
+        "tv_weight": "0.001",
+        "tv_reduction": "sum",
+        "content_layers": "relu4_2",
+        "style_layers": "relu1_1:64,relu2_1:16,relu3_1:4,relu4_1:1,relu5_1:1",
+        "feature_scale": "caffe",
+        "pooling": "max",
+        "padding": "zeros",
+        "init": "noise",
+        "noise": str(0.001 / 255),
+        "history": "100",
+        "steps": "1000",
+        "clamp": "false",
+        "scales": "1",
+    },
+}
+PRESETS["neural-style-bench"] = {  # type: ignore[index]
+    **PRESETS["neural-style"],
+    "pooling": "average",
+    "init": "content",
+    "tv_weight": "0",
+}

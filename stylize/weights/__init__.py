@@ -1,0 +1,272 @@
+"""Where a backbone's weights come from: bundled, a file, the cache, or downloaded once.
+
+Whatever the source, the filters are brought to one convention: RGB in [0, 1] minus the mean
+colour. Only the factor 255, the channel order and a division by the standard deviation are folded
+into conv1_1; the mean is subtracted before it, so that zero padding stays the mean colour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from stylize.errors import WeightsError
+from stylize.files import write_atomic
+
+__all__ = [
+    "BUNDLED",
+    "CONVS",
+    "Convention",
+    "Weights",
+    "cache_folder",
+    "fetch_vgg19",
+    "find",
+    "import_file",
+    "load",
+]
+
+Convention = Literal["torchvision", "caffe"]
+"""Input of a foreign network: RGB in [0, 1] normalised by mean and standard deviation
+(torchvision), or BGR in 0-255 minus the mean (Caffe, Keras, and the files converted from them)."""
+
+CONVS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(f"conv{b}_{i}" for b, n in enumerate(counts, 1) for i in range(1, n + 1))
+    for name, counts in {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}.items()
+}
+"""The convolutions of each backbone, in order."""
+
+BUNDLED = Path(__file__).parent / "vgg16.safetensors"
+
+CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB
+_TORCHVISION_MEAN = (0.485, 0.456, 0.406)
+_TORCHVISION_STD = (0.229, 0.224, 0.225)
+_VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+_TIMEOUT = 15.0  # seconds without a byte before a download counts as failed
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A backbone's filters, float16 or float32, for RGB in [0, 1] minus `mean`.
+
+    `filters[conv]` is (out, in, 3, 3), `biases[conv]` is (out,). `activation_means[pooling][conv]`
+    is (out,), or there is no entry where the network has not been calibrated.
+    """
+
+    backbone: str
+    sha256: str
+    mean: tuple[float, float, float]
+    filters: Mapping[str, Tensor]
+    biases: Mapping[str, Tensor]
+    activation_means: Mapping[str, Mapping[str, Tensor]]
+
+    @property
+    def bundled(self) -> bool:
+        """Whether its features are those of the published network, filter for filter."""
+        return bool(self.activation_means)
+
+
+def cache_folder() -> Path:
+    """Where downloaded and converted weights are kept; `STYLIZE_CACHE` overrides it."""
+    return Path(os.environ.get("STYLIZE_CACHE") or platformdirs.user_cache_dir("stylize-batch"))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values, hex: the same whatever file they came in."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()
+
+
+def pack(
+    backbone: str,
+    mean: tuple[float, float, float],
+    tensors: Mapping[str, Tensor],
+    extra: Mapping[str, str] | None = None,
+) -> bytes:
+    """The project's own file: safetensors, with backbone, mean and digest in its header."""
+    header = {
+        "backbone": backbone,
+        "mean": ",".join(repr(value) for value in mean),
+        "sha256": digest(tensors),
+        **(extra or {}),
+    }
+    return save_safetensors({name: t.contiguous() for name, t in tensors.items()}, header)
+
+
+def load(path: str | os.PathLike[str] = BUNDLED) -> Weights:
+    """Weights from a file that `pack` wrote, memory-mapped. Raises `WeightsError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        mean = tuple(float(value) for value in header["mean"].split(","))
+        backbone, sha256 = header["backbone"], header["sha256"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
+    means: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("mean."):
+            _, pooling, conv = name.split(".")
+            means.setdefault(pooling, {})[conv] = tensor
+    return Weights(
+        backbone=backbone,
+        sha256=sha256,
+        mean=(mean[0], mean[1], mean[2]),
+        filters={n[:-7]: t for n, t in tensors.items() if n.endswith(".weight")},
+        biases={n[:-5]: t for n, t in tensors.items() if n.endswith(".bias")},
+        activation_means=means,
+    )
+
+
+def verify(path: str | os.PathLike[str]) -> str:
+    """The digest of a weights file, recomputed. Raises `WeightsError` if its header has another."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    actual, stated = digest(tensors), load(path).sha256
+    if actual != stated:
+        raise WeightsError(f"{path} is damaged: its SHA-256 is {actual}, it should be {stated}")
+    return actual
+
+
+def find(backbone: str, progress: Callable[[str], None] | None = None) -> Path:
+    """The file that holds a backbone's weights; `auto` is VGG-19 if it can be had, else VGG-16.
+
+    May download, so it is called once, by the driver and never by a worker. `progress` is told
+    in a line what takes long or why the choice fell. Raises `WeightsError`.
+    """
+    say = progress or (lambda line: None)
+    if backbone == "vgg16":
+        return BUNDLED
+    try:
+        return fetch_vgg19(say)
+    except WeightsError as error:
+        if backbone == "vgg19":
+            raise
+        say(f"using the bundled VGG-16: {error}")
+        return BUNDLED
+
+
+def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
+    """VGG-19 (torchvision's IMAGENET1K_V1) from our cache, torch's, or downloaded once.
+
+    Trimmed to the convolutions and kept in `cache_folder`. `STYLIZE_OFFLINE=1` forbids the
+    download; `STYLIZE_VGG19_URL` names a mirror, whose file name ends in the first digits of its
+    SHA-256, as torchvision's does. Raises `WeightsError`.
+    """
+    url = os.environ.get("STYLIZE_VGG19_URL") or _VGG19_URL
+    name = url.rsplit("/", 1)[-1]
+    cached = cache_folder() / Path(name).with_suffix(".safetensors").name
+    if cached.exists():
+        return cached
+    in_hub = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if in_hub.exists():
+        return import_file(in_hub, "torchvision", "vgg19", cached)
+    if os.environ.get("STYLIZE_OFFLINE"):
+        raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids to download it")
+    say("downloading VGG-19 (548 MB, once) …")
+    downloaded = _download(url, cached.with_name(name))
+    try:
+        return import_file(downloaded, "torchvision", "vgg19", cached)
+    finally:
+        downloaded.unlink(missing_ok=True)
+
+
+def _download(url: str, target: Path) -> Path:
+    """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them."""
+    digits = target.stem.rsplit("-", 1)[-1]
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)  # torch.hub sets none, and would wait for ever
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(target), hash_prefix=digits, progress=False)
+    except RuntimeError as error:  # torch.hub's word for a wrong hash
+        raise WeightsError(
+            f"VGG-19 came damaged (cut short or changed on the way): {error}; try again, or give "
+            "a file with --weights"
+        ) from error
+    except Exception as error:  # URLError, OSError, http.client's own
+        raise WeightsError(
+            f"VGG-19 cannot be downloaded to {target.parent} ({error}); give a file with --weights"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return target
+
+
+def import_file(
+    path: str | os.PathLike[str],
+    convention: Convention = "torchvision",
+    backbone: str | None = None,
+    target: Path | None = None,
+) -> Path:
+    """Bring someone else's VGG (.pth or .safetensors, torchvision's names) to the project's form.
+
+    The backbone is told from the number of convolutions. The result is kept in `cache_folder`
+    under the hash of its content; a file that is already in the project's form is returned as it
+    is. Nothing is unpickled but tensors. Raises `WeightsError`.
+    """
+    source = Path(path)
+    state = _read_state(source)
+    if state is None:
+        return source
+    convs = [name for name, tensor in state.items() if tensor.ndim == 4]
+    convs.sort(key=lambda name: int(name.split(".")[-2]))
+    found = {len(names): name for name, names in CONVS.items()}.get(len(convs))
+    if found is None or (backbone and found != backbone):
+        raise WeightsError(
+            f"{source} has {len(convs)} convolutions; "
+            + " and ".join(f"{name} has {len(names)}" for name, names in CONVS.items())
+        )
+    tensors: dict[str, Tensor] = {}
+    for ours, theirs in zip(CONVS[found], convs, strict=True):
+        tensors[f"{ours}.weight"] = state[theirs].float()
+        tensors[f"{ours}.bias"] = state[theirs.removesuffix("weight") + "bias"].float()
+    first = tensors["conv1_1.weight"]  # (64, 3, 3, 3)
+    if tuple(first.shape[1:]) != (3, 3, 3):
+        raise WeightsError(f"{source}: the first convolution is {tuple(first.shape)}, not Nx3x3x3")
+    if convention == "caffe":
+        tensors["conv1_1.weight"] = first.flip(1) * 255
+        mean = CAFFE_MEAN
+    else:
+        tensors["conv1_1.weight"] = first / torch.tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
+        mean = _TORCHVISION_MEAN
+    data = pack(found, mean, tensors)
+    target = target or cache_folder() / f"{found}-{digest(tensors)[:16]}.safetensors"
+    if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, data)
+        except OSError as error:
+            raise WeightsError(
+                f"the weights cannot be kept in {target.parent} ({error.strerror}); "
+                "set STYLIZE_CACHE to a folder that can be written"
+            ) from error
+    return target
+
+
+def _read_state(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a foreign file, or None where the file is already in the project's form."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                if "backbone" in (file.metadata() or {}):
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    except Exception as error:  # pickle, zip and safetensors errors alike
+        raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
