@@ -31,7 +31,8 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=_EPS) ** exponent) @ vectors.T
+    power: Tensor = (vectors * values.clamp(min=_EPS) ** exponent) @ vectors.T
+    return power
 
 
 def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Tensor:
@@ -76,4 +77,5 @@ def restore_color(result: Tensor, content: Tensor) -> Tensor:
     """The result's luminance with the content's I and Q."""
     pixels = _YIQ @ content[0].flatten(1).double()  # (3, M): Y, I, Q
     pixels[0] = luminance(result)[0, 0].flatten().double()
-    return (torch.linalg.inv(_YIQ) @ pixels).view_as(result[0])[None].to(result)
+    back: Tensor = torch.linalg.inv(_YIQ) @ pixels
+    return back.view_as(result[0])[None].to(result)

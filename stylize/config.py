@@ -17,7 +17,10 @@ from typing import Any
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
 
-__all__ = ["SETTINGS", "LayerWeights", "Setting", "StyleConfig", "parse_setting"]
+__all__ = ["ALGORITHM", "SETTINGS", "LayerWeights", "Setting", "StyleConfig", "parse_setting"]
+
+ALGORITHM = 1
+"""Version of what the same settings give; raised when results change on purpose."""
 
 LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
@@ -122,27 +125,33 @@ class StyleConfig:
         "network whose features are matched; auto is vgg19 if it can be had, else bundled vgg16",
     )
     size: int = _whole(512, 16, 16384, "longest side of the result, pixels")
-    steps: int = _whole(150, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
+    steps: int = _whole(120, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
-    content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
-    style_weight: float = _number(1.0, 0, 1e30, "weight of the style loss")
+    content_weight: float = _number(5.0, 0, 1e30, "weight of the content loss")
+    style_weight: float = _number(100 * 86 / 512**2, 0, 1e30, "weight of the style loss")
     tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
     content_layers: LayerWeights = _layers(
         (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
     )
     style_layers: LayerWeights = _layers(
-        tuple((f"relu{block}_1", 1.0) for block in range(1, 6)),
+        (
+            ("relu1_1", 64.0),
+            ("relu2_1", 16.0),
+            ("relu3_1", 4.0),
+            ("relu4_1", 1.0),
+            ("relu5_1", 1.0),
+        ),
         "layers of the style loss; weights are relative",
     )
     style_loss: str = _choice(
         "gram", ("gram", "moments", "wasserstein"), "statistic of the features that is matched"
     )
     feature_scale: str = _choice(
-        "unit", ("unit", "caffe"), "features with mean one, or as the 2014 networks gave them"
+        "caffe", ("unit", "caffe"), "features with mean one, or as the 2014 networks gave them"
     )
     pooling: str = _choice("average", ("average", "max"), "pooling between the blocks")
     padding: str = _choice(
-        "zeros", ("zeros", "replicate"), "what the first convolution sees beyond the edge"
+        "replicate", ("zeros", "replicate"), "what the first convolution sees beyond the edge"
     )
     init: str = _path_or(
         "matched",
@@ -163,8 +172,8 @@ class StyleConfig:
     tv_reduction: str = _choice(
         "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
     )
-    scales: int = _whole(1, 1, 8, "coarse-to-fine scales, each half the size of the next")
-    coarsest: int = _whole(128, 16, 16384, "no scale's longest side is below this, pixels")
+    scales: int = _whole(3, 1, 8, "coarse-to-fine scales, each half the size of the next")
+    coarsest: int = _whole(96, 16, 16384, "no scale's longest side is below this, pixels")
     coarse_content: float = _number(
         1.0, 0, 1e6, "factor on the content weight at all but the finest scale"
     )

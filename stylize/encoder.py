@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         if min(height, width) < need:
             raise ImageSizeError(f"image is {width}x{height}; {last} needs at least {need}x{need}")
         features: dict[str, Tensor] = {}
-        x = (image - self.mean).to(self.dtype)
+        x = (image - self.get_buffer("mean")).to(self.dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             block = conv[4]

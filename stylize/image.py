@@ -214,4 +214,3 @@ def read_metadata(data: bytes) -> str:
     except Exception:  # whatever it is, it is no picture of ours
         return ""
     return str(text)
-

@@ -111,7 +111,8 @@ def style_loss(statistic: Statistic, target: Statistic, kind: str = "gram") -> T
     """
     if kind == "gram":
         return (statistic.gram - target.gram).square().mean(dim=(1, 2))
-    assert statistic.mean is not None and target.mean is not None
+    assert statistic.mean is not None
+    assert target.mean is not None
     means = (statistic.mean - target.mean).square()
     if kind == "moments":
         difference = statistic.covariance() - target.covariance()
@@ -157,7 +158,7 @@ def _wasserstein(covariance: Tensor, target: Tensor) -> Tensor:
     a, b = covariance + eps, target + eps
     root, _ = _square_root(b.detach())
     traces = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)
-    return traces - 2 * _Bures.apply(a, root)  # type: ignore[no-any-return,no-untyped-call]
+    return traces - 2 * _Bures.apply(a, root)  # type: ignore[no-any-return]
 
 
 def total_variation_loss(image: Tensor, reduction: str = "mean") -> Tensor:

@@ -6,7 +6,6 @@ memory, its own best and its own divergence.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -130,7 +129,8 @@ class _Adam:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """(B, n), (B, n) -> (B, 1)"""
-    return torch.linalg.vecdot(a, b)[:, None]
+    product: Tensor = torch.linalg.vecdot(a, b)
+    return product[:, None]
 
 
 def minimize(
@@ -199,4 +199,6 @@ def _better(
         return Minimum(x.clone(), losses, evaluations, restarts)
     image = torch.where(won.view(-1, 1, 1, 1), x, best.image)
     parts = zip(_parts(losses), _parts(best.losses), strict=True)
-    return Minimum(image, Losses(*(torch.where(won, a, b) for a, b in parts)), evaluations, restarts)
+    return Minimum(
+        image, Losses(*(torch.where(won, a, b) for a, b in parts)), evaluations, restarts
+    )

@@ -19,6 +19,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # means every one is a texture.
     "paper": {
         "content_weight": "0.1",
+        "style_weight": "1",
+        "feature_scale": "unit",
         "content_layers": "relu4_2",
         "style_layers": "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1",
         "padding": "zeros",

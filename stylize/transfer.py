@@ -24,10 +24,7 @@ from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
 from stylize.weights import Weights
 
-__all__ = ["ALGORITHM", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
-
-ALGORITHM = 1
-"""Version of what the same settings give; raised when results change on purpose."""
+__all__ = ["Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
 
 _GRID = 16
 """Pixels: at multiples of this the four poolings cut nothing off."""

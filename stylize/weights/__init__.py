@@ -3,6 +3,8 @@
 Whatever the source, the filters are brought to one convention: RGB in [0, 1] minus the mean
 colour. Only the factor 255, the channel order and a division by the standard deviation are folded
 into conv1_1; the mean is subtracted before it, so that zero padding stays the mean colour.
+
+Torch is imported where tensors are read, so that asking for a file's identity does not load it.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
 
 from stylize.errors import WeightsError
 from stylize.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "BUNDLED",
@@ -32,6 +34,7 @@ __all__ = [
     "cache_folder",
     "fetch_vgg19",
     "find",
+    "identity",
     "import_file",
     "load",
 ]
@@ -104,7 +107,9 @@ def pack(
         "sha256": digest(tensors),
         **(extra or {}),
     }
-    return save_safetensors({name: t.contiguous() for name, t in tensors.items()}, header)
+    from safetensors.torch import save
+
+    return save({name: t.contiguous() for name, t in tensors.items()}, header)
 
 
 def load(path: str | os.PathLike[str] = BUNDLED) -> Weights:
@@ -130,6 +135,16 @@ def load(path: str | os.PathLike[str] = BUNDLED) -> Weights:
         biases={n[:-5]: t for n, t in tensors.items() if n.endswith(".bias")},
         activation_means=means,
     )
+
+
+def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Backbone and SHA-256 of a file that `pack` wrote, from its header alone."""
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+        return header["backbone"], header["sha256"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
 
 
 def verify(path: str | os.PathLike[str]) -> str:
@@ -172,6 +187,8 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
     cached = cache_folder() / Path(name).with_suffix(".safetensors").name
     if cached.exists():
         return cached
+    import torch
+
     in_hub = Path(torch.hub.get_dir()) / "checkpoints" / name
     if in_hub.exists():
         return import_file(in_hub, "torchvision", "vgg19", cached)
@@ -187,6 +204,8 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
 
 def _download(url: str, target: Path) -> Path:
     """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them."""
+    import torch
+
     digits = target.stem.rsplit("-", 1)[-1]
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)  # torch.hub sets none, and would wait for ever
@@ -219,6 +238,8 @@ def import_file(
     under the hash of its content; a file that is already in the project's form is returned as it
     is. Nothing is unpickled but tensors. Raises `WeightsError`.
     """
+    import torch
+
     source = Path(path)
     state = _read_state(source)
     if state is None:
@@ -260,6 +281,8 @@ def import_file(
 
 def _read_state(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a foreign file, or None where the file is already in the project's form."""
+    import torch
+
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -267,6 +290,6 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
                     return None
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # pickle, zip and safetensors errors alike
         raise WeightsError(f"the weights file {path} cannot be read: {error}") from error

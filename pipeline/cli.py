@@ -1,0 +1,607 @@
+"""The command line: stylize-batch. Imports torch, ray and pyarrow only inside command bodies."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import __version__
+from stylize.config import SETTINGS
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer(
+    name="stylize-batch",
+    help="Paint whole collections of photographs in the style of pictures (Gatys et al. 2015).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="The networks' weights: list, fetch, verify.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+_SHOWN = 100  # problems printed at most; --json has all
+
+
+# --- settings as options -----------------------------------------------------------------------
+
+
+def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for each setting; it gets those that were used as `settings`."""
+
+    @functools.wraps(command)
+    def wrapper(**arguments: Any) -> Any:
+        config = arguments.pop("config", None)
+        used = {name: arguments.pop(name) for name in SETTINGS}
+        options = {name: text for name, text in used.items() if text is not None}
+        return command(**arguments, settings=_merged(config, options))
+
+    kept = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    help=setting.help,
+                    metavar="VALUE",
+                    rich_help_panel="Settings (also as columns of the manifest)",
+                    show_default=False,
+                ),
+            ],
+        )
+        for name, setting in SETTINGS.items()
+    ]
+    config = inspect.Parameter(
+        "config",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None, typer.Option(help="TOML file with settings, below all options")
+        ],
+    )
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept]
+    wrapper.__signature__ = inspect.Signature([*parameters, config, *added])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*parameters, config, *added]}
+    return wrapper
+
+
+def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
+    """Config file below preset option below options, as one mapping in text form."""
+    from stylize.presets import PRESETS
+
+    values: dict[str, str] = {}
+    if config is not None:
+        import tomllib
+
+        try:
+            loaded = tomllib.loads(config.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise _Refused(2, f"--config {config}: {error}") from error
+        from pipeline.tables import as_text
+
+        values = {name: as_text(name, value) for name, value in loaded.items()}
+    preset = PRESETS.get(options.get("preset", ""), {})
+    return {**{n: t for n, t in values.items() if n not in preset}, **options}
+
+
+class _Refused(Exception):
+    """An end with an exit code and a line; no traceback."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Every foreseen error as one line and the exit code that it has by contract."""
+    from pipeline.index import LockedError
+    from pipeline.manifest import ManifestError
+    from pipeline.run import UnableError
+    from pipeline.scheduler import ClusterError
+    from pipeline.storage import StorageError
+    from stylize.errors import ConfigError, StylizeError, WeightsError
+
+    try:
+        yield
+    except ManifestError as error:
+        _print_problems([str(problem) for problem in error.problems])
+        raise _Refused(2, f"{_count(len(error.problems), 'problem')}; nothing was run") from error
+    except (StorageError, ClusterError, UnableError, LockedError, WeightsError) as error:
+        raise _Refused(5, str(error)) from error
+    except (ConfigError, ValueError) as error:
+        if not isinstance(error, ConfigError) and not str(error).startswith("--"):
+            raise
+        raise _Refused(2, str(error)) from error
+    except StylizeError as error:
+        raise _Refused(3, str(error)) from error
+
+
+def _print_problems(lines: list[str]) -> None:
+    for line in lines[:_SHOWN]:
+        typer.echo(line, err=True)
+    if len(lines) > _SHOWN:
+        typer.echo(f"… and {len(lines) - _SHOWN} more", err=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _default_out(manifest: str) -> str:
+    """The manifest's name without its ending, beside it."""
+    return str(Path(manifest).with_suffix(""))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+# --- options that several commands share -------------------------------------------------------
+
+_Manifest = Annotated[
+    str, typer.Argument(help="csv, tsv, jsonl or parquet with the columns content and style")
+]
+_Out = Annotated[
+    str | None, typer.Option("--out", "-o", help="output folder [default: beside the manifest]")
+]
+_Weights = Annotated[
+    str, typer.Option("--weights", help="a VGG file, .pth or .safetensors, instead of our own")
+]
+_Convention = Annotated[
+    str,
+    typer.Option(
+        "--weights-convention", help="input of that file: torchvision, or caffe (BGR, 0-255)"
+    ),
+]
+_Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu")]
+_Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
+_Threads = Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 chooses")]
+_Side = Annotated[int, typer.Option(min=16, help="widest or highest picture that is decoded")]
+_Megapixels = Annotated[float, typer.Option(min=0.001, help="largest picture that is decoded")]
+_Retry = Annotated[
+    str,
+    typer.Option(
+        "--retry-failed",
+        help="which pairs that failed before are tried again: all (but poison), none, or one of "
+        "failed, timeout, poison",
+    ),
+]
+_NoRetry = Annotated[bool, typer.Option("--no-retry-failed", help="leave what failed before")]
+_Json = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
+
+
+def _retry(retry_failed: str, no_retry_failed: bool) -> bool | str:
+    if no_retry_failed or retry_failed == "none":
+        return False
+    if retry_failed == "all":
+        return True
+    if retry_failed not in ("failed", "timeout", "poison"):
+        raise _Refused(2, f"--retry-failed is {retry_failed!r}; it must be all, none, failed, …")
+    return retry_failed
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+
+@app.command("run")
+@_with_settings
+def run_command(
+    manifest: _Manifest,
+    out: _Out = None,
+    weights: _Weights = "",
+    weights_convention: _Convention = "torchvision",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="0: one a GPU, else as cores allow")] = 0,
+    threads: _Threads = 0,
+    address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="a Ray cluster to join")] = "",
+    timeout: Annotated[float, typer.Option(min=0, help="seconds a pair may take; 0: any")] = 0,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="stop after so many in a row with one cause; 0: never")
+    ] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="paint at most so many pairs; 0: all")] = 0,
+    only: Annotated[list[str] | None, typer.Option(help="this id only; may be repeated")] = None,
+    force: Annotated[bool, typer.Option("--force", help="paint again what is done")] = False,
+    retry_failed: _Retry = "all",
+    no_retry_failed: _NoRetry = False,
+    redo_changed: Annotated[
+        bool, typer.Option("--redo-changed", help="paint again what was edited by hand")
+    ] = False,
+    redo_older: Annotated[
+        bool, typer.Option("--redo-older", help="paint again what an older version made")
+    ] = False,
+    verify_inputs: Annotated[
+        bool,
+        typer.Option("--verify-inputs", help="hash inputs even if they look unchanged"),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="wait while another run has OUT")] = False,
+    preview_every: Annotated[
+        int, typer.Option(min=0, help="leave a preview beside the output every so many steps")
+    ] = 0,
+    max_side: _Side = 20_000,
+    max_megapixels: _Megapixels = 200.0,
+    progress: Annotated[str, typer.Option(help="auto, live, plain, json or none")] = "auto",
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="without Ray, one pair after the other")
+    ] = False,
+    settings: dict[str, str] | None = None,
+) -> None:
+    """Paint every pair of a manifest that is not done yet."""
+    from pipeline.run import Exit, Options, describe, run
+    from stylize.image import Limits
+
+    options = Options(
+        out=out or _default_out(manifest),
+        weights_file=weights,
+        weights_convention=weights_convention,
+        device=device,
+        dtype=dtype,
+        workers=workers,
+        threads=threads,
+        address=address,
+        timeout=timeout,
+        max_failures=max_failures,
+        limit=limit,
+        only=tuple(only or ()),
+        force=force,
+        retry_failed=_retry(retry_failed, no_retry_failed),
+        redo_changed=redo_changed,
+        redo_older=redo_older,
+        verify_inputs=verify_inputs,
+        wait=wait,
+        previews=preview_every,
+        limits=Limits(max_side, max_megapixels),
+        progress=progress,
+        in_process=in_process,
+    )
+    with _clear_errors():
+        summary = run(manifest, settings or {}, options)
+    for pair, reason in summary.skipped[:20]:
+        _say(f"skipped row {pair.row} ({_visible(pair.pair_id)}): {_visible(reason)}")
+    typer.echo(describe(summary, options.out))
+    if summary.exit is not Exit.DONE:
+        if summary.exit is Exit.FAILED:
+            message = f"some pairs failed; see why with: stylize-batch status {options.out}"
+        else:
+            message = summary.message
+        raise _Refused(summary.exit, message)
+
+
+@app.command("plan")
+@_with_settings
+def plan_command(
+    manifest: _Manifest,
+    out: _Out = None,
+    weights: _Weights = "",
+    weights_convention: _Convention = "torchvision",
+    force: Annotated[bool, typer.Option("--force")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="this id only")] = None,
+    retry_failed: _Retry = "all",
+    no_retry_failed: _NoRetry = False,
+    redo_changed: Annotated[bool, typer.Option("--redo-changed")] = False,
+    redo_older: Annotated[bool, typer.Option("--redo-older")] = False,
+    verify_inputs: Annotated[bool, typer.Option("--verify-inputs")] = False,
+    as_json: _Json = False,
+    settings: dict[str, str] | None = None,
+) -> None:
+    """What would be painted and why, and how long it may take; writes nothing."""
+    from pipeline.progress import duration
+    from pipeline.run import Options, make_plan
+    from pipeline.timing import estimate
+
+    options = Options(
+        out=out or _default_out(manifest),
+        weights_file=weights,
+        weights_convention=weights_convention,
+        force=force,
+        only=tuple(only or ()),
+        retry_failed=_retry(retry_failed, no_retry_failed),
+        redo_changed=redo_changed,
+        redo_older=redo_older,
+        verify_inputs=verify_inputs,
+    )
+    with _clear_errors():
+        plan, pairs, results = make_plan(manifest, settings or {}, options, _say)
+    times = estimate([pair for pair, _ in plan.todo], results.values())
+    if as_json:
+        facts = {
+            "todo": [{"pair_id": p.pair_id, "row": p.row, "reason": r} for p, r in plan.todo],
+            "skipped": [{"pair_id": p.pair_id, "row": p.row, "reason": r} for p, r in plan.skipped],
+            "done": [p.pair_id for p in plan.done],
+            "adopt": [p.pair_id for p in plan.adopt],
+            "seconds": times,
+        }
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    for pair, reason in plan.todo:
+        typer.echo(f"paint  row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
+    for pair, reason in plan.skipped:
+        typer.echo(f"skip   row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
+    for pair in plan.adopt:
+        typer.echo(f"adopt  row {pair.row}  {_visible(pair.output)}  (finished, not in the index)")
+    done = len(plan.done)
+    older = f" ({len(plan.older)} made by an older version)" if plan.older else ""
+    typer.echo(
+        f"{len(pairs)} pairs: {len(plan.todo)} to paint, {done} done{older}, "
+        f"{len(plan.adopt)} to adopt, {len(plan.skipped)} to skip"
+    )
+    for device, seconds in times.items():
+        typer.echo(f"about {duration(seconds)} of one worker on {device}")
+    if plan.todo and not times:
+        typer.echo("time: unknown, nothing has been painted here yet")
+
+
+@app.command("validate")
+@_with_settings
+def validate_command(
+    manifest: _Manifest,
+    images: Annotated[bool, typer.Option("--images", help="decode every picture")] = False,
+    max_side: _Side = 20_000,
+    max_megapixels: _Megapixels = 200.0,
+    as_json: _Json = False,
+    settings: dict[str, str] | None = None,
+) -> None:
+    """Every problem of a manifest and its files, with line and column; exit 0 or 2."""
+    from pipeline import storage
+    from pipeline.manifest import ManifestError, find_problems, read_manifest
+    from stylize.errors import StylizeError
+    from stylize.image import Limits, check_header, decode
+
+    limits = Limits(max_side, max_megapixels)
+    look: Callable[..., object] = decode if images else check_header
+
+    def check(path: str) -> str | None:
+        try:
+            look(storage.read_bytes(path), limits)
+        except (StylizeError, OSError) as error:
+            return _visible(f"{os.path.basename(path)}: {error}")
+        return None
+
+    try:
+        pairs = read_manifest(manifest, defaults=settings or {})
+        problems = find_problems(pairs, check)
+        rows = len(pairs)
+    except ManifestError as error:
+        problems, rows = error.problems, 0
+    if as_json:
+        found = [{**vars(problem), "text": str(problem)} for problem in problems]
+        typer.echo(json.dumps({"rows": rows, "problems": found}, indent=1))
+    else:
+        _print_problems([str(problem) for problem in problems])
+    if problems:
+        raise _Refused(2, f"{_count(len(problems), 'problem')} in {manifest}")
+    if not as_json:
+        typer.echo(f"{_count(rows, 'pair')}, no problem found")
+
+
+@app.command("status")
+def status_command(
+    out: Annotated[str, typer.Argument(help="output folder of a run")], as_json: _Json = False
+) -> None:
+    """Counts and failures by cause of an output folder, also during a run."""
+    from collections import Counter
+
+    with _clear_errors():
+        if not os.path.isdir(os.path.join(out, "index")):
+            raise _Refused(2, f"{out} is no output folder: it has no index/")
+        from pipeline.index import read_results
+
+        results = read_results(out)
+    counts = Counter(result.status for result in results.values())
+    bad = [result for result in results.values() if result.status != "ok"]
+    if as_json:
+        rows = [
+            {
+                "pair_id": r.pair_id,
+                "row": r.row,
+                "status": r.status,
+                "error_type": r.error_type,
+                "error_message": r.error_message,
+                "attempt": r.attempt,
+            }
+            for r in bad
+        ]
+        typer.echo(json.dumps({"counts": counts, "failures": rows}, indent=1))
+        return
+    typer.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows yet")
+    for (status, kind), number in Counter((r.status, r.error_type) for r in bad).most_common():
+        typer.echo(f"{status}: {number} x {kind}")
+        same = [r for r in bad if (r.status, r.error_type) == (status, kind)]
+        for result in sorted(same, key=lambda r: r.row)[:20]:
+            typer.echo(
+                f"  row {result.row} ({_visible(result.pair_id)}): {_visible(result.error_message)}"
+            )
+        if number > 20:
+            typer.echo(f"  … and {number - 20} more")
+
+
+@app.command("pair")
+@_with_settings
+def pair_command(
+    content: Annotated[str, typer.Argument(help="the photograph")],
+    style: Annotated[str, typer.Argument(help="the painting, or several: a.jpg|b.jpg")],
+    out: Annotated[str, typer.Option("--out", "-o", help="file to write, like painted.png")],
+    weights: _Weights = "",
+    weights_convention: _Convention = "torchvision",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    threads: _Threads = 0,
+    max_side: _Side = 20_000,
+    max_megapixels: _Megapixels = 200.0,
+    settings: dict[str, str] | None = None,
+) -> None:
+    """Paint one pair; no Ray, no index."""
+    from pipeline.one import paint_one
+    from stylize.image import FORMATS, Limits
+
+    if Path(out).suffix.lower() not in FORMATS:
+        raise _Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
+    with _clear_errors():
+        line = paint_one(
+            content,
+            style.split("|"),
+            out,
+            settings or {},
+            weights_file=weights,
+            convention=weights_convention,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            limits=Limits(max_side, max_megapixels),
+            say=_say,
+        )
+    typer.echo(line)
+
+
+@app.command("make-manifest")
+def make_manifest_command(
+    content: Annotated[list[str], typer.Option(help="photographs, like 'photos/*.jpg'")],
+    style: Annotated[list[str], typer.Option(help="paintings, like 'styles/*.jpg'")],
+    out: Annotated[str, typer.Option("--out", "-o", help="manifest to write: csv, tsv, jsonl")],
+    zip_: Annotated[
+        bool, typer.Option("--zip/--cross", help="first with first …, or each with each")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite")] = False,
+) -> None:
+    """Write a manifest of all photographs that match with all styles that match."""
+    from glob import glob
+
+    from pipeline import manifest
+
+    def found(patterns: list[str], what: str) -> list[str]:
+        paths = sorted({path for pattern in patterns for path in glob(pattern, recursive=True)})
+        if not paths:
+            raise _Refused(2, f"--{what} {' '.join(patterns)}: no file matches")
+        return paths
+
+    contents, styles = found(content, "content"), found(style, "style")
+    if os.path.exists(out) and not force:
+        raise _Refused(2, f"{out} exists; overwrite it with --force")
+    try:
+        rows = manifest.zip_(contents, styles) if zip_ else manifest.cross(contents, styles)
+        manifest.write_manifest(out, rows)
+    except ValueError as error:
+        raise _Refused(2, str(error)) from error
+    except OSError as error:
+        raise _Refused(5, f"cannot write {out}: {error.strerror}") from error
+    typer.echo(f"{out}: {_count(len(rows), 'pair')}")
+
+
+@app.command("compact")
+def compact_command(out: Annotated[str, typer.Argument(help="output folder of a run")]) -> None:
+    """Merge the index into one file that holds each pair once."""
+    from pipeline.index import Index, Lock
+
+    with _clear_errors():
+        if not os.path.isdir(os.path.join(out, "index")):
+            raise _Refused(2, f"{out} is no output folder: it has no index/")
+        with Lock(out, "compact"), Index.open(out, "compact") as index:
+            index.compact()
+        for problem in index.problems:
+            _say(problem)
+    typer.echo(f"{os.path.join(out, 'index')}: compacted")
+
+
+@weights_app.command("list")
+def weights_list_command() -> None:
+    """The backbones, and where their weights are on this machine."""
+    from stylize import weights
+
+    typer.echo(f"vgg16  bundled  {weights.identity(weights.BUNDLED)[1][:16]}…")
+    cached = sorted(weights.cache_folder().glob("vgg*.safetensors"))
+    for path in cached:
+        name, sha256 = weights.identity(path)
+        typer.echo(f"{name}  {path}  {sha256[:16]}…")
+    if not any(path.name.startswith("vgg19") for path in cached):
+        typer.echo("vgg19  not here; get it with: stylize-batch weights fetch")
+
+
+@weights_app.command("fetch")
+def weights_fetch_command() -> None:
+    """Download VGG-19 (548 MB), check it, and keep what is needed."""
+    from stylize import weights
+
+    with _clear_errors():
+        typer.echo(str(weights.fetch_vgg19(_say)))
+
+
+@weights_app.command("verify")
+def weights_verify_command() -> None:
+    """Recompute the hashes of all weights on this machine."""
+    from stylize import weights
+
+    with _clear_errors():
+        for path in [weights.BUNDLED, *sorted(weights.cache_folder().glob("vgg*.safetensors"))]:
+            typer.echo(f"{path}: {weights.verify(path)[:16]}… is right")
+
+
+def _visible(text: str) -> str:
+    from pipeline.progress import visible
+
+    return visible(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stylize-batch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. `stylize-batch MANIFEST` is `stylize-batch run MANIFEST`."""
+    arguments = sys.argv[1:]
+    commands = {command.name for command in app.registered_commands} | {"weights"}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        arguments = ["run", *arguments]
+    try:
+        app(arguments, prog_name="stylize-batch", standalone_mode=True)
+    except _Refused as refused:
+        if str(refused):
+            _complain(str(refused))
+        sys.exit(refused.code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Nobody reads any more; the interpreter must not try to flush into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception:
+        _complain(
+            f"an error nobody foresaw (version {__version__}, Python {sys.version.split()[0]}, "
+            f"{sys.platform}); please report it with the command and what follows:"
+        )
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        typer.echo(f"stylize-batch: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,375 @@
+"""The Parquet index of OUT: journal, parts, compaction, recovery, reading.
+
+The only module that touches pyarrow.parquet, beside the reader of Parquet manifests. What a row
+is, and which row of a pair counts, is in rows.py; the lock and run.json are in lock.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import time
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.crash import crash_point
+from pipeline.lock import Lock, LockedError, read_run, write_run
+from pipeline.records import Result
+from pipeline.rows import (
+    SCHEMA,
+    Stamp,
+    clean,
+    conform,
+    from_line,
+    newest,
+    only_newest,
+    to_line,
+    to_results,
+    to_table,
+)
+
+__all__ = [
+    "SCHEMA",
+    "Index",
+    "Lock",
+    "LockedError",
+    "Stamp",
+    "newest",
+    "read_index",
+    "read_results",
+    "read_run",
+    "write_run",
+]
+
+_NAME = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
+_SEGMENT = re.compile(r"(?P<name>.+-\d+)\.jsonl")
+_UNREADABLE = (pa.ArrowException, OSError, ValueError)
+_LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
+
+
+def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """All columns of a part, or `columns`. Raises one of `_UNREADABLE` for a damaged part.
+
+    An `OSError` with an errno is no damage but the system's trouble (too many open files, …).
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        names = file.schema_arrow.names
+        wanted = None if columns is None else [name for name in names if name in columns]
+        return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
+
+
+def _is_damage(error: Exception) -> bool:
+    return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
+
+
+def _encode(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=4096, write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
+    """Its results, the lines that cannot be read, and whether the last one was cut short."""
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    torn = lines.pop() != b""
+    results, bad = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            result = from_line(line)
+            to_table([result])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, pa.ArrowException):
+            bad.append(number)
+        else:
+            results.append(result)
+    return results, bad, torn
+
+
+def _listed(folder: str, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _load(out: str, columns: Sequence[str]) -> pa.Table:
+    """The newest row of each pair from parts and live journals, while a driver may be writing."""
+    for attempt in range(20):
+        try:
+            tables = _load_once(storage.local_path(out) or out, columns)
+            break
+        except FileNotFoundError:  # a compaction took a part away; what it held is elsewhere
+            if attempt == 19:
+                raise
+    return only_newest(pa.concat_tables([SCHEMA.empty_table().select(columns), *tables]))
+
+
+def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
+    index, journal = os.path.join(root, "index"), os.path.join(root, "_state", "journal")
+    tables = []
+    # Journals first: a segment that is sealed meanwhile is then seen twice, never missed.
+    for name in _listed(journal, _SEGMENT):
+        with contextlib.suppress(FileNotFoundError):
+            tables.append(to_table(_read_segment(os.path.join(journal, name))[0]))
+    for name in _listed(index, _NAME):
+        try:
+            tables.append(_read_part(os.path.join(index, name), columns))
+        except _UNREADABLE as error:
+            if not _is_damage(error):
+                raise
+            warnings.warn(f"index/{name} is damaged and left out: {error}", stacklevel=4)
+    return [table.select(columns) for table in tables]
+
+
+def read_index(out: str) -> pa.Table:
+    """The newest row of each pair of OUT, with every column of `SCHEMA`; safe during a run.
+
+    A part that cannot be read is left out with a warning.
+    """
+    return _load(out, SCHEMA.names)
+
+
+def read_results(out: str) -> dict[str, Result]:
+    """pair_id -> newest result. Loss curves are not read and stand as ()."""
+    return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
+
+
+class Index:
+    """The one writer of OUT's index: open it under a `Lock`, append results, close it.
+
+    A result is safe once `append` returns: its line in the journal is on the disk. `problems`
+    says in words what `open` or `compact` found damaged and set aside into ``_state/damaged``.
+    """
+
+    def __init__(
+        self, out: str, run_id: str, *, rows_per_part: int = 256, seconds_per_part: float = 30.0
+    ) -> None:
+        local = storage.local_path(out)
+        if local is None:
+            raise storage.StorageError(f"{out!r}: an index on object storage is not written yet")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id):
+            raise ValueError(f"run_id is {run_id!r}; it must be letters, digits, _ . or -")
+        self.run_id = run_id
+        self.epoch = 1
+        self.seq = 0
+        self.problems: list[str] = []
+        self._folder = os.path.join(local, "index")
+        self._state = os.path.join(local, "_state")
+        self._journal = os.path.join(self._state, "journal")
+        self._rows_per_part = rows_per_part
+        self._seconds_per_part = seconds_per_part
+        self._tables: list[pa.Table] = []  # rows of the open segment
+        self._handle = -1
+        self._size = 0  # bytes of the open segment that are known to be whole
+        self._segment = 0
+        self._begun = 0.0
+
+    @classmethod
+    def open(
+        cls, out: str, run_id: str, *, rows_per_part: int = 256, seconds_per_part: float = 30.0
+    ) -> Index:
+        """Recover what earlier runs left, and begin a new epoch. Raises `StorageError`."""
+        index = cls(out, run_id, rows_per_part=rows_per_part, seconds_per_part=seconds_per_part)
+        index._recover()
+        return index
+
+    def append(self, result: Result) -> Result:
+        """Write a result to the journal and return it as written: with run_id, epoch and seq.
+
+        Raises `StorageError`, and then this or an earlier result may not be in a part yet; what
+        an earlier call returned is in the journal in any case.
+        """
+        result = clean(
+            dataclasses.replace(result, run_id=self.run_id, epoch=self.epoch, seq=self.seq + 1)
+        )
+        table, line = to_table([result]), to_line(result)  # an impossible value raises here
+        self._write(line)
+        crash_point("journal-synced")
+        self.seq += 1
+        self._tables.append(table)
+        late = time.monotonic() - self._begun >= self._seconds_per_part
+        if late or len(self._tables) >= self._rows_per_part:
+            self.seal()
+        return result
+
+    def seal(self) -> None:
+        """Turn the open segment into a part. Raises `StorageError`; the segment then stays."""
+        if self._handle < 0:
+            return
+        name = f"{self.run_id}-{self._segment:06d}"
+        if self._tables:
+            self._put_part(name, pa.concat_tables(self._tables))
+            crash_point("part-written")
+        os.close(self._handle)
+        self._handle, self._tables = -1, []
+        storage.remove(self._segment_path())
+        crash_point("journal-deleted")
+
+    def compact(self) -> None:
+        """Merge all parts into one that holds each pair once. Raises `StorageError`.
+
+        The merged part is written before the others are removed: a crash in between leaves rows
+        twice, with the same epoch and seq, and readers take one of them.
+        """
+        self.seal()
+        crash_point("compaction-begun")
+        tables = {name: t for name in self._parts() if (t := self._try_read(name)) is not None}
+        if not tables:
+            return
+        merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
+        order = pc.sort_indices(merged, sort_keys=[("row", "ascending"), ("pair_id", "ascending")])
+        self._segment = self._next_segment()
+        self._put_part(f"{self.run_id}-{self._segment:06d}", merged.take(order))
+        crash_point("compaction-merged")
+        for name in tables:
+            storage.remove(os.path.join(self._folder, name))
+        crash_point("compaction-inputs-deleted")
+
+    def close(self) -> None:
+        """Seal, and compact unless one part holds each pair once. Raises `StorageError`."""
+        self.seal()
+        parts = self._parts()
+        if len(parts) > 1 or any(self._has_duplicates(name) for name in parts):
+            self.compact()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except storage.StorageError:
+            if error is None:  # else the first error says it; the journal keeps the rows
+                raise
+
+    # --- the open segment ---
+
+    def _segment_path(self) -> str:
+        return os.path.join(self._journal, f"{self.run_id}-{self._segment:06d}.jsonl")
+
+    def _write(self, line: bytes) -> None:
+        try:
+            if self._handle < 0:
+                self._begin_segment()
+            elif os.fstat(self._handle).st_nlink == 0:
+                raise FileNotFoundError(2, "the journal was removed during the run")
+            half = line[: len(line) // 2]
+            crash_point("journal-half-written", lambda: os.write(self._handle, half))
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+            os.fsync(self._handle)
+        except OSError as error:
+            if self._handle >= 0:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._handle, self._size)  # the torn tail
+            raise storage.storage_error(error, self._segment_path()) from error
+        self._size += len(line)
+
+    def _begin_segment(self) -> None:
+        os.makedirs(self._journal, exist_ok=True)
+        self._segment = self._next_segment()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self._handle = os.open(self._segment_path(), flags, 0o644)
+        storage.sync_folder(self._journal)
+        self._size, self._begun = 0, time.monotonic()
+
+    def _next_segment(self) -> int:
+        """A number that no part and no segment of this run has had."""
+        used = [self._segment]
+        for name in self._parts():
+            match = _NAME.fullmatch(name)
+            if match and match["run"] == self.run_id:
+                used.append(int(match["segment"]))
+        return max(used) + 1
+
+    # --- parts ---
+
+    def _parts(self) -> list[str]:
+        return _listed(self._folder, _NAME)
+
+    def _put_part(self, name: str, table: pa.Table) -> None:
+        # The temporary file stays out of index/, where readers take everything that they find.
+        path = os.path.join(self._folder, f"part-{name}.parquet")
+        storage.put(path, _encode(table), temp_folder=self._state)
+
+    def _has_duplicates(self, name: str) -> bool:
+        table = self._try_read(name, ["pair_id"])
+        return table is not None and len(table["pair_id"].unique()) < len(table)
+
+    def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        path = os.path.join(self._folder, name)
+        try:
+            return _read_part(path, columns)
+        except _UNREADABLE as error:
+            if not _is_damage(error):
+                raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
+            size = os.path.getsize(path) if os.path.exists(path) else 0
+            reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
+            self._set_aside(path)
+            self.problems.append(
+                f"index/{name} {reason}; it is now in _state/damaged, and the pictures of its "
+                "rows are taken over where they are whole"
+            )
+            return None
+
+    def _set_aside(self, path: str) -> None:
+        folder = os.path.join(self._state, "damaged")
+        storage.make_folder(folder)
+        target, number = os.path.join(folder, os.path.basename(path)), 1
+        while os.path.exists(target):
+            number += 1
+            target = os.path.join(folder, f"{os.path.basename(path)}.{number}")
+        try:
+            os.replace(path, target)
+        except OSError as error:
+            raise storage.storage_error(error, target) from error
+
+    # --- recovery ---
+
+    def _recover(self) -> None:
+        storage.make_folder(self._folder)
+        storage.make_folder(self._journal)
+        for name in _listed(self._journal, _SEGMENT):
+            self._seal_left_over(name)
+        strays = set(os.listdir(self._folder)) - set(self._parts())
+        for name in sorted(strays):
+            self.problems.append(f"index/{name!r} is no part of the index and is not read")
+        seen = 0
+        for name in self._parts():
+            table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
+            if table is not None and len(table):
+                seen = max(seen, pc.max(table["epoch"]).as_py() or 0)
+        self.epoch = seen + 1
+
+    def _seal_left_over(self, name: str) -> None:
+        path = os.path.join(self._journal, name)
+        results, bad, torn = _read_segment(path)
+        if results:
+            self._put_part(name.removesuffix(".jsonl"), to_table(results))
+            crash_point("part-written")
+        if torn:
+            self.problems.append(f"the last line of journal {name} was cut short; it is left out")
+        if bad:
+            lines = ", ".join(map(str, bad[:10]))
+            self.problems.append(
+                f"journal {name}: {len(bad)} unreadable line(s) ({lines}) left out; "
+                "the file is kept in _state/damaged"
+            )
+            self._set_aside(path)
+        else:
+            storage.remove(path)
+        crash_point("journal-deleted")

@@ -1,0 +1,220 @@
+"""Which pairs are to be done, and why, in words. Pure: standard library and records only.
+
+What must be read from files comes through `Facts`, which the caller provides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pipeline.records import FAILURES, Pair, Result
+
+__all__ = ["Facts", "Picture", "Plan", "pending"]
+
+Picture = Literal["ok", "missing", "changed"]
+
+
+class Facts(Protocol):
+    """What the files say today. Asked only where the answer decides, so that little is read."""
+
+    @property
+    def algorithm(self) -> int:
+        """Today's version of the algorithm."""
+
+    def key(self, pair: Pair, result: Result) -> str:
+        """The key the pair would get today by the algorithm and weights of `result`'s version.
+
+        Hashes only inputs whose path or stat differs from `result.inputs`; "" if one cannot be
+        read.
+        """
+
+    def changed(self, pair: Pair, result: Result) -> Sequence[str]:
+        """Roles of the inputs (and "weights") whose bytes differ from `result`'s, for the reason.
+
+        Asked only after `key` answered with another key.
+        """
+
+    def picture(self, pair: Pair, result: Result | None) -> Picture:
+        """The file at the pair's output: missing, as `result` recorded it (ok), or changed.
+
+        Without a result: "changed" for a file there that this program did not make.
+        """
+
+    def adoptable(self, pair: Pair) -> bool:
+        """Whether the picture at the pair's output already carries today's key."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every pair in exactly one of todo, adopt, done and skipped."""
+
+    todo: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
+    adopt: list[Pair] = field(default_factory=list)  # the picture is finished, only its row lacks
+    done: list[Pair] = field(default_factory=list)
+    skipped: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
+    older: list[Pair] = field(default_factory=list)  # those of done by an older algorithm
+
+
+def pending(
+    pairs: Iterable[Pair],
+    results: Mapping[str, Result],
+    *,
+    facts: Facts,
+    force: bool = False,
+    retry_failed: bool | str = True,
+    redo_changed: bool = False,
+    redo_older: bool = False,
+) -> Plan:
+    """Sort the pairs by what their newest result and the files say.
+
+    Done is a pair whose newest result is ok, whose key is today's and whose picture is there.
+    `retry_failed`: True tries failed and timed out pairs again, False none, one of `FAILURES`
+    only that kind; `poison` is tried only when named, or when the row's settings changed. A
+    picture edited by hand is kept unless `redo_changed`, even with `force`.
+    Raises `ValueError` for another `retry_failed`.
+    """
+    if isinstance(retry_failed, str) and retry_failed not in FAILURES:
+        raise ValueError(f"retry_failed is {retry_failed!r}; it must be {' or '.join(FAILURES)}")
+    plan = Plan()
+    for pair in pairs:
+        result = results.get(pair.pair_id)
+        verdict, reason = _judge(pair, result, facts, force, retry_failed, redo_changed, redo_older)
+        if verdict == "todo":
+            plan.todo.append((pair, reason))
+        elif verdict == "skip":
+            plan.skipped.append((pair, reason))
+        elif verdict == "adopt":
+            plan.adopt.append(pair)
+        else:
+            plan.done.append(pair)
+            if result is not None and result.algorithm < facts.algorithm:
+                plan.older.append(pair)
+    return plan
+
+
+_Verdict = tuple[Literal["todo", "adopt", "done", "skip"], str]
+
+
+def _judge(
+    pair: Pair,
+    result: Result | None,
+    facts: Facts,
+    force: bool,
+    retry_failed: bool | str,
+    redo_changed: bool,
+    redo_older: bool,
+) -> _Verdict:
+    verdict = _judge_row(pair, result, facts, force, retry_failed, redo_older)
+    if verdict[0] == "skip":
+        return verdict
+    # From here on a picture may be replaced, or be taken as done: is it the one we know?
+    known = _of_output(pair, result)
+    picture = facts.picture(pair, known)
+    if picture == "missing":
+        return verdict if verdict[0] == "todo" else ("todo", "picture is missing")
+    # A crash between picture and row leaves a picture that is newer than the row.
+    if verdict[0] == "todo" and not force and facts.adoptable(pair):
+        return "adopt", ""
+    if picture == "changed":
+        return _judge_stranger(verdict, known, redo_changed)
+    return verdict
+
+
+def _judge_row(
+    pair: Pair,
+    result: Result | None,
+    facts: Facts,
+    force: bool,
+    retry_failed: bool | str,
+    redo_older: bool,
+) -> _Verdict:
+    """By the newest row and the inputs alone."""
+    if result is None:
+        return "todo", "forced" if force else "new"
+    if result.status != "ok":
+        return _judge_failure(pair, result, force, retry_failed)
+    if force:
+        return "todo", "forced"
+    if result.output != pair.output:
+        return "todo", f"output changed: {result.output} -> {pair.output}"
+    key = facts.key(pair, result)
+    if not key:
+        return "todo", "an input cannot be read now"
+    if key != result.key:
+        return "todo", _difference(pair, result, facts)
+    if redo_older and result.algorithm < facts.algorithm:
+        return "todo", f"made by algorithm {result.algorithm}; today's is {facts.algorithm}"
+    return "done", ""
+
+
+def _judge_failure(pair: Pair, result: Result, force: bool, retry_failed: bool | str) -> _Verdict:
+    message = (result.error_message.strip().splitlines() or [result.error_type or "unknown"])[0]
+    before = f"{result.status} before: {message}"
+    if retry_failed is False:
+        return "skip", f"{before} (not tried again: --no-retry-failed)"
+    changed = _settings_changed(pair, result)
+    if changed:
+        return "todo", f"settings changed: {changed} ({before})"
+    if retry_failed == result.status or (force and result.status != "poison"):
+        return "todo", before
+    if isinstance(retry_failed, str) or result.status == "poison":
+        return "skip", f"{before} (--retry-failed={result.status} tries it again)"
+    return "todo", before
+
+
+def _judge_stranger(verdict: _Verdict, known: Result | None, redo_changed: bool) -> _Verdict:
+    """The file at the output is not the picture that its row, if any, describes."""
+    if redo_changed:
+        return "todo", verdict[1] or "picture was edited by hand"
+    if known is None:
+        return "skip", (
+            "a file that this program did not make stands at its output; "
+            "move it, or replace it with --redo-changed"
+        )
+    return "skip", "picture was edited by hand; it is kept (--redo-changed does it again)"
+
+
+def _of_output(pair: Pair, result: Result | None) -> Result | None:
+    """The result, if it says anything about a picture at today's output."""
+    known = result is not None and result.output == pair.output and result.output_sha256
+    return result if known else None
+
+
+def _difference(pair: Pair, result: Result, facts: Facts) -> str:
+    settings = _settings_changed(pair, result)
+    if settings:
+        return f"settings changed: {settings}"
+    roles = facts.changed(pair, result)
+    weights = [role for role in roles if role == "weights"]
+    files = [f"{role} file" for role in roles if role != "weights"]
+    return f"{' and '.join(files + weights)} changed" if roles else "an input or setting changed"
+
+
+def _settings_changed(pair: Pair, result: Result) -> str:
+    """The first settings whose value differs from the row's, as "steps 100 -> 200, …"."""
+    try:
+        before = json.loads(result.settings)
+    except ValueError:
+        return ""
+    today = json.loads(json.dumps(dict(pair.settings)))
+    found = []
+    for name, value in today.items():
+        # A preset counts by its values; auto stands for whatever backbone the row names.
+        if name == "preset" or (name, value) == ("backbone", "auto") or name not in before:
+            continue
+        if before[name] != value:
+            found.append(f"{name} {_shown(before[name])} -> {_shown(value)}")
+    more = [f"{len(found) - 3} more"] if len(found) > 3 else []
+    return ", ".join(found[:3] + more)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        parts = [":".join(map(_shown, v)) if isinstance(v, list) else _shown(v) for v in value]
+        return ",".join(parts) or "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

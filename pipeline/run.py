@@ -1,0 +1,445 @@
+"""A run from manifest to exit code: reads, plans, schedules, records, balances the books.
+
+Composes the other modules; prints nothing but through `Progress` and the summary it returns.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from pipeline import scheduler, storage
+from pipeline.facts import FileFacts
+from pipeline.index import Index, Lock, LockedError, read_results, read_run, write_run
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.progress import Progress, duration
+from pipeline.records import Pair, Result
+from pipeline.resume import Plan, pending
+from pipeline.worker import Job, Status
+from stylize import weights
+from stylize.errors import WeightsError
+from stylize.image import Limits
+
+__all__ = ["Exit", "Options", "Summary", "make_plan", "run"]
+
+
+class Exit(enum.IntEnum):
+    """What the process returns."""
+
+    DONE = 0
+    BUG = 1
+    USAGE = 2
+    FAILED = 3
+    STOPPED_BY_FAILURES = 4
+    UNABLE = 5
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that is not a setting of a picture."""
+
+    out: str
+    weights_file: str = ""
+    weights_convention: str = "torchvision"
+    device: str = "auto"
+    dtype: str = "auto"
+    workers: int = 0  # 0: as many as fit
+    threads: int = 0  # CPU threads of each worker; 0: the default of the device
+    address: str = ""
+    timeout: float = 0.0  # seconds
+    max_failures: int = 20
+    limit: int = 0  # 0: all
+    only: tuple[str, ...] = ()
+    force: bool = False
+    retry_failed: bool | str = True
+    redo_changed: bool = False
+    redo_older: bool = False
+    verify_inputs: bool = False
+    wait: bool = False
+    previews: int = 0
+    limits: Limits = field(default_factory=Limits)
+    progress: str = "auto"
+    in_process: bool = False  # without Ray
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. rows = done + ok + failed + skipped + left."""
+
+    exit: Exit
+    rows: int
+    done: int  # before this run
+    ok: int
+    failed: int
+    skipped: Sequence[tuple[Pair, str]]
+    left: int  # stopped, or beyond --limit
+    seconds: float
+    message: str = ""  # why it ended early, if it did
+
+
+class UnableError(Exception):
+    """The run cannot go on, for a reason outside the pairs; the text has the remedy."""
+
+
+class Backbones:
+    """Which weights a run uses: fixed by the first run of OUT, found when first asked for.
+
+    `auto` is what the first run made of it. Raises `UnableError` if weights cannot be had, or are
+    no longer those that OUT was begun with.
+    """
+
+    def __init__(self, options: Options, say: Callable[[str], None]) -> None:
+        fixed = read_run(options.out)
+        self._options = options
+        self._say = say
+        self._auto: str = fixed.get("backbone", "")
+        self._fixed: dict[str, str] = dict(fixed.get("weights", {}))
+        self._paths: dict[str, str] = {}
+
+    def resolve(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The pairs with `auto` replaced by the backbone that it stands for."""
+        resolved = []
+        for pair in pairs:
+            if pair.settings["backbone"] == "auto":
+                if not self._auto:
+                    self._find("auto")
+                pair = replace(pair, settings={**pair.settings, "backbone": self._auto})
+            resolved.append(pair)
+        return resolved
+
+    def sha256(self, backbone: str) -> str:
+        """The identity of a backbone's weights."""
+        if backbone not in self._fixed:
+            self._find(backbone)
+        return self._fixed[backbone]
+
+    def paths(self, names: Sequence[str]) -> dict[str, str]:
+        """backbone -> file, checked to hold what OUT was begun with."""
+        for backbone in names:
+            if backbone not in self._paths:
+                self._find(backbone)
+        return {backbone: self._paths[backbone] for backbone in names}
+
+    def fix(self) -> None:
+        """Write down for later runs what this one uses."""
+        write_run(self._options.out, {"backbone": self._auto, "weights": self._fixed})
+
+    def _find(self, backbone: str) -> None:
+        try:
+            path, name, sha256 = self._locate(backbone)
+        except WeightsError as error:
+            raise UnableError(str(error)) from error
+        if backbone not in ("auto", name):
+            raise UnableError(f"--weights is a {name}; the manifest wants {backbone}")
+        if self._fixed.setdefault(name, sha256) != sha256:
+            raise UnableError(
+                f"this output was begun with other {name} weights ({self._fixed[name][:12]}…, "
+                f"these are {sha256[:12]}…); give those with --weights, or choose another --out"
+            )
+        if backbone == "auto":
+            self._auto = name
+        self._paths[name] = path
+
+    def _locate(self, backbone: str) -> tuple[str, str, str]:
+        options = self._options
+        if options.weights_file:
+            convention: Any = options.weights_convention
+            path = weights.import_file(options.weights_file, convention)
+            name, sha256 = weights.identity(path)
+            if backbone in ("auto", name):
+                return str(path), name, sha256
+        path = weights.find(backbone, self._say)
+        return str(path), *weights.identity(path)
+
+
+def select(manifest: Manifest, only: Sequence[str]) -> list[Pair]:
+    """The pairs named by id, or all. Raises `ValueError` for an id that is not there."""
+    if not only:
+        return list(manifest)
+    there = {pair.pair_id for pair in manifest}
+    for pair_id in only:
+        if pair_id not in there:
+            raise ValueError(f"--only {pair_id!r}: the manifest has no such id")
+    return [pair for pair in manifest if pair.pair_id in set(only)]
+
+
+def make_plan(
+    manifest: str, settings: Mapping[str, str], options: Options, say: Callable[[str], None]
+) -> tuple[Plan, list[Pair], dict[str, Result]]:
+    """What would run and why; writes nothing. Raises `ManifestError`, `UnableError`."""
+    pairs = select(read_manifest(manifest, defaults=settings), options.only)
+    backbones = Backbones(options, say)
+    results = read_results(options.out)
+    if results:
+        pairs = backbones.resolve(pairs)
+    return _plan(pairs, results, options, backbones), pairs, results
+
+
+def _plan(
+    pairs: Sequence[Pair], results: Mapping[str, Result], options: Options, backbones: Backbones
+) -> Plan:
+    facts = FileFacts(options.out, backbones.sha256, verify_inputs=options.verify_inputs)
+    return pending(
+        pairs,
+        results,
+        facts=facts,
+        force=options.force,
+        retry_failed=options.retry_failed,
+        redo_changed=options.redo_changed,
+        redo_older=options.redo_older,
+    )
+
+
+def run(manifest: str, settings: Mapping[str, str], options: Options) -> Summary:
+    """Do what is not done yet. Raises `ManifestError`, `ValueError` (usage), `LockedError`,
+    `StorageError`, `ClusterError`, `UnableError`; everything finished is recorded by then."""
+    began = time.monotonic()
+    pairs = select(read_manifest(manifest, defaults=settings), options.only)
+    if not storage.local_path(options.out):
+        raise UnableError(f"--out {options.out}: results go to a local or mounted folder for now")
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    lock = _lock(options, run_id)
+    try:
+        storage.sweep_temporaries(options.out)
+        with Index.open(options.out, run_id) as index:
+            return _Session(pairs, options, index, run_id, began).run()
+    finally:
+        lock.release()
+
+
+def _lock(options: Options, run_id: str) -> Lock:
+    while True:
+        try:
+            return Lock(options.out, run_id)
+        except LockedError:
+            if not options.wait:
+                raise
+            time.sleep(1)
+
+
+class _Session:
+    """One run under the lock: the events of the scheduler end up here."""
+
+    def __init__(
+        self, pairs: list[Pair], options: Options, index: Index, run_id: str, began: float
+    ) -> None:
+        self.pairs = pairs
+        self.options = options
+        self.index = index
+        self.run_id = run_id
+        self.began = began
+        self.counts: Counter[str] = Counter()
+        self.in_a_row: tuple[str, int] = ("", 0)
+        self.stop_level = 0
+        self.stopped_by = 0
+        self.too_many_failures = ""
+
+    def run(self) -> Summary:
+        with Progress([], style=self.options.progress) as before:
+            for problem in self.index.problems:
+                before.note(problem)
+            backbones = Backbones(self.options, before.note)
+            pairs = backbones.resolve(self.pairs)
+            results = read_results(self.options.out)
+            plan = _plan(pairs, results, self.options, backbones)
+            self._adopt(plan, backbones)
+        todo = [pair for pair, _ in plan.todo][: self.options.limit or None]
+        if todo:
+            names = sorted({pair.settings["backbone"] for pair in todo})
+            paths = backbones.paths(names)
+            backbones.fix()
+            self._check_space(todo)
+            self._schedule(todo, results, paths)
+        return self._balance(plan)
+
+    def _adopt(self, plan: Plan, backbones: Backbones) -> None:
+        facts = FileFacts(self.options.out, backbones.sha256)
+        for pair in plan.adopt:
+            self.index.append(facts.adopt(pair))
+            self.counts["adopted"] += 1
+
+    def _check_space(self, todo: Sequence[Pair]) -> None:
+        """Refuse to begin what the disk cannot hold: a PNG of paint takes 1.5 bytes a pixel or
+        more, of a picture whose shorter side is about two thirds of the longer."""
+        need = sum(pair.settings["size"] ** 2 * 2 / 3 * 1.5 for pair in todo)
+        free = shutil.disk_usage(storage.local_path(self.options.out) or ".").free
+        if need > free:
+            raise storage.StorageError(
+                f"{len(todo)} pictures need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+                "free; make room, choose another --out, or take fewer with --limit"
+            )
+
+    def _schedule(
+        self, todo: list[Pair], results: Mapping[str, Result], paths: Mapping[str, str]
+    ) -> None:
+        options = self.options
+        out = os.path.abspath(storage.local_path(options.out) or options.out)
+        probe = os.path.join(out, "_state", f"probe-{self.run_id}")
+        job = Job(
+            out=out,
+            folder=os.getcwd(),
+            weights=paths,
+            device=options.device,
+            dtype=options.dtype,
+            timeout=options.timeout,
+            limits=options.limits,
+            probe=probe,
+            previews=options.previews,
+        )
+        attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
+        wanted = scheduler.Wanted(options.workers, options.threads, options.device, options.address)
+        start = scheduler.run_local if options.in_process else scheduler.run_ray
+        storage.put(probe, b"")
+        with Progress(todo, style=options.progress) as self.progress, self._signals():
+            try:
+                start(todo, attempts, job, wanted, self)
+            finally:
+                storage.remove(probe)
+
+    # --- what the scheduler tells ---
+
+    def on_result(self, result: Result) -> None:
+        result = self.index.append(result)
+        self.counts[result.status] += 1
+        self.progress.result(result)
+        cause, length = self.in_a_row
+        if result.status == "ok":
+            self.in_a_row = ("", 0)
+            return
+        self.in_a_row = (result.error_type, length + 1 if cause == result.error_type else 1)
+        if self.options.max_failures and self.in_a_row[1] >= self.options.max_failures:
+            self.too_many_failures = (
+                f"{self.in_a_row[1]} failures in a row with the same cause, the last: "
+                f"{result.error_message} (--max-failures)"
+            )
+            self.stop_level = max(self.stop_level, 1)
+
+    def on_status(self, statuses: Sequence[Status]) -> None:
+        self.progress.status(statuses)
+
+    def on_note(self, line: str) -> None:
+        self.progress.note(line)
+
+    def on_started(self) -> None:
+        self._install()  # again: ray.init puts its own handler on SIGTERM
+
+    def stop(self) -> int:
+        return self.stop_level
+
+    # --- signals ---
+
+    def _signals(self) -> _Handlers:
+        self._handlers = _Handlers(self._on_signal)
+        return self._handlers
+
+    def _install(self) -> None:
+        self._handlers.install()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stopped_by = number
+        self.stop_level += 1
+        if self.stop_level == 1:
+            self.progress.note("stopping: pairs in hand end now and stay pending (again: at once)")
+
+    # --- the end ---
+
+    def _balance(self, plan: Plan) -> Summary:
+        rows = len(self.pairs)
+        ok = self.counts["ok"]
+        failed = sum(self.counts[kind] for kind in ("failed", "timeout", "poison"))
+        done = len(plan.done) + self.counts["adopted"]
+        left = len(plan.todo) - ok - failed
+        message = ""
+        # A row for each: what is in the index now must be what was counted.
+        newest = read_results(self.options.out)
+        recorded = sum(pair.pair_id in newest for pair in self.pairs)
+        unrecorded = sum(pair.pair_id not in newest for pair, _ in plan.skipped)
+        limited = self.options.limit and len(plan.todo) > self.options.limit
+        stopped = bool(self.stop_level)
+        if self.too_many_failures:
+            code, message = Exit.STOPPED_BY_FAILURES, self.too_many_failures
+        elif stopped:
+            code, message = Exit.INTERRUPTED, "stopped; run again to go on"
+        elif failed or any(not _kept(newest.get(p.pair_id)) for p, _ in plan.skipped):
+            code = Exit.FAILED
+        else:
+            code = Exit.DONE
+        never = sum(pair.pair_id not in newest for pair, _ in plan.todo) if left else 0
+        missing = rows - recorded - unrecorded - never
+        if left < 0 or missing or (left and not (stopped or limited)):
+            code = Exit.BUG
+            message = (
+                f"the books do not balance: {rows} rows, {done} done before, {ok} painted, "
+                f"{failed} failed, {len(plan.skipped)} skipped, {left} left, {missing} without a "
+                "row; please report this with the command"
+            )
+        return Summary(
+            exit=code,
+            rows=rows,
+            done=done,
+            ok=ok,
+            failed=failed,
+            skipped=plan.skipped,
+            left=left,
+            seconds=time.monotonic() - self.began,
+            message=message,
+        )
+
+
+def _kept(result: Result | None) -> bool:
+    """Whether a skipped pair has its picture all the same: edited by hand, and kept."""
+    return result is not None and result.status == "ok"
+
+
+class _Handlers:
+    """SIGINT, SIGTERM and SIGHUP go to one function; what was there before comes back."""
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._handler = handler
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in self._NUMBERS:
+                before = signal.signal(number, self._handler)
+                self._before.setdefault(number, before)
+
+    def __enter__(self) -> _Handlers:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+
+def describe(summary: Summary, out: str) -> str:
+    """The one line that says how it ended and where to look."""
+    parts = [f"{summary.ok} painted"]
+    if summary.done:
+        parts.append(f"{summary.done} done before")
+    if summary.failed:
+        parts.append(f"{summary.failed} failed")
+    if summary.skipped:
+        parts.append(f"{len(summary.skipped)} skipped")
+    if summary.left:
+        parts.append(f"{summary.left} left")
+    where = os.path.join(out, "images")
+    return (
+        f"{summary.rows} pairs: {', '.join(parts)} in {duration(summary.seconds)}. "
+        f"Pictures: {where}/  Index: {os.path.join(out, 'index')}/"
+    )

@@ -1,0 +1,499 @@
+"""Runs pairs on workers: in this process, or on Ray actors. The only module that touches ray.
+
+The driver owns recovery: actors never restart by themselves, a pair whose worker died goes back
+to the queue, and only deaths that are the pair's own count against it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from pipeline import storage
+from pipeline.records import Pair, Result
+from pipeline.worker import Job, NotReadyError, Status, Worker, utc
+
+__all__ = [
+    "ClusterError",
+    "Events",
+    "Fleet",
+    "Wanted",
+    "order",
+    "run_local",
+    "run_ray",
+    "size_fleet",
+]
+
+CPU_THREADS = 2
+"""Threads of a worker on the CPU, unless told otherwise."""
+
+DEATHS = 2
+"""A pair that took this many workers down with it is `poison`."""
+
+_GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
+_STOP = 8.0  # seconds that pairs in hand have to end after the first Ctrl-C
+_POLL = 0.5  # seconds between looks at what the workers are doing
+_START = 300.0  # seconds without any worker or result before the cluster counts as unable
+_STORE = 80 * 2**20  # bytes of object store: only small records pass through
+
+
+class ClusterError(Exception):
+    """No cluster, no device, or no worker that can work: the run cannot go on."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for; 0 and "" leave it to the scheduler."""
+
+    workers: int = 0
+    threads: int = 0  # CPU threads of each worker
+    device: str = "auto"
+    address: str = ""  # of a cluster to join; "" starts Ray here
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """How many workers, and what Ray is to grant each."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+def size_fleet(resources: Mapping[str, float], wanted: Wanted) -> Fleet:
+    """The fleet that a cluster's resources allow: a worker for each GPU, else for each
+    `CPU_THREADS` cores. Raises `ClusterError` for a device that is not there."""
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    if wanted.device == "cuda" and not gpus:
+        raise ClusterError("--device cuda: Ray sees no GPU; use --device cpu, or --address")
+    if gpus and wanted.device in ("auto", "cuda"):
+        workers = wanted.workers or gpus
+        return Fleet(workers, cpus=min(1.0, cpus / workers), gpus=min(1.0, gpus / workers))
+    threads = wanted.threads or min(CPU_THREADS, max(1, cpus))
+    workers = wanted.workers or max(1, cpus // threads)
+    return Fleet(workers, cpus=min(threads, cpus / workers), gpus=0.0)
+
+
+class Events(Protocol):
+    """What the scheduler tells its caller, from the caller's own thread."""
+
+    def on_result(self, result: Result) -> None: ...
+    def on_status(self, statuses: Sequence[Status]) -> None: ...
+    def on_note(self, line: str) -> None: ...
+    def on_started(self) -> None: ...  # Ray is up: signal handlers may be installed now
+    def stop(self) -> int: ...  # 0 go on, 1 stop soon, 2 stop at once
+
+
+def order(pairs: Sequence[Pair]) -> list[Pair]:
+    """Longest first, so that no long one is left for the end; equal ones by style, whose targets
+    are then at hand."""
+
+    def work(pair: Pair) -> tuple[float, str, int]:
+        settings = pair.settings
+        return (-(settings["size"] ** 2) * settings["steps"], pair.style, pair.row)
+
+    return sorted(pairs, key=work)
+
+
+def run_local(
+    pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
+) -> None:
+    """All pairs in this process, one after the other, without Ray; same contract as `run_ray`."""
+    worker = Worker(replace(job, threads=wanted.threads))
+    try:
+        worker.ready()
+    except NotReadyError as error:
+        raise ClusterError(str(error)) from error
+    events.on_started()
+    for pair in order(pairs):
+        if events.stop():
+            return
+        events.on_status([Status(pair.pair_id, 0, pair.settings["steps"])])
+        result = worker.run(pair, attempts.get(pair.pair_id, 0) + 1)
+        if result is not None:
+            events.on_result(result)
+
+
+@dataclass
+class _Slot:
+    """One actor, and what it was last asked."""
+
+    actor: Any
+    node: str = ""
+    ready: Any = None  # the pending answer to ready(), until it came
+    task: Any = None  # the pending answer to run()
+    pair: Pair | None = None
+    began: float = 0.0
+    asked: Any = None  # the pending answer to status()
+    status: Status = field(default_factory=Status)
+
+
+def run_ray(
+    pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
+) -> None:
+    """All pairs on Ray actors; returns when each has a result, or when told to stop.
+
+    `attempts` counts earlier tries by pair id. Raises `ClusterError` where there is nothing to
+    run on, and `storage.StorageError` where a picture cannot be written.
+    """
+    with _ray(wanted) as ray:
+        events.on_started()
+        fleet = size_fleet(ray.cluster_resources(), wanted)
+        job = replace(
+            job,
+            threads=wanted.threads or max(1, int(fleet.cpus)),
+            device=job.device if fleet.gpus and not _logical_gpus() else _without_gpu(job.device),
+            expect_gpu=bool(fleet.gpus) and not _logical_gpus(),
+        )
+        _Run(ray, order(pairs), attempts, job, fleet, wanted, events).run()
+
+
+def _without_gpu(device: str) -> str:
+    """The device of workers that Ray granted no GPU: they must not take one that torch happens to
+    see. Apple's is none of Ray's resources."""
+    return device if device == "mps" or sys.platform == "darwin" else "cpu"
+
+
+def _logical_gpus() -> int:
+    """How many GPUs a local Ray is told that it has, for tests on machines without one."""
+    return int(os.environ.get("STYLIZE_LOGICAL_GPUS") or 0)
+
+
+class _Run:
+    """The driver's loop: a queue of pairs, a few slots, and `ray.wait`."""
+
+    def __init__(
+        self,
+        ray: Any,
+        queue: list[Pair],
+        attempts: dict[str, int],
+        job: Job,
+        fleet: Fleet,
+        wanted: Wanted,
+        events: Events,
+    ) -> None:
+        self.ray = ray
+        self.queue = queue[::-1]  # taken from the end
+        self.attempts = attempts
+        self.job = job
+        self.fleet = fleet
+        self.wanted = wanted
+        self.events = events
+        self.workers = fleet.workers
+        self.slots: list[_Slot] = []
+        self.deaths: dict[str, int] = {}
+        self.short_of_memory: set[str] = set()
+        self.failed_starts = 0
+        self.stopping_since = 0.0
+        self.progressed = time.monotonic()
+        self.polled = 0.0
+        options: dict[str, Any] = {
+            "num_cpus": fleet.cpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "concurrency_groups": {"control": 1},
+        }
+        if fleet.gpus:
+            options["num_gpus"] = fleet.gpus
+        self.actor_class = ray.remote(**options)(_actor(ray))
+
+    def run(self) -> None:
+        try:
+            while self.queue or any(slot.task for slot in self.slots):
+                level = self.events.stop()
+                if level and not self._wind_down(level):
+                    return
+                if not level:
+                    self._hire()
+                self._wait()
+                self._watch_clocks()
+                self._look()
+        finally:
+            for slot in self.slots:
+                with contextlib.suppress(Exception):
+                    self.ray.kill(slot.actor)
+
+    def _wind_down(self, level: int) -> bool:
+        """Ask the workers to stop; False when there is nothing left to wait for."""
+        if not self.stopping_since:
+            self.stopping_since = time.monotonic()
+            for slot in self.slots:
+                slot.actor.stop.remote()
+        waited = time.monotonic() - self.stopping_since
+        return level < 2 and waited < _STOP and any(slot.task for slot in self.slots)
+
+    def _hire(self) -> None:
+        """Give idle workers a pair, and ask for more workers while pairs are left over."""
+        for slot in self.slots:
+            if slot.ready is None and slot.task is None and self.queue:
+                self._give(slot)
+        starting = sum(slot.ready is not None for slot in self.slots)
+        while len(self.slots) < self.workers and starting < len(self.queue):
+            actor = self.actor_class.remote(self.job)
+            self.slots.append(_Slot(actor, ready=actor.ready.remote()))
+            starting += 1
+
+    def _give(self, slot: _Slot) -> None:
+        if self.short_of_memory and any(s.task for s in self.slots):
+            if self.queue[-1].pair_id in self.short_of_memory:
+                return  # it is tried alone
+            if any(s.pair and s.pair.pair_id in self.short_of_memory for s in self.slots if s.task):
+                return
+        slot.pair = self.queue.pop()
+        slot.began = time.monotonic()
+        slot.status = Status(slot.pair.pair_id, 0, slot.pair.settings["steps"])
+        slot.task = slot.actor.run.remote(slot.pair, self.attempts.get(slot.pair.pair_id, 0) + 1)
+
+    def _wait(self) -> None:
+        waiting = {s.task if s.ready is None else s.ready: s for s in self.slots}
+        waiting.pop(None, None)
+        if not waiting:
+            time.sleep(0.05)
+            return
+        done, _ = self.ray.wait(list(waiting), num_returns=1, timeout=0.2)
+        for ref in done:
+            self.progressed = time.monotonic()
+            slot = waiting[ref]
+            if slot.ready is not None:
+                self._readied(slot)
+            else:
+                self._finished(slot)
+        # With workers at work a cluster may take its time to grant another one.
+        idle = time.monotonic() - self.progressed
+        if idle > _START and not any(slot.task for slot in self.slots):
+            raise ClusterError(
+                f"no worker could start within {_START:.0f} s; the cluster has too few free "
+                f"resources (each worker wants {self.fleet.cpus:g} CPUs, {self.fleet.gpus:g} GPUs)"
+            )
+
+    def _readied(self, slot: _Slot) -> None:
+        try:
+            slot.node = self.ray.get(slot.ready)[0]
+        except self.ray.exceptions.RayTaskError as error:
+            raise ClusterError(str(error.cause)) from error
+        except self.ray.exceptions.RayError as error:
+            self._drop(slot)
+            self.failed_starts += 1
+            if self.failed_starts >= 3:
+                raise ClusterError(f"workers die as they start: {_line(error)}") from error
+            return
+        slot.ready = None
+        self.failed_starts = 0
+
+    def _finished(self, slot: _Slot) -> None:
+        assert slot.pair is not None
+        task, pair, slot.task, slot.pair = slot.task, slot.pair, None, None
+        slot.status = Status()
+        try:
+            result = self.ray.get(task)
+        except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, storage.StorageError):
+                raise error.cause from None
+            self._fail(pair, "failed", type(error.cause).__name__, _line(error.cause))
+            return
+        except self.ray.exceptions.RayError as error:
+            self._drop(slot)
+            self._died(pair, slot, error)
+            return
+        if result is None:
+            self.queue.append(pair)  # stopped: it stays pending
+            return
+        self.short_of_memory.discard(pair.pair_id)
+        self.events.on_result(result)
+
+    def _died(self, pair: Pair, slot: _Slot, error: Exception) -> None:
+        """A worker died with a pair in hand: is it the pair's doing?"""
+        if self.stopping_since or not self._alive(slot.node):
+            self.queue.append(pair)
+            return
+        memory = isinstance(error, self.ray.exceptions.OutOfMemoryError) or (
+            "memory" in str(error).lower() and "OOM" in str(error)
+        )
+        if memory and pair.pair_id not in self.short_of_memory:
+            self.short_of_memory.add(pair.pair_id)
+            self.workers = max(1, self.workers - 1)
+            self.events.on_note(
+                f"{pair.pair_id}: its worker was killed for memory; it is tried alone, and "
+                f"{self.workers} worker(s) go on"
+            )
+            self.queue.insert(0, pair)
+            return
+        self.deaths[pair.pair_id] = self.deaths.get(pair.pair_id, 0) + 1
+        if self.deaths[pair.pair_id] >= DEATHS:
+            self._fail(
+                pair,
+                "poison",
+                "WorkerDied",
+                f"its worker died {DEATHS} times: {_line(error)}",
+            )
+            return
+        self.events.on_note(f"{pair.pair_id}: its worker died; trying again")
+        self.queue.insert(0, pair)
+
+    def _alive(self, node: str) -> bool:
+        """Whether a node is still there; if it is not, the death was not the pair's."""
+        if not self.wanted.address:
+            return True
+        time.sleep(2)  # the health check of a node that is going lags a little behind
+        return any(n["NodeID"] == node and n["Alive"] for n in self.ray.nodes())
+
+    def _watch_clocks(self) -> None:
+        """Kill what is past its time limit and does not answer."""
+        if not self.job.timeout:
+            return
+        for slot in [s for s in self.slots if s.task and s.pair]:
+            seconds = time.monotonic() - slot.began
+            if seconds > self.job.timeout + _GRACE:
+                assert slot.pair is not None
+                self._drop(slot)
+                self._fail(
+                    slot.pair,
+                    "timeout",
+                    "TimeLimitError",
+                    f"hung: no answer {_GRACE:g} s after the limit of {self.job.timeout:g} s",
+                )
+
+    def _fail(self, pair: Pair, status: str, kind: str, message: str) -> None:
+        now = utc(time.time())
+        template = failed_result(pair, self.attempts.get(pair.pair_id, 0) + 1)
+        self.events.on_result(
+            replace(
+                template,
+                status=status,
+                error_type=kind,
+                error_message=message,
+                started_at=now,
+                finished_at=now,
+            )
+        )
+
+    def _drop(self, slot: _Slot) -> None:
+        self.slots.remove(slot)
+        with contextlib.suppress(Exception):
+            self.ray.kill(slot.actor)
+
+    def _look(self) -> None:
+        """Ask what the workers are doing, without waiting for the answer."""
+        if time.monotonic() - self.polled < _POLL:
+            return
+        self.polled = time.monotonic()
+        asked = [slot for slot in self.slots if slot.asked is not None]
+        done, _ = (
+            self.ray.wait([s.asked for s in asked], num_returns=len(asked), timeout=0)
+            if (asked)
+            else ([], [])
+        )
+        for slot in asked:
+            if slot.asked in done:
+                with contextlib.suppress(self.ray.exceptions.RayError):
+                    status = self.ray.get(slot.asked)
+                    if slot.task and slot.pair and status.pair_id == slot.pair.pair_id:
+                        slot.status = status
+                slot.asked = None
+        for slot in self.slots:
+            if slot.task and slot.asked is None:
+                slot.asked = slot.actor.status.remote()
+        self.events.on_status([slot.status for slot in self.slots])
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def failed_result(pair: Pair, attempt: int) -> Result:
+    """A row for a pair whose worker can no longer write one."""
+    from pipeline import __version__
+    from stylize.config import ALGORITHM, StyleConfig
+
+    return Result(
+        pair_id=pair.pair_id,
+        row=pair.row,
+        content=pair.content,
+        style=pair.style,
+        output=pair.output,
+        status="failed",
+        settings=StyleConfig(**pair.settings).to_json(),
+        preset=pair.settings["preset"],
+        algorithm=ALGORITHM,
+        attempt=attempt,
+        version=__version__,
+        meta=pair.meta,
+    )
+
+
+def _actor(ray: Any) -> type:
+    """`Worker` as an actor: its questions have a thread of their own, beside the pair in hand."""
+
+    class StyleWorker(Worker):
+        def ready(self) -> Any:
+            device = super().ready()
+            return ray.get_runtime_context().get_node_id(), device
+
+        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+        def status(self) -> Status:
+            return super().status()
+
+        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+        def stop(self) -> None:
+            super().stop()
+
+    return StyleWorker
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _ray(wanted: Wanted) -> Iterator[Any]:
+    """Ray, joined or started here; what was started here is gone afterwards."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if wanted.address:
+        try:
+            ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise ClusterError(f"no Ray cluster at {wanted.address}: {_line(error)}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+        return
+    # A unix socket's path may have 107 bytes, so a long TMPDIR is passed over.
+    base = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="stylize-", dir=base if len(base) < 30 else "/tmp")
+    try:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(cores(), wanted.workers * wanted.threads),
+                num_gpus=0 if wanted.device == "cpu" else _logical_gpus() or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
+        except Exception as error:
+            raise ClusterError(f"Ray could not start here: {_line(error)}") from error
+        yield ray
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stderr.flush()

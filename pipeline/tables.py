@@ -1,0 +1,321 @@
+"""A manifest file as rows of text cells: csv, tsv, jsonl, parquet. What they mean: manifest.py.
+
+Standard library; pyarrow only when a Parquet file is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "quoted", "read_table"]
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+"""The endings that a manifest's name may have."""
+
+MOST_COLUMNS = 1_000
+MOST_PROBLEMS = 10_000  # a 10 MB file of rubbish must not become 5 million messages
+LONGEST_CELL = 1 << 20  # characters; csv's own limit is 131072
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing in a manifest that must be mended, and where it stands."""
+
+    row: int | None  # row of data, from 1
+    line: int | None  # line of the file, from 1
+    column: str  # "" where it is no single column's
+    message: str
+
+    def __str__(self) -> str:
+        places = []
+        if self.line is not None:
+            places.append(f"line {self.line}")
+        elif self.row is not None:
+            places.append(f"row {self.row}")
+        if self.column:
+            places.append(f"column {quoted(self.column)[1:-1]}")
+        return ": ".join(filter(None, (", ".join(places), self.message)))
+
+
+class ManifestError(Exception):
+    """A manifest that cannot be understood; `problems` has every reason."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems[:100]))
+
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[list[Problem]]]:
+        return type(self), (self.problems,)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of data: its cells that are not empty, as text."""
+
+    number: int  # from 1
+    line: int | None
+    cells: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"row {self.number}" if self.line is None else f"line {self.line}"
+
+
+@dataclass
+class Table:
+    """A whole manifest before its meaning. `columns`: name -> line that first names it."""
+
+    columns: dict[str, int | None] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def is_hopeless(self) -> bool:
+        return len(self.problems) >= MOST_PROBLEMS or len(self.columns) > MOST_COLUMNS
+
+    def complain(
+        self, message: str, line: int | None = None, column: str = "", row: int | None = None
+    ) -> None:
+        self.problems.append(Problem(row, line, column, message))
+
+
+def quoted(text: str, limit: int = 60) -> str:
+    """Text for a message: in quotation marks, cut, and with control characters made visible."""
+    cut = text if len(text) <= limit else f"{text[: limit - 12]}…{text[-8:]}"
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    return f'"{shown}"' if cut is text else f'"{shown}" ({len(text)} characters)'
+
+
+def read_table(path: str, data: bytes) -> Table:
+    """The rows of a manifest's bytes, by the ending of `path`. Never raises for bad content."""
+    ending = path[path.rfind(".") :].lower()
+    table = Table()
+    if ending not in ENDINGS:
+        table.complain(f"{quoted(path)} is no manifest; its name must end in {_listed(ENDINGS)}")
+        return table
+    if not data.strip():
+        table.complain("the manifest is empty; its first row must be: content,style")
+        return table
+    if ending == ".parquet":
+        _read_parquet(data, table)
+    elif (text := _decode(data, table)) is not None:
+        if ending == ".jsonl":
+            _read_jsonl(text, table)
+        else:
+            _read_delimited(text, table, "," if ending == ".csv" else "\t")
+    if not table.rows and not table.problems:
+        table.complain("the manifest has no rows; give each pair one, below the names of columns")
+    if len(table.columns) > MOST_COLUMNS:
+        table.complain(f"more than {MOST_COLUMNS} columns; reading stopped there")
+    elif table.is_hopeless:
+        table.complain(f"more than {MOST_PROBLEMS} problems; reading stopped there")
+    return table
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
+
+
+def _decode(data: bytes, table: Table) -> str | None:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = "it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "no UTF-8"
+        line = data.count(b"\n", 0, error.start) + 1
+        table.complain(
+            f"byte {error.start + 1} of the file is 0x{data[error.start]:02x} ({kind}); "
+            "save the manifest as UTF-8",
+            line=line,
+        )
+        return None
+
+
+def _read_delimited(text: str, table: Table, delimiter: str) -> None:
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        records = _records(text, table, delimiter)
+        line, names = next(records, (1, []))
+        header = _header(names, line, table, delimiter)
+        if not header:
+            return
+        for line, cells in records:
+            if table.is_hopeless:
+                return
+            if len(cells) != len(header):
+                table.complain(
+                    f"this row has {_count(len(cells), 'cell')}, the header {len(header)}; "
+                    "put a cell that holds a delimiter in quotation marks",
+                    line=line,
+                    row=len(table.rows) + 1,
+                )
+                cells = []
+            _add_row(table, line, zip(header, cells, strict=False))
+    finally:
+        csv.field_size_limit(before)
+
+
+def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(first line, cells) of each record that is not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = str(error)
+            if "end of data" in reason:
+                reason = "a quotation mark is not closed"
+            elif "field larger" in reason:
+                reason = f"a cell of over {LONGEST_CELL} characters; is a quotation mark open?"
+            table.complain(f"cannot be read: {reason}", line, row=len(table.rows) + 1)
+            return
+        if any(cell.strip() for cell in cells):
+            yield line, cells
+
+
+def _header(names: list[str], line: int, table: Table, delimiter: str) -> list[str]:
+    names = [name.strip() for name in names]
+    if len(names) > MOST_COLUMNS:
+        table.complain(f"{len(names)} columns; at most {MOST_COLUMNS} are read", line)
+        return []
+    others = [d for d in ",;\t" if d != delimiter and len(names) == 1 and d in names[0]]
+    if others:
+        table.complain(
+            f"the columns are separated by {quoted(others[0])}; "
+            f"use {quoted(delimiter)}, or another ending of the name (.csv: comma, .tsv: tab)",
+            line=line,
+        )
+        return []
+    for number, name in enumerate(names, 1):
+        if not name:
+            table.complain(f"column {number} has no name", line=line)
+        elif name in table.columns:
+            table.complain("the column is there twice; remove one", line=line, column=name)
+        table.columns.setdefault(name, line)
+    return names
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _read_jsonl(text: str, table: Table) -> None:
+    for line, written in enumerate(text.split("\n"), 1):
+        if not written.strip() or table.is_hopeless:
+            continue
+        twice: list[str] = []
+        try:
+            value = json.loads(written, object_pairs_hook=functools.partial(_object, twice))
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or "a value is too long or too deep"
+            message = f"no JSON: {reason}: {quoted(written.strip())}; write one object a line"
+            table.complain(message, line, row=len(table.rows) + 1)
+            value = {}
+        if not isinstance(value, dict):
+            message = f"no JSON object: {quoted(written.strip())}; write one object a line"
+            table.complain(message, line, row=len(table.rows) + 1)
+            value = {}
+        for name in twice:
+            table.complain("the name is there twice; remove one", line, name, len(table.rows) + 1)
+        _add_row(table, line, value.items())
+
+
+def _object(twice: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = Counter(name for name, _ in pairs)
+        twice += [name for name, times in names.items() if times > 1][:MOST_COLUMNS]
+    return found
+
+
+def _read_parquet(data: bytes, table: Table) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names
+        if len(names) > MOST_COLUMNS:
+            table.complain(f"{len(names)} columns; at most {MOST_COLUMNS} are read")
+            return
+        for name in [name for name, times in Counter(names).items() if times > 1]:
+            table.complain("the column is there twice; remove one", column=name)
+        if table.problems:
+            return
+        table.columns.update(dict.fromkeys(names))
+        values = file.read().to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
+        first = str(error).partition("\n")[0]
+        table.complain(f"the Parquet file cannot be read: {quoted(first, 200)[1:]}")
+        return
+    for cells in values:
+        if not table.is_hopeless:
+            _add_row(table, None, cells.items())
+
+
+def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, Any]]) -> None:
+    """Append a row, each cell as text; a cell that has no text form is a problem."""
+    number = len(table.rows) + 1
+    found: dict[str, str] = {}
+    for name, value in cells:
+        table.columns.setdefault(name, line)
+        if table.is_hopeless:
+            break
+        try:
+            text = as_text(name, value)
+            (name + text).encode()
+        except UnicodeEncodeError:
+            table.complain("half a surrogate pair, which is no text", line, name, number)
+        except RecursionError:
+            table.complain("the value is nested too deeply", line, name, number)
+        except ValueError as error:
+            table.complain(str(error), line, name, number)
+        else:
+            if text.strip():
+                found[name] = text
+    table.rows.append(Row(number, line, found))
+
+
+_JOINED = {"style": "|", "style_blend": "|", "content_layers": ",", "style_layers": ","}
+
+
+def as_text(column: str, value: Any) -> str:
+    """A value of JSON or Parquet as the cell that csv would have. Raises `ValueError`."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) < 1e15
+        return str(int(value)) if whole else repr(value)
+    if isinstance(value, list | tuple | dict):
+        if column.startswith("meta."):
+            return json.dumps(value, default=str, ensure_ascii=False)
+        if column not in _JOINED:
+            raise ValueError(f"a list or object is given; write {quoted(column)} as one value")
+        items = value.items() if isinstance(value, dict) else value
+        return _JOINED[column].join(_item(column, item) for item in items)
+    if isinstance(value, bytes):
+        return value.decode()
+    return str(value)
+
+
+def _item(column: str, value: Any) -> str:
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    if pair and column.endswith("_layers") and isinstance(value[0], str):
+        return f"{value[0]}:{_item(column, value[1])}"
+    if isinstance(value, str | int | float):
+        return as_text(column, value)
+    raise ValueError("the list holds something that is neither text nor number")

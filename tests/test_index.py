@@ -1,0 +1,640 @@
+"""The index: nothing lost by kills at any point, damage set aside, readable at every moment."""
+
+import dataclasses
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.index import (
+    SCHEMA,
+    Index,
+    Lock,
+    LockedError,
+    Stamp,
+    newest,
+    read_index,
+    read_results,
+    read_run,
+    write_run,
+)
+from pipeline.records import Input, Result
+from pipeline.storage import StorageError
+
+CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
+
+
+def result(pair_id: str = "a", **changes: Any) -> Result:
+    ok = changes.get("status", "ok") == "ok"
+    values: dict[str, Any] = {
+        "pair_id": pair_id,
+        "row": 1,
+        "content": "c.jpg",
+        "style": "s.jpg",
+        "output": f"images/{pair_id}.png",
+        "status": "ok",
+        "key": f"key of {pair_id}" if ok else "",
+        "inputs": (Input("content", "c.jpg", "1:2", "aa"), Input("style", "s.jpg", "3:4", "bb")),
+        "output_sha256": "pp" if ok else "",
+        "output_bytes": 1234 if ok else None,
+        "settings": '{"size":64}',
+        "loss": 2.5 if ok else None,
+        "loss_curve": CURVE if ok else (),
+        "seconds": 0.25,
+        "started_at": "2025-01-02T03:04:05.678901+00:00",
+        "finished_at": "2025-01-02T03:04:06+00:00",
+        "meta": {"shot": "12 ü"},
+    }
+    return Result(**{**values, **changes})
+
+
+def fill(out: Path, run_id: str, *names: str, **options: Any) -> None:
+    """One clean run that does the named pairs."""
+    with Index.open(str(out), run_id, **options) as index:
+        for name in names:
+            index.append(result(name))
+
+
+def parts(out: Path) -> list[str]:
+    return sorted(os.listdir(out / "index"))
+
+
+def journals(out: Path) -> list[str]:
+    return sorted(os.listdir(out / "_state" / "journal"))
+
+
+# What is stored
+
+
+def test_schema_has_the_columns_of_the_contract_in_order() -> None:
+    columns = (
+        "pair_id key row content style output inputs output_sha256 output_bytes settings preset "
+        "backbone weights_sha256 algorithm status error_type error_message attempt notes width "
+        "height steps evaluations stop_reason loss content_loss style_loss tv_loss loss_curve "
+        "seconds device dtype threads batch host peak_memory run_id epoch seq version "
+        "schema_version started_at finished_at meta"
+    )
+    assert SCHEMA.names == columns.split()
+    assert set(SCHEMA.names) == {field.name for field in dataclasses.fields(Result)}
+    assert SCHEMA.field("loss").type == pa.float64()
+    assert SCHEMA.field("started_at").type == pa.timestamp("us", tz="UTC")
+    assert SCHEMA.field("meta").type == pa.map_(pa.string(), pa.string())
+    assert SCHEMA.field("seconds").metadata == {b"unit": b"s"}
+    assert all(field.nullable for field in SCHEMA)
+
+
+def test_a_result_comes_back_as_it_was_with_run_epoch_and_seq(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1") as index:
+        written = index.append(result())
+        bare = index.append(Result("b", 2, "c", "s", "b.png", "failed"))
+    assert (written.run_id, written.epoch, written.seq, bare.seq) == ("r1", 1, 1, 2)
+    read = read_results(str(tmp_path))
+    later = "2025-01-02T03:04:06.000000+00:00"  # Parquet has microseconds
+    assert read["a"] == dataclasses.replace(written, loss_curve=(), finished_at=later)
+    assert read["b"] == bare
+    table = read_index(str(tmp_path))
+    assert table.schema.equals(SCHEMA)
+    row = table.to_pylist()[0]
+    moment = datetime.datetime(2025, 1, 2, 3, 4, 5, 678901, datetime.UTC)
+    assert row["started_at"] == moment
+    assert [step["loss"] for step in row["loss_curve"]] == [8.0, 4.0, pytest.approx(8 / 3)]
+    assert row["meta"] == [("shot", "12 ü")]
+
+
+def test_names_that_are_no_utf8_and_odd_numbers_do_not_stop_the_index(tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff.jpg")
+    odd = result(content=name, meta={name: name}, loss=float("nan"), tv_loss=1e300, host="\0\n")
+    fill(tmp_path, "r0", "b")
+    with Index.open(str(tmp_path), "r1") as index:
+        index.append(odd)
+    read = read_results(str(tmp_path))["a"]
+    assert read.content == "a\\udcff.jpg"
+    assert read.meta == {"a\\udcff.jpg": "a\\udcff.jpg"}
+    assert read.loss != read.loss
+    assert (read.tv_loss, read.host) == (1e300, "\0\n")
+
+
+def test_an_impossible_value_is_refused_before_it_reaches_the_journal(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1") as index:
+        with pytest.raises((pa.ArrowException, TypeError, ValueError)):
+            index.append(result(width="wide"))
+        index.append(result("b"))
+    assert set(read_results(str(tmp_path))) == {"b"}
+
+
+def test_an_empty_output_folder_reads_as_an_empty_index(tmp_path: Path) -> None:
+    for out in (tmp_path / "none", tmp_path):
+        assert read_results(str(out)) == {}
+        assert read_index(str(out)).schema.equals(SCHEMA)
+    fill(tmp_path, "r1")
+    assert parts(tmp_path) == []
+    assert read_index(str(tmp_path)).num_rows == 0
+    assert ds.dataset(tmp_path / "index").to_table().num_rows == 0
+
+
+# Which row counts
+
+
+def test_newest_is_by_epoch_then_seq_and_never_by_position() -> None:
+    rows = [
+        Stamp("a", 2, 1, "a.png", "new"),
+        Stamp("a", 1, 9, "a.png", "old"),
+        Stamp("b", 1, 2, "b.png", "new"),
+        Stamp("b", 1, 1, "b.png", "old"),
+    ]
+    assert sorted(newest(rows)) == [(0, 0), (2, 2)]
+
+
+def test_a_failed_attempt_keeps_what_is_known_of_the_picture_that_still_stands() -> None:
+    ok, failed, again = (
+        Stamp("a", 1, 1, "a.png", "x"),
+        Stamp("a", 2, 1, "a.png", ""),
+        Stamp("a", 3, 1, "a.png", None),
+    )
+    assert newest([ok, failed, again]) == [(2, 0)]
+    elsewhere = Stamp("a", 4, 1, "b.png", "")  # its output is another: nothing stands there
+    assert newest([ok, elsewhere]) == [(1, 1)]
+    never = [Stamp("a", 1, 1, "a.png", ""), Stamp("a", 1, 2, "a.png", "")]
+    assert newest(never) == [(1, 1)]
+
+
+def test_of_a_row_and_its_compacted_copy_the_one_that_knows_the_picture_wins() -> None:
+    copy, original = Stamp("a", 2, 1, "a.png", "x"), Stamp("a", 2, 1, "a.png", "")
+    assert newest([copy, original]) == [(0, 0)]
+    assert newest([original, copy]) == [(1, 1)]
+    assert newest([]) == []
+
+
+def test_a_failure_after_a_success_keeps_key_and_hash_over_every_later_run(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a")
+    for run in ("r2", "r3"):
+        with Index.open(str(tmp_path), run) as index:
+            index.append(result(status="failed", error_message=run))
+        (row,) = read_index(str(tmp_path)).to_pylist()
+        assert (row["status"], row["error_message"], row["epoch"]) == ("failed", run, int(run[1]))
+        assert (row["key"], row["output_sha256"]) == ("key of a", "pp")
+        assert row["output_bytes"] == 1234
+        assert row["loss"] is None
+        assert pq.read_table(tmp_path / "index").num_rows == 1
+
+
+def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, "r9", "a")
+    with Index.open(str(tmp_path), "r1") as index:
+        index.append(result(key="second", finished_at="1999-01-01T00:00:00+00:00"))
+    os.utime(tmp_path / "index" / parts(tmp_path)[0], (0, 0))
+    assert read_results(str(tmp_path))["a"].key == "second"
+
+
+# Segments and parts
+
+
+def test_segments_are_sealed_by_rows_and_by_time(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1", rows_per_part=2) as index:
+        for name in "abcde":
+            index.append(result(name))
+        assert parts(tmp_path) == ["part-r1-000001.parquet", "part-r1-000002.parquet"]
+        assert journals(tmp_path) == ["r1-000003.jsonl"]
+    assert parts(tmp_path) == ["part-r1-000004.parquet"]  # merged by a clean exit
+    assert journals(tmp_path) == []
+    with Index.open(str(tmp_path), "r2", seconds_per_part=0) as index:
+        index.append(result("f"))
+        assert journals(tmp_path) == []
+    assert set(read_results(str(tmp_path))) == set("abcdef")
+
+
+def test_a_run_that_does_nothing_rewrites_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a", "b")
+    before = {name: (tmp_path / "index" / name).stat() for name in parts(tmp_path)}
+    fill(tmp_path, "r2")
+    assert {name: (tmp_path / "index" / name).stat() for name in parts(tmp_path)} == before
+
+
+def test_after_a_clean_exit_each_pair_is_there_once_in_the_order_of_rows(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1") as index:
+        for name, row in (("b", 2), ("a", 1), ("b", 2)):
+            index.append(result(name, row=row))
+    table = pq.read_table(tmp_path / "index")
+    assert table["pair_id"].to_pylist() == ["a", "b"]
+    assert table["seq"].to_pylist() == [2, 3]
+
+
+def test_a_run_id_used_twice_overwrites_no_part(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a")
+    fill(tmp_path, "r1", "b")
+    results = read_results(str(tmp_path))
+    assert {name: row.epoch for name, row in results.items()} == {"a": 1, "b": 2}
+    with pytest.raises(ValueError, match="run_id"):
+        Index.open(str(tmp_path), "../r")
+
+
+def test_parts_of_older_and_newer_versions_are_read_and_kept(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a")
+    (name,) = parts(tmp_path)
+    path = tmp_path / "index" / name
+    older = pq.read_table(path).drop_columns(["peak_memory", "meta", "notes"])
+    pq.write_table(older.append_column("new_in_v9", pa.array(["x"])), path)
+    fill(tmp_path, "r2", "b")
+    read = read_results(str(tmp_path))
+    assert (read["a"].peak_memory, read["a"].meta, read["a"].notes) == (None, {}, "")
+    assert read_index(str(tmp_path)).schema.equals(SCHEMA)
+    raw = pq.read_table(tmp_path / "index")
+    assert dict(zip(*raw.select(["pair_id", "new_in_v9"]).to_pydict().values(), strict=True)) == {
+        "a": "x",
+        "b": None,
+    }
+
+
+# Readers
+
+
+def ask(sql: str) -> list[Any]:
+    relation = duckdb.sql(sql)
+    assert relation is not None
+    return list(relation.fetchall())
+
+
+def check_readers(out: Path, count: int) -> None:
+    """pyarrow, pandas, polars and duckdb each read the folder as it is."""
+    index = out / "index"
+    rows = ds.dataset(index).to_table().to_pylist()
+    assert len(rows) == count
+    for row in rows:
+        curve = [step["loss"] for step in row["loss_curve"]]
+        assert curve == sorted(curve, reverse=True)
+    assert len(pd.read_parquet(index)) == count
+    assert pl.read_parquet(index / "*.parquet").height == count
+    assert pl.scan_parquet(index).select(pl.col("pair_id").count()).collect().item() == count
+    sql = f"from read_parquet('{index}/*.parquet', union_by_name=true)"
+    assert ask(f"select count(*) {sql}") == [(count,)]
+    nested = "meta['shot'], loss_curve[1].loss, inputs[2].role"
+    found = ask(f"select distinct {nested} {sql} where status = 'ok'")
+    assert found == ([("12 ü", 8.0, "style")] if rows else [])
+
+
+def test_pyarrow_pandas_polars_and_duckdb_read_the_folder(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1", rows_per_part=2) as index:
+        for name in "abcd":
+            index.append(result(name))
+        check_readers(tmp_path, 4)
+    check_readers(tmp_path, 4)
+
+
+def test_one_line_of_sql_drops_older_rows(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1", rows_per_part=1) as index:
+        for key in ("first", "second"):
+            index.append(result(key=key))
+        sql = (
+            f"select key from read_parquet('{tmp_path}/index/*.parquet') qualify "
+            "row_number() over (partition by pair_id order by epoch desc, seq desc) = 1"
+        )
+        assert ask(sql) == [("second",)]
+
+
+def test_live_rows_are_read_while_the_writer_works(tmp_path: Path) -> None:
+    with Index.open(str(tmp_path), "r1", rows_per_part=2) as index:
+        for number, name in enumerate("abc", 1):
+            index.append(result(name))
+            assert len(read_results(str(tmp_path))) == number
+        assert read_index(str(tmp_path)).num_rows == 3
+
+
+def test_a_reader_never_sees_a_row_vanish_while_parts_are_sealed_and_merged(
+    tmp_path: Path,
+) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; import test_index as t\n"
+        f"for i in range(60): t.fill(Path({str(tmp_path)!r}), f'r{{i}}', f'p{{i}}', rows_per_part=1)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    seen, reads = 0, 0
+    while writer.poll() is None:
+        count = len(read_results(str(tmp_path)))
+        assert count >= seen
+        seen, reads = count, reads + 1
+    assert writer.returncode == 0
+    assert len(read_results(str(tmp_path))) == 60
+    assert reads > 10
+
+
+def test_40000_rows_are_read_in_about_a_second(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a")
+    one = pq.read_table(tmp_path / "index").to_pylist(maps_as_pydicts=None)[0]
+    one |= {"settings": json.dumps(dict.fromkeys(map(str, range(100)), 1))}
+    rows = [
+        {**one, "pair_id": f"p{i}", "key": f"{i:064}", "seq": i, "output": f"images/{i}.png"}
+        for i in range(40_000)
+    ]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    pq.write_table(table, tmp_path / "index" / "part-r2-000001.parquet")
+    begun = time.perf_counter()
+    results = read_results(str(tmp_path))
+    seconds = time.perf_counter() - begun
+    assert len(results) == 40_001
+    assert results["p7"].inputs == result().inputs
+    assert results["p7"].meta == {"shot": "12 ü"}
+    assert seconds < 8  # 1 to 1.5 s on one core
+
+
+# Damage
+
+
+def kill(out: Path, code: str, **env: str) -> None:
+    """Run code with an open index in another process, which must end by SIGKILL."""
+    lines = (
+        "import os, signal",
+        "from pipeline.index import Index",
+        "from pipeline.records import Input, Result",
+        f"out = {str(out)!r}",
+        "def row(i, **k):",
+        "    d = dict(status='ok', key='k', output_sha256='p', meta={'shot': '12 ü'},",
+        "             loss_curve=((1, .1, 8., 1., 1., 1.),), output=f'images/{i}.png',",
+        "             inputs=(Input('content', 'c', '', ''), Input('style', 's', '', '')))",
+        "    return Result(pair_id=i, row=1, content='c', style='s', **{**d, **k})",
+        code,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_torn_last_line_costs_only_that_row(tmp_path: Path) -> None:
+    kill(
+        tmp_path,
+        "i = Index.open(out, 'r1'); i.append(row('a'))\n"
+        "os.environ['STYLIZE_CRASH_AT'] = 'journal-half-written'; i.append(row('b'))",
+    )
+    (name,) = journals(tmp_path)
+    text = (tmp_path / "_state" / "journal" / name).read_text()
+    assert text.count("\n") == 1
+    assert not text.endswith("\n")
+    assert set(read_results(str(tmp_path))) == {"a"}
+    with Index.open(str(tmp_path), "r2") as index:
+        assert parts(tmp_path) == ["part-r1-000001.parquet"]
+        assert [p for p in index.problems if "cut short" in p]
+        assert index.append(result("b")).epoch == 2
+    assert set(read_results(str(tmp_path))) == {"a", "b"}
+
+
+def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
+    kill(
+        tmp_path,
+        "i = Index.open(out, 'r1')\n"
+        "for n in 'abc': i.append(row(n))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    path = tmp_path / "_state" / "journal" / "r1-000001.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(
+        b"\n".join([lines[0], b'{"pair_id": 7, "row": "x"}', b"\xff[]", lines[2], b""])
+    )
+    with Index.open(str(tmp_path), "r2") as index:
+        assert "2 unreadable line(s) (2, 3)" in index.problems[0]
+    assert set(read_results(str(tmp_path))) == {"a", "c"}
+    assert os.listdir(tmp_path / "_state" / "damaged") == ["r1-000001.jsonl"]
+    assert journals(tmp_path) == []
+
+
+def damage_to_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_by_cutting(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def damage_in_the_middle(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[40:400] = bytes(360)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_to_nothing, "is empty"),
+        (damage_by_cutting, "is damaged"),
+        (damage_in_the_middle, "is damaged"),
+    ],
+)
+def test_a_damaged_part_is_set_aside_and_named(tmp_path: Path, damage: Any, words: str) -> None:
+    fill(tmp_path, "r1", "a", "b")
+    (name,) = parts(tmp_path)
+    damage(tmp_path / "index" / name)
+    with pytest.warns(UserWarning, match=name):
+        assert read_results(str(tmp_path)) == {}
+    with Index.open(str(tmp_path), "r2") as index:
+        (problem,) = index.problems
+        assert words in problem
+        assert name in problem
+        index.append(result("c"))
+    assert os.listdir(tmp_path / "_state" / "damaged") == [name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(read_results(str(tmp_path))) == {"c"}
+    check_readers(tmp_path, 1)
+
+
+def test_damage_that_only_shows_in_a_loss_curve_costs_no_other_part(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a")
+    (name,) = parts(tmp_path)
+    path = tmp_path / "index" / name
+    metadata = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [metadata.column(i) for i in range(metadata.num_columns)]
+    (curve,) = [c for c in columns if c.path_in_schema == "loss_curve.list.element.loss"]
+    data = bytearray(path.read_bytes())
+    end = curve.data_page_offset + 60
+    data[end - 8 : end] = bytes(b ^ 0xFF for b in data[end - 8 : end])
+    path.write_bytes(data)
+    with Index.open(str(tmp_path), "r2") as index:
+        index.append(result("b"))
+    assert any(name in problem for problem in index.problems)
+    assert read_index(str(tmp_path))["pair_id"].to_pylist() == ["b"]
+
+
+def test_a_stray_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a")
+    (tmp_path / "index" / "no\x1btes.txt").write_text("mine")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "index" / "other.parquet")
+    with Index.open(str(tmp_path), "r2") as index:
+        assert len(index.problems) == 2
+        assert all(problem.isprintable() for problem in index.problems)
+    assert set(read_results(str(tmp_path))) == {"a"}
+    assert {"no\x1btes.txt", "other.parquet"} < set(parts(tmp_path))
+
+
+def test_a_folder_removed_during_the_run_is_a_storage_error(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    index = Index.open(str(out), "r1")
+    index.append(result("a"))
+    out.rename(tmp_path / "gone")
+    for path in sorted((tmp_path / "gone").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(StorageError, match="folder is gone"):
+        index.append(result("b"))
+
+
+def test_a_full_disk_is_a_storage_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        index = Index.open(str(tmp_path), "r1", rows_per_part=20)
+
+        def fill_up() -> None:
+            with index:
+                while True:
+                    index.append(result(f"p{index.seq}", notes="x" * 2000))
+
+        with pytest.raises(StorageError, match="no space left"):
+            fill_up()
+        written = index.seq
+        assert written > 20
+        # The row that could not be written may or may not be there; all others are.
+        names = {f"p{number}" for number in range(written)}
+        assert names <= set(read_results(str(tmp_path))) <= names | {f"p{written}"}
+        subprocess.run(["mount", "-o", "remount,size=3m", str(tmp_path)], check=True)
+        fill(tmp_path, "r2", "last")
+        assert names | {"last"} <= set(read_results(str(tmp_path)))
+        assert len(parts(tmp_path)) == 1
+        assert journals(tmp_path) == []
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+# Kills
+
+POINTS = [
+    "journal-half-written",
+    "journal-synced",
+    "part-written",
+    "journal-deleted",
+    "compaction-begun",
+    "compaction-merged",
+    "compaction-inputs-deleted",
+]
+STEP = """
+from pipeline.index import read_results
+done = {n for n, r in read_results(out).items() if r.status == 'ok'}
+with Index.open(out, 'r' + str(os.getpid()), rows_per_part=2) as index:
+    index.append(row('z', status='failed', key='', output_sha256='', loss_curve=()))
+    for name in 'abcde':
+        if name not in done:
+            index.append(row(name))
+"""
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_each_point_loses_no_row_that_was_returned(tmp_path: Path, point: str) -> None:
+    fill(tmp_path, "r0", "z")  # its later attempts fail, its picture stands
+    (tmp_path / "seen").mkdir()
+    kill(tmp_path, STEP, STYLIZE_CRASH_AT=f"{point}:{tmp_path}/flag")
+    raw = ds.dataset(tmp_path / "index").to_table()  # between crash and restart
+    check_readers(tmp_path, raw.num_rows)
+    before = read_results(str(tmp_path))
+    assert before["z"].output_sha256 == "pp"
+    names = ["a", "b", "c", "d", "e"]
+    at_least = {"compaction-begun": 5, "compaction-merged": 5, "compaction-inputs-deleted": 5}
+    assert set(names[: at_least.get(point, 0)]) <= set(before)
+    with Index.open(str(tmp_path), "last", rows_per_part=2) as index:
+        again = [name for name in names if name not in read_results(str(tmp_path))]
+        for name in again:
+            index.append(result(name))
+    after = read_results(str(tmp_path))
+    assert sorted(after) == [*names, "z"]
+    for name, row in before.items():
+        if name not in again:
+            assert dataclasses.replace(row, run_id="") == dataclasses.replace(
+                after[name], run_id=""
+            )
+    assert pq.read_table(tmp_path / "index").num_rows == 6
+    assert journals(tmp_path) == []
+    assert len(parts(tmp_path)) == 1
+
+
+def test_kills_at_every_point_in_turn_end_with_each_pair_once(tmp_path: Path) -> None:
+    for point in POINTS:
+        kill(tmp_path, STEP, STYLIZE_CRASH_AT=point)
+    fill(tmp_path, "last", *"abcde")
+    table = pq.read_table(tmp_path / "index")
+    assert sorted(table["pair_id"].to_pylist()) == [*"abcde", "z"]
+    assert (
+        dict(zip(table["pair_id"].to_pylist(), table["epoch"].to_pylist(), strict=True))["a"] >= 2
+    )
+
+
+# The lock and run.json
+
+
+def test_a_second_driver_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    with Lock(str(tmp_path), "r1"):
+        with pytest.raises(LockedError) as caught:
+            Lock(str(tmp_path), "r2")
+        assert f"process {os.getpid()} on " in str(caught.value)
+        assert "run r1" in str(caught.value)
+        assert "--out" in str(caught.value)
+    lock = Lock(str(tmp_path), "r3")
+    lock.release()
+    lock.release()
+
+
+def test_the_lock_of_a_dead_driver_is_taken(tmp_path: Path) -> None:
+    code = "from pipeline.index import Lock; Lock(out, 'r1'); os.kill(os.getpid(), signal.SIGKILL)"
+    kill(tmp_path, code)
+    kill(
+        tmp_path, "from pipeline.index import Lock; Lock(out, 'r2')", STYLIZE_CRASH_AT="lock-taken"
+    )
+    with Lock(str(tmp_path), "r3"):
+        assert json.loads((tmp_path / "_state" / "lock").read_text())["run_id"] == "r3"
+
+
+def test_the_lock_of_a_living_driver_in_another_process_holds(tmp_path: Path) -> None:
+    code = (
+        f"from pipeline.index import Lock; lock = Lock({str(tmp_path)!r}, 'r1')\n"
+        "print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(LockedError, match=f"process {holder.pid} on "):
+        Lock(str(tmp_path), "r2")
+    holder.communicate("\n")
+    Lock(str(tmp_path), "r2").release()
+
+
+def test_run_json_is_what_was_written_last_or_empty(tmp_path: Path) -> None:
+    assert read_run(str(tmp_path)) == {}
+    write_run(str(tmp_path), {"backbone": "vgg16", "weights_sha256": "ü"})
+    assert read_run(str(tmp_path)) == {"backbone": "vgg16", "weights_sha256": "ü"}
+    for damaged in ("", "[]", '{"backbone'):
+        (tmp_path / "_state" / "run.json").write_text(damaged)
+        with pytest.raises(StorageError, match="is damaged"):
+            read_run(str(tmp_path))
+
+
+def test_an_index_on_object_storage_is_refused_clearly() -> None:
+    with pytest.raises(StorageError, match="object storage"):
+        Index.open("s3://bucket/out", "r1")
