@@ -47,7 +47,8 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         options = {name: text for name, text in used.items() if text is not None}
         return command(**arguments, settings=_merged(config, options))
 
-    kept = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+    signature = inspect.signature(command, eval_str=True)
+    kept = [p for p in signature.parameters.values() if p.name != "settings"]
     added = [
         inspect.Parameter(
             name,
@@ -96,6 +97,19 @@ def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
         values = {name: as_text(name, value) for name, value in loaded.items()}
     preset = PRESETS.get(options.get("preset", ""), {})
     return {**{n: t for n, t in values.items() if n not in preset}, **options}
+
+
+def _beside(manifest: str, settings: dict[str, str] | None) -> dict[str, str]:
+    """Paths that options name, relative to the manifest's folder, as those in the manifest are."""
+    from stylize.config import INIT_WORDS
+
+    folder = os.path.dirname(manifest) or "."
+    values = dict(settings or {})
+    for name in ("init", "mask"):
+        path = values.get(name, "")
+        if path and path not in INIT_WORDS and "://" not in path and not os.path.isabs(path):
+            values[name] = os.path.relpath(path, folder)
+    return values
 
 
 class _Refused(Exception):
@@ -270,7 +284,7 @@ def run_command(
         in_process=in_process,
     )
     with _clear_errors():
-        summary = run(manifest, settings or {}, options)
+        summary = run(manifest, _beside(manifest, settings), options)
     for pair, reason in summary.skipped[:20]:
         _say(f"skipped row {pair.row} ({_visible(pair.pair_id)}): {_visible(reason)}")
     typer.echo(describe(summary, options.out))
@@ -316,7 +330,7 @@ def plan_command(
         verify_inputs=verify_inputs,
     )
     with _clear_errors():
-        plan, pairs, results = make_plan(manifest, settings or {}, options, _say)
+        plan, pairs, results = make_plan(manifest, _beside(manifest, settings), options, _say)
     times = estimate([pair for pair, _ in plan.todo], results.values())
     if as_json:
         facts = {
@@ -373,7 +387,7 @@ def validate_command(
         return None
 
     try:
-        pairs = read_manifest(manifest, defaults=settings or {})
+        pairs = read_manifest(manifest, defaults=_beside(manifest, settings))
         problems = find_problems(pairs, check)
         rows = len(pairs)
     except ManifestError as error:

@@ -17,13 +17,24 @@ from typing import Any
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
 
-__all__ = ["ALGORITHM", "SETTINGS", "LayerWeights", "Setting", "StyleConfig", "parse_setting"]
+__all__ = [
+    "ALGORITHM",
+    "INIT_WORDS",
+    "SETTINGS",
+    "LayerWeights",
+    "Setting",
+    "StyleConfig",
+    "parse_setting",
+]
 
 ALGORITHM = 1
 """Version of what the same settings give; raised when results change on purpose."""
 
 LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
+
+INIT_WORDS = ("matched", "content", "style", "noise")
+"""Where to start, but for the path of a picture."""
 
 # Convolutions in each of the five blocks of VGG-19; VGG-16 has 2, 2, 3, 3, 3.
 _CONVS_IN_BLOCK = (2, 2, 4, 4, 4)
@@ -155,7 +166,7 @@ class StyleConfig:
     )
     init: str = _path_or(
         "matched",
-        ("matched", "content", "style", "noise"),
+        INIT_WORDS,
         "where to start; matched is the content image in the style's colours",
     )
     noise: float = _number(1 / 255, 0, 1, "standard deviation of the noise of init=noise")
@@ -232,7 +243,7 @@ class StyleConfig:
     @property
     def init_path(self) -> str:
         """The path in `init`, or "" where it is one of the words."""
-        return "" if self.init in ("matched", "content", "style", "noise") else self.init
+        return "" if self.init in INIT_WORDS else self.init
 
 
 SETTINGS: Mapping[str, Setting] = {

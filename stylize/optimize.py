@@ -21,6 +21,10 @@ FIRST_STEP = 2 / 255
 """Root mean square of L-BFGS's first step, in pixel values: there is no curvature to scale it."""
 
 
+LONGEST_STEP = 0.05
+"""Longest step, likewise: without a line search a bad pair early on would throw the picture far."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One evaluation of loss and gradient. Losses are unweighted but for `loss`, their sum with
@@ -57,9 +61,15 @@ class LBFGS:
     torch.optim.LBFGS, with its absolute thresholds, does not.
     """
 
-    def __init__(self, history: int, first_step: float | None = FIRST_STEP) -> None:
+    def __init__(
+        self,
+        history: int,
+        first_step: float | None = FIRST_STEP,
+        longest_step: float | None = LONGEST_STEP,
+    ) -> None:
         self.history = history
         self.first_step = first_step  # None: torch's rule, min(1, 1/|g|_1)
+        self.longest_step = longest_step
         self.clear()
 
     def clear(self) -> None:
@@ -72,7 +82,12 @@ class LBFGS:
         """The step to take from here, (B, n), given the gradient (B, n) here."""
         if self._last is not None:
             self._remember(self._last[0], gradient - self._last[1])
-        step = self._first(gradient) if self._gamma is None else self._direction(gradient)
+        step = self._first(gradient)
+        if self._gamma is not None:  # a row without a single pair so far makes first steps still
+            step = torch.where(self._gamma > 0, self._direction(gradient), step)
+        if self.longest_step is not None:
+            rms = step.square().mean(1, keepdim=True).sqrt()
+            step = step * (self.longest_step / rms.clamp(min=self.longest_step))
         self._last = (step, gradient)
         return step
 
@@ -89,7 +104,7 @@ class LBFGS:
         accepted = sy > 1e-8 * (_dot(s, s) * yy).sqrt()
         inverse = torch.where(accepted, 1 / sy, 0)
         if self._gamma is None:
-            self._gamma = torch.ones_like(sy)
+            self._gamma = torch.zeros_like(sy)
         self._gamma = torch.where(accepted, sy / yy, self._gamma)
         self._pairs = [*self._pairs, (s, y, inverse)][-self.history :]
 
