@@ -14,6 +14,8 @@ __all__ = ["keep_luminance", "luminance", "recolor", "restore_color", "transport
 _EPS = 1e-8
 """Variance added to each colour axis: a grey or constant picture has none in some."""
 
+# Moments and maps are computed on the CPU in float64, which not every device has.
+
 # RGB -> YIQ (NTSC), rows Y, I, Q.
 _YIQ = torch.tensor(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]],
@@ -21,9 +23,14 @@ _YIQ = torch.tensor(
 )
 
 
+def _pixels(image: Tensor) -> Tensor:
+    """The colours, (3, M)."""
+    return image[0].flatten(1).cpu().double()
+
+
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (3, 1) and covariance (3, 3) of the colours, float64."""
-    pixels = image[0].flatten(1).double()  # (3, M)
+    """Mean (3, 1) and covariance (3, 3) of the colours."""
+    pixels = _pixels(image)
     mean = pixels.mean(dim=1, keepdim=True)
     centred = pixels - mean
     return mean, centred @ centred.T / pixels.shape[1] + _EPS * torch.eye(3)
@@ -31,12 +38,13 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    power: Tensor = (vectors * values.clamp(min=_EPS) ** exponent) @ vectors.T
+    # A product of two covariances may go down to _EPS squared; below that it is rounding.
+    power: Tensor = (vectors * values.clamp(min=_EPS**2) ** exponent) @ vectors.T
     return power
 
 
 def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Tensor:
-    pixels = matrix @ (image[0].flatten(1).double() - mean) + new_mean
+    pixels = matrix @ (_pixels(image) - mean) + new_mean
     return pixels.view_as(image[0])[None].to(image)
 
 
@@ -75,7 +83,7 @@ def keep_luminance(style: Tensor, content: Tensor) -> Tensor:
 
 def restore_color(result: Tensor, content: Tensor) -> Tensor:
     """The result's luminance with the content's I and Q."""
-    pixels = _YIQ @ content[0].flatten(1).double()  # (3, M): Y, I, Q
-    pixels[0] = luminance(result)[0, 0].flatten().double()
+    pixels = _YIQ @ _pixels(content)  # (3, M): Y, I, Q
+    pixels[0] = _pixels(luminance(result))[0]
     back: Tensor = torch.linalg.inv(_YIQ) @ pixels
     return back.view_as(result[0])[None].to(result)

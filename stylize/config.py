@@ -50,6 +50,13 @@ class Setting:
     limit: str
     help: str
 
+    def accepts(self, value: Any) -> bool:
+        """Whether a value passes the check; one of another shape does not."""
+        try:
+            return self.check(value)
+        except (TypeError, ValueError, OverflowError):
+            return False
+
 
 def _setting(
     default: Any, parse: Callable[[str], Any], check: Callable[[Any], bool], limit: str, help: str
@@ -80,9 +87,20 @@ def _choice(default: str, values: tuple[str, ...], help: str) -> Any:
     return _setting(default, str, lambda value: value in values, " or ".join(values), help)
 
 
+def _flag(default: bool, help: str) -> Any:
+    def parse(text: str) -> bool:
+        return {"true": True, "false": False}[text.lower()]
+
+    return _setting(default, parse, lambda v: isinstance(v, bool), "true or false", help)
+
+
 def _path_or(default: str, words: tuple[str, ...], help: str) -> Any:
     limit = " or ".join((*words, "the path of a picture")) if words else "the path of a picture"
-    return _setting(default, str, lambda value: isinstance(value, str), limit, help)
+
+    def check(value: Any) -> bool:
+        return isinstance(value, str) and (value != "" or not words)
+
+    return _setting(default, str, check, limit, help)
 
 
 def _parse_layers(text: str) -> LayerWeights:
@@ -121,6 +139,13 @@ def _check_blend(value: Any) -> bool:
     )
 
 
+def _as_float(value: Any) -> Any:
+    """The value with every number in it a float, and no negative zero."""
+    if isinstance(value, tuple):
+        return tuple(_as_float(part) for part in value)
+    return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class StyleConfig:
     """Every setting of one transfer, checked when made.
@@ -136,26 +161,29 @@ class StyleConfig:
         "network whose features are matched; auto is vgg19 if it can be had, else bundled vgg16",
     )
     size: int = _whole(512, 16, 16384, "longest side of the result, pixels")
-    steps: int = _whole(120, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
+    steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
-    content_weight: float = _number(5.0, 0, 1e30, "weight of the content loss")
-    style_weight: float = _number(100 * 86 / 512**2, 0, 1e30, "weight of the style loss")
+    content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
+    style_weight: float = _number(100.0, 0, 1e30, "weight of the style loss")
     tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
     content_layers: LayerWeights = _layers(
         (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
     )
     style_layers: LayerWeights = _layers(
         (
-            ("relu1_1", 64.0),
-            ("relu2_1", 16.0),
-            ("relu3_1", 4.0),
-            ("relu4_1", 1.0),
+            ("relu1_1", 8.0),
+            ("relu2_1", 4.0),
+            ("relu3_1", 3.0),
+            ("relu4_1", 2.0),
             ("relu5_1", 1.0),
         ),
         "layers of the style loss; weights are relative",
     )
     style_loss: str = _choice(
         "gram", ("gram", "moments", "wasserstein"), "statistic of the features that is matched"
+    )
+    relative: bool = _flag(
+        True, "each layer's loss over its target's own energy, so that pairs balance alike"
     )
     feature_scale: str = _choice(
         "caffe", ("unit", "caffe"), "features with mean one, or as the 2014 networks gave them"
@@ -173,13 +201,7 @@ class StyleConfig:
     optimizer: str = _choice("lbfgs", ("lbfgs", "adam"), "how the image is optimised")
     learning_rate: float = _number(0.02, 1e-6, 10, "step length of Adam")
     history: int = _whole(20, 1, 200, "gradients that L-BFGS remembers")
-    clamp: bool = _setting(
-        True,
-        lambda text: {"true": True, "false": False}[text.lower()],
-        lambda value: isinstance(value, bool),
-        "true or false",
-        "show the network the picture clamped to [0, 1], as it will be saved",
-    )
+    clamp: bool = _flag(True, "show the network the picture clamped to [0, 1], as it will be saved")
     tv_reduction: str = _choice(
         "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
     )
@@ -201,8 +223,10 @@ class StyleConfig:
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             value = getattr(self, name)
-            if not setting.check(value):
+            if not setting.accepts(value):
                 raise ConfigError(f"{name} is {value!r}; it must be {setting.limit}")
+            if setting.parse is not int:  # 5 and 5.0 are equal, and their text must be too
+                object.__setattr__(self, name, _as_float(value))
 
     @classmethod
     def of(cls, preset: str = "default", **settings: Any) -> StyleConfig:
@@ -259,6 +283,6 @@ def parse_setting(name: str, text: str) -> Any:
         value = setting.parse(text.strip())
     except (ValueError, KeyError):
         raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}") from None
-    if not setting.check(value):
+    if not setting.accepts(value):
         raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}")
     return value

@@ -92,8 +92,43 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
 
 
 def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
-    """Width and height as the header has them. Raises `ImageReadError`, `ImageSizeError`."""
-    return _open(data, limits).size
+    """Width and height as the header has them, of a file that is there to its end.
+
+    Pixels are decoded only where the end is not where the format has it.
+    Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError`.
+    """
+    image = _open(data, limits)
+    if not _has_end(data, image):
+        decode(data, limits)
+    return image.size
+
+
+def _has_end(data: bytes, image: Image.Image) -> bool:
+    """Whether the file's last part is there, for formats that say where it is."""
+    if image.format in ("JPEG", "MPO"):
+        # Between start of scan and end of image, FF in the data is followed by 00 or a restart;
+        # what precedes the scan may hold a thumbnail with an end of its own.
+        scan = _jpeg_scan(data)
+        return scan > 0 and data.find(b"\xff\xd9", scan) > 0
+    if image.format == "PNG":
+        return data.rfind(b"IEND") > 0
+    return image.format == "WEBP"  # one that is cut short cannot even be opened
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins, or 0. Segments are marker, length, content."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return at
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # no content
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
 
 
 def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:

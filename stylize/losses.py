@@ -121,6 +121,18 @@ def style_loss(statistic: Statistic, target: Statistic, kind: str = "gram") -> T
     return (means.sum(dim=1) + spread) / statistic.mean.shape[1]
 
 
+def energy(target: Tensor | Statistic, kind: str = "gram") -> Tensor:
+    """The loss of all-zero features against a target, (B,): what `relative` losses are over."""
+    if isinstance(target, Tensor):
+        return _wide(target).square().mean(dim=(1, 2, 3))
+    if kind == "wasserstein":
+        return target.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    nothing = Statistic(torch.zeros_like(target.gram), None)
+    if target.mean is not None:
+        nothing = Statistic(nothing.gram, torch.zeros_like(target.mean))
+    return style_loss(nothing, target, kind)
+
+
 def _square_root(matrix: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """Symmetric square root and its inverse of (…, N, N), by one eigendecomposition."""
     values, vectors = torch.linalg.eigh(matrix)
@@ -215,12 +227,18 @@ class PerceptualLoss:
         self.content = content
         self.style = style
         self.mask = mask
+        if config.relative:
+            kind = config.style_loss
+            for layer in self.content_layers:
+                self.content_layers[layer] /= max(float(energy(content[layer]).mean()), 1e-12)
+            for layer in self.style_layers:
+                self.style_layers[layer] /= max(float(energy(style[layer], kind).mean()), 1e-12)
 
     def __call__(self, image: Tensor) -> Losses:
         """Losses of pictures (B, 3, H, W)."""
         # The network sees what will be saved; the gradient passes as if nothing were cut off.
         seen = image + (image.clamp(0, 1) - image).detach() if self.config.clamp else image
-        zero = image.new_zeros(image.shape[0])
+        zero = 0 * image.flatten(1).sum(dim=1)  # has a gradient, should all weights be 0
         content, style, tv = zero, zero, zero
         layers = [*self.content_layers, *self.style_layers]
         features = self.encoder(seen, layers) if layers else {}

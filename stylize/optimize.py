@@ -100,13 +100,26 @@ class LBFGS:
     def _remember(self, s: Tensor, y: Tensor) -> None:
         sy = _dot(s, y)
         yy = _dot(y, y)
-        # A row whose pair is refused keeps a pair of weight 0, which the loops pass over.
         accepted = sy > 1e-8 * (_dot(s, s) * yy).sqrt()
-        inverse = torch.where(accepted, 1 / sy, 0)
+        if not bool(accepted.any()):
+            return
         if self._gamma is None:
             self._gamma = torch.zeros_like(sy)
         self._gamma = torch.where(accepted, sy / yy, self._gamma)
-        self._pairs = [*self._pairs, (s, y, inverse)][-self.history :]
+        pairs = [*self._pairs, (s, y, 1 / sy)]
+        if not bool(accepted.all()):
+            # A row whose pair is refused keeps those that it has, behind an empty one of weight 0.
+            nothing = torch.zeros_like(s)
+            kept = [(nothing, nothing, torch.zeros_like(sy)), *self._pairs]
+            pairs = [
+                (
+                    torch.where(accepted, a, b),
+                    torch.where(accepted, c, d),
+                    torch.where(accepted, e, f),
+                )
+                for (a, c, e), (b, d, f) in zip(pairs, kept, strict=True)
+            ]
+        self._pairs = pairs[-self.history :]
 
     def _direction(self, gradient: Tensor) -> Tensor:
         assert self._gamma is not None

