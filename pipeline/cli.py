@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,9 +149,9 @@ def _clear_errors() -> Iterator[None]:
 
 def _print_problems(lines: list[str]) -> None:
     for line in lines[:_SHOWN]:
-        typer.echo(line, err=True)
+        _say(line)
     if len(lines) > _SHOWN:
-        typer.echo(f"… and {len(lines) - _SHOWN} more", err=True)
+        _say(f"… and {len(lines) - _SHOWN} more")
 
 
 def _count(number: int, noun: str) -> str:
@@ -162,7 +164,34 @@ def _default_out(manifest: str) -> str:
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    """To standard error."""
+    _write(line, err=True)
+
+
+def _tell(line: str) -> None:
+    """To standard output."""
+    _write(line, err=False)
+
+
+def _write(line: str, err: bool) -> None:
+    try:
+        typer.echo(line, err=err)
+    except OSError:
+        # Nobody reads any more (`| head`); the command goes on, and its exit code stays right.
+        stream = sys.stderr if err else sys.stdout
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    """A check of an option whose values are few."""
+
+    def check(value: str) -> str:
+        if value not in words:
+            raise typer.BadParameter(f"{value!r} is not {', '.join(words[:-1])} or {words[-1]}")
+        return value
+
+    return check
 
 
 # --- options that several commands share -------------------------------------------------------
@@ -179,11 +208,21 @@ _Weights = Annotated[
 _Convention = Annotated[
     str,
     typer.Option(
-        "--weights-convention", help="input of that file: torchvision, or caffe (BGR, 0-255)"
+        "--weights-convention",
+        help="input of that file: torchvision, or caffe (BGR, 0-255)",
+        callback=_one_of("torchvision", "caffe"),
     ),
 ]
-_Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu")]
-_Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")]
+_Device = Annotated[
+    str, typer.Option(help="auto, cuda, mps or cpu", callback=_one_of("auto", "cuda", "mps", "cpu"))
+]
+_Dtype = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16",
+        callback=_one_of("auto", "float32", "bfloat16", "float16"),
+    ),
+]
 _Threads = Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 chooses")]
 _Side = Annotated[int, typer.Option(min=16, help="widest or highest picture that is decoded")]
 _Megapixels = Annotated[float, typer.Option(min=0.001, help="largest picture that is decoded")]
@@ -205,7 +244,10 @@ def _retry(retry_failed: str, no_retry_failed: bool) -> bool | str:
     if retry_failed == "all":
         return True
     if retry_failed not in ("failed", "timeout", "poison"):
-        raise _Refused(2, f"--retry-failed is {retry_failed!r}; it must be all, none, failed, …")
+        raise _Refused(
+            2,
+            f"--retry-failed is {retry_failed!r}; it must be all, none, failed, timeout or poison",
+        )
     return retry_failed
 
 
@@ -249,7 +291,13 @@ def run_command(
     ] = 0,
     max_side: _Side = 20_000,
     max_megapixels: _Megapixels = 200.0,
-    progress: Annotated[str, typer.Option(help="auto, live, plain, json or none")] = "auto",
+    progress: Annotated[
+        str,
+        typer.Option(
+            help="auto, live, plain, json or none",
+            callback=_one_of("auto", "live", "plain", "json", "none"),
+        ),
+    ] = "auto",
     in_process: Annotated[
         bool, typer.Option("--in-process", help="without Ray, one pair after the other")
     ] = False,
@@ -287,7 +335,7 @@ def run_command(
         summary = run(manifest, _beside(manifest, settings), options)
     for pair, reason in summary.skipped[:20]:
         _say(f"skipped row {pair.row} ({_visible(pair.pair_id)}): {_visible(reason)}")
-    typer.echo(describe(summary, options.out))
+    _tell(describe(summary, options.out))
     if summary.exit is not Exit.DONE:
         if summary.exit is Exit.FAILED:
             message = f"some pairs failed; see why with: stylize-batch status {options.out}"
@@ -340,24 +388,24 @@ def plan_command(
             "adopt": [p.pair_id for p in plan.adopt],
             "seconds": times,
         }
-        typer.echo(json.dumps(facts, indent=1))
+        _tell(json.dumps(facts, indent=1))
         return
     for pair, reason in plan.todo:
-        typer.echo(f"paint  row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
+        _tell(f"paint  row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
     for pair, reason in plan.skipped:
-        typer.echo(f"skip   row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
+        _tell(f"skip   row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
     for pair in plan.adopt:
-        typer.echo(f"adopt  row {pair.row}  {_visible(pair.output)}  (finished, not in the index)")
+        _tell(f"adopt  row {pair.row}  {_visible(pair.output)}  (finished, not in the index)")
     done = len(plan.done)
     older = f" ({len(plan.older)} made by an older version)" if plan.older else ""
-    typer.echo(
-        f"{len(pairs)} pairs: {len(plan.todo)} to paint, {done} done{older}, "
+    _tell(
+        f"{_count(len(pairs), 'pair')}: {len(plan.todo)} to paint, {done} done{older}, "
         f"{len(plan.adopt)} to adopt, {len(plan.skipped)} to skip"
     )
     for device, seconds in times.items():
-        typer.echo(f"about {duration(seconds)} of one worker on {device}")
+        _tell(f"about {duration(seconds)} of one worker on {device}")
     if plan.todo and not times:
-        typer.echo("time: unknown, nothing has been painted here yet")
+        _tell("time: unknown, nothing has been painted here yet")
 
 
 @app.command("validate")
@@ -394,13 +442,13 @@ def validate_command(
         problems, rows = error.problems, 0
     if as_json:
         found = [{**vars(problem), "text": str(problem)} for problem in problems]
-        typer.echo(json.dumps({"rows": rows, "problems": found}, indent=1))
+        _tell(json.dumps({"rows": rows, "problems": found}, indent=1))
     else:
         _print_problems([str(problem) for problem in problems])
     if problems:
         raise _Refused(2, f"{_count(len(problems), 'problem')} in {manifest}")
     if not as_json:
-        typer.echo(f"{_count(rows, 'pair')}, no problem found")
+        _tell(f"{_count(rows, 'pair')}, no problem found")
 
 
 @app.command("status")
@@ -430,18 +478,18 @@ def status_command(
             }
             for r in bad
         ]
-        typer.echo(json.dumps({"counts": counts, "failures": rows}, indent=1))
+        _tell(json.dumps({"counts": counts, "failures": rows}, indent=1))
         return
-    typer.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows yet")
+    _tell(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows yet")
     for (status, kind), number in Counter((r.status, r.error_type) for r in bad).most_common():
-        typer.echo(f"{status}: {number} x {kind}")
+        _tell(f"{status}: {number} x {kind}")
         same = [r for r in bad if (r.status, r.error_type) == (status, kind)]
         for result in sorted(same, key=lambda r: r.row)[:20]:
-            typer.echo(
+            _tell(
                 f"  row {result.row} ({_visible(result.pair_id)}): {_visible(result.error_message)}"
             )
         if number > 20:
-            typer.echo(f"  … and {number - 20} more")
+            _tell(f"  … and {number - 20} more")
 
 
 @app.command("pair")
@@ -479,7 +527,7 @@ def pair_command(
             limits=Limits(max_side, max_megapixels),
             say=_say,
         )
-    typer.echo(line)
+    _tell(line)
 
 
 @app.command("make-manifest")
@@ -513,7 +561,42 @@ def make_manifest_command(
         raise _Refused(2, str(error)) from error
     except OSError as error:
         raise _Refused(5, f"cannot write {out}: {error.strerror}") from error
-    typer.echo(f"{out}: {_count(len(rows), 'pair')}")
+    _tell(f"{out}: {_count(len(rows), 'pair')}")
+
+
+@app.command("bench")
+def bench_command(
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    threads: _Threads = 0,
+    as_json: _Json = False,
+) -> None:
+    """This machine: seconds per evaluation, share of its peak, pairs per hour, peak memory."""
+    from pipeline.bench import bench
+
+    with _clear_errors():
+        found = bench(device=device, dtype=dtype, threads=threads, say=_say)
+    if as_json:
+        _tell(found.to_json())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("size", "seconds an evaluation", "GFLOP", "share of peak", box=None)
+    for e in found.evaluations:
+        cells = (f"{e.size}", f"{e.seconds:.3f}", f"{e.gflops:.0f}", f"{e.share_of_peak:.0%}")
+        table.add_row(*cells)
+    console = Console(highlight=False)
+    console.print(f"{found.name}, {found.device}, {found.dtype}, {found.threads} threads")
+    console.print(table)
+    console.print(
+        f"peak {found.peak_gflops:.0f} GFLOP/s, start {found.startup:.1f} s, "
+        f"memory {found.peak_memory / 1e9:.2f} GB"
+    )
+    console.print(
+        f"default preset, 512 px: {found.seconds_per_pair:.0f} s a pair, "
+        f"{found.pairs_per_hour:.0f} pairs an hour for each worker"
+    )
 
 
 @app.command("compact")
@@ -528,7 +611,7 @@ def compact_command(out: Annotated[str, typer.Argument(help="output folder of a 
             index.compact()
         for problem in index.problems:
             _say(problem)
-    typer.echo(f"{os.path.join(out, 'index')}: compacted")
+    _tell(f"{os.path.join(out, 'index')}: compacted")
 
 
 @weights_app.command("list")
@@ -536,13 +619,13 @@ def weights_list_command() -> None:
     """The backbones, and where their weights are on this machine."""
     from stylize import weights
 
-    typer.echo(f"vgg16  bundled  {weights.identity(weights.BUNDLED)[1][:16]}…")
+    _tell(f"vgg16  bundled  {weights.identity(weights.BUNDLED)[1][:16]}…")
     cached = sorted(weights.cache_folder().glob("vgg*.safetensors"))
     for path in cached:
         name, sha256 = weights.identity(path)
-        typer.echo(f"{name}  {path}  {sha256[:16]}…")
+        _tell(f"{name}  {path}  {sha256[:16]}…")
     if not any(path.name.startswith("vgg19") for path in cached):
-        typer.echo("vgg19  not here; get it with: stylize-batch weights fetch")
+        _tell("vgg19  not here; get it with: stylize-batch weights fetch")
 
 
 @weights_app.command("fetch")
@@ -551,7 +634,7 @@ def weights_fetch_command() -> None:
     from stylize import weights
 
     with _clear_errors():
-        typer.echo(str(weights.fetch_vgg19(_say)))
+        _tell(str(weights.fetch_vgg19(_say)))
 
 
 @weights_app.command("verify")
@@ -561,7 +644,7 @@ def weights_verify_command() -> None:
 
     with _clear_errors():
         for path in [weights.BUNDLED, *sorted(weights.cache_folder().glob("vgg*.safetensors"))]:
-            typer.echo(f"{path}: {weights.verify(path)[:16]}… is right")
+            _tell(f"{path}: {weights.verify(path)[:16]}… is right")
 
 
 def _visible(text: str) -> str:
@@ -572,7 +655,7 @@ def _visible(text: str) -> str:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"stylize-batch {__version__}")
+        _tell(f"stylize-batch {__version__}")
         raise typer.Exit
 
 
@@ -590,7 +673,11 @@ def main() -> None:
     arguments = sys.argv[1:]
     commands = {command.name for command in app.registered_commands} | {"weights"}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        _check_command(arguments[0], commands)
         arguments = ["run", *arguments]
+    signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, _terminated)
     try:
         app(arguments, prog_name="stylize-batch", standalone_mode=True)
     except _Refused as refused:
@@ -599,10 +686,6 @@ def main() -> None:
         sys.exit(refused.code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # Nobody reads any more; the interpreter must not try to flush into the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception:
         _complain(
             f"an error nobody foresaw (version {__version__}, Python {sys.version.split()[0]}, "
@@ -612,9 +695,22 @@ def main() -> None:
         sys.exit(1)
 
 
+def _check_command(word: str, commands: Collection[str | None]) -> None:
+    """A word that is neither command nor manifest is most likely a command with a slip."""
+    if not Path(word).suffix and not os.path.exists(word):
+        names = sorted(name for name in commands if name)
+        near = difflib.get_close_matches(word, names, 1) or ["--help"]
+        _complain(f"there is no command and no manifest {word!r}; did you mean {near[0]}?")
+        sys.exit(2)
+
+
 def _complain(message: str) -> None:
-    with contextlib.suppress(OSError):
-        typer.echo(f"stylize-batch: {message}", err=True)
+    _say(f"stylize-batch: {message}")
+
+
+def _terminated(number: int, frame: object) -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what is open is closed on the way."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

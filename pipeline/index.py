@@ -354,6 +354,8 @@ class Index:
             if table is not None and len(table):
                 seen = max(seen, pc.max(table["epoch"]).as_py() or 0)
         self.epoch = seen + 1
+        if not self._parts():  # a folder without a part is an error to duckdb and polars
+            self._put_part(f"{self.run_id}-000000", SCHEMA.empty_table())
 
     def _seal_left_over(self, name: str) -> None:
         path = os.path.join(self._journal, name)

@@ -27,16 +27,26 @@ from pipeline.worker import Status
 __all__ = ["Estimate", "Progress", "duration", "visible"]
 
 _PLAIN_EVERY = 10.0  # seconds between plain lines while nothing finishes
+_LONGEST = 1000  # characters of a message that are shown
 
 
 def visible(text: str) -> str:
     """Text from files and manifests with control characters made visible, on one line."""
-    return quoted(text)[1:-1]
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return quoted(cut, limit=len(cut))[1:-1]
 
 
 def duration(seconds: float) -> str:
     """0:42, 12:05, 3:00:00"""
-    return str(timedelta(seconds=max(0, round(seconds)))).removeprefix("0:")
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process, and send standard output to nowhere."""
+        raise BrokenPipeError
 
 
 class Estimate:
@@ -80,7 +90,7 @@ class Progress:
         self, pairs: Sequence[Pair], *, style: str = "auto", stream: TextIO | None = None
     ) -> None:
         self._stream = stream or sys.stderr
-        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        self._console = _Console(file=self._stream, highlight=False, soft_wrap=True)
         if style == "auto":
             style = "live" if self._console.is_terminal else "plain"
         self._style = style

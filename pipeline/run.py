@@ -134,7 +134,8 @@ class Backbones:
 
     def fix(self) -> None:
         """Write down for later runs what this one uses."""
-        write_run(self._options.out, {"backbone": self._auto, "weights": self._fixed})
+        fixed = {"backbone": self._auto, "weights": self._fixed}
+        write_run(self._options.out, {**read_run(self._options.out), **fixed})
 
     def _find(self, backbone: str) -> None:
         try:
@@ -213,10 +214,32 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Summary
     lock = _lock(options, run_id)
     try:
         storage.sweep_temporaries(options.out)
+        _remove_probes(options.out)
         with Index.open(options.out, run_id) as index:
+            _note_inputs(manifest, options.out)
             return _Session(pairs, options, index, run_id, began).run()
     finally:
         lock.release()
+
+
+def _note_inputs(manifest: str, out: str) -> None:
+    """Write down where the manifest's relative paths start, seen from OUT: `report` and `montage`
+    show the inputs. Relative, so that no folder of this machine is told."""
+    folder = manifest.rpartition("/")[0]
+    if not storage.is_uri(manifest):
+        there = os.path.realpath(os.path.dirname(manifest))
+        folder = os.path.relpath(there, os.path.realpath(storage.local_path(out) or out))
+    fixed = read_run(out)
+    if fixed.get("inputs") != folder:
+        write_run(out, {**fixed, "inputs": folder})
+
+
+def _remove_probes(out: str) -> None:
+    """Of runs that were killed; the lock is ours, so nobody needs them."""
+    state = os.path.join(storage.local_path(out) or out, "_state")
+    for name in os.listdir(state):
+        if name.startswith("probe-"):
+            storage.remove(os.path.join(state, name))
 
 
 def _lock(options: Options, run_id: str) -> Lock:
@@ -415,6 +438,8 @@ class _Handlers:
     def install(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in self._NUMBERS:
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue  # nohup
                 before = signal.signal(number, self._handler)
                 self._before.setdefault(number, before)
 
@@ -439,7 +464,8 @@ def describe(summary: Summary, out: str) -> str:
     if summary.left:
         parts.append(f"{summary.left} left")
     where = os.path.join(out, "images")
+    pairs = "1 pair" if summary.rows == 1 else f"{summary.rows} pairs"
     return (
-        f"{summary.rows} pairs: {', '.join(parts)} in {duration(summary.seconds)}. "
+        f"{pairs}: {', '.join(parts)} in {duration(summary.seconds)}. "
         f"Pictures: {where}/  Index: {os.path.join(out, 'index')}/"
     )

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pipeline import storage
+from pipeline.guard import ray_folder
 from pipeline.records import Pair, Result
 from pipeline.worker import Job, NotReadyError, Status, Worker, utc
 
@@ -314,8 +313,9 @@ class _Run:
         if self.stopping_since or not self._alive(slot.node):
             self.queue.append(pair)
             return
+        # Ray's text for any death by SIGKILL speaks of memory; these words are its monitor's own.
         memory = isinstance(error, self.ray.exceptions.OutOfMemoryError) or (
-            "memory" in str(error).lower() and "OOM" in str(error)
+            "running low on memory" in str(error)
         )
         if memory and pair.pair_id not in self.short_of_memory:
             self.short_of_memory.add(pair.pair_id)
@@ -473,10 +473,7 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
         finally:
             ray.shutdown()
         return
-    # A unix socket's path may have 107 bytes, so a long TMPDIR is passed over.
-    base = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="stylize-", dir=base if len(base) < 30 else "/tmp")
-    try:
+    with ray_folder() as folder:
         try:
             ray.init(
                 address="local",
@@ -489,11 +486,13 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
                 _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
             )
+        except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
+            raise KeyboardInterrupt from None
         except Exception as error:
             raise ClusterError(f"Ray could not start here: {_line(error)}") from error
-        yield ray
-    finally:
-        with contextlib.suppress(Exception):
-            ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-        sys.stderr.flush()
+        try:
+            yield ray
+        finally:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            sys.stderr.flush()

@@ -59,7 +59,7 @@ class NotReadyError(Exception):
 
 
 class Worker:
-    """Holds the encoder and the style targets between pairs; `stop` may come from another thread."""
+    """Keeps encoder and style targets between pairs; `stop` may come from another thread."""
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from stylize.weights import Weights, cache_folder
 
 __all__ = ["VERSION", "activation_means", "calibrate", "feature_scales"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the pictures or the rule change, so that no stale cache is used."""
 
 _FLOOR = 0.1
@@ -47,9 +48,14 @@ def calibration_pictures() -> list[Tensor]:
 
 @torch.no_grad()
 def calibrate(weights: Weights, pooling: str) -> dict[str, Tensor]:
-    """{conv: (out,)}: mean of relu(conv) over positions, then over pictures; floored."""
-    encoder = Encoder(weights, pooling=pooling)
-    pictures = calibration_pictures()
+    """{conv: (out,)}: mean of relu(conv) over positions, then over pictures; floored.
+
+    Beyond the edge conv1_1 sees the bundled network's mean colour: each input convention has its
+    own, and one network under two of them must have the same means.
+    """
+    encoder = Encoder(weights, pooling=pooling, padding="none")
+    edge = torch.tensor(weights_module.CAFFE_MEAN).view(1, 3, 1, 1)
+    pictures = [F.pad(p - edge, (1, 1, 1, 1)) + edge for p in calibration_pictures()]
     total: dict[str, Tensor] = {}
     for picture in pictures:
         features = encoder(picture, ["relu" + conv[4:] for conv in encoder.convs])

@@ -164,7 +164,7 @@ class StyleConfig:
     steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
     content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
-    style_weight: float = _number(100.0, 0, 1e30, "weight of the style loss")
+    style_weight: float = _number(40.0, 0, 1e30, "weight of the style loss")
     tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
     content_layers: LayerWeights = _layers(
         (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
@@ -208,7 +208,7 @@ class StyleConfig:
     scales: int = _whole(3, 1, 8, "coarse-to-fine scales, each half the size of the next")
     coarsest: int = _whole(96, 16, 16384, "no scale's longest side is below this, pixels")
     coarse_content: float = _number(
-        1.0, 0, 1e6, "factor on the content weight at all but the finest scale"
+        4.0, 0, 1e6, "factor on the content weight at all but the finest scale"
     )
     style_scale: float = _number(1.0, 0.1, 10, "size of the style picture relative to the result")
     style_blend: tuple[float, ...] = _setting(

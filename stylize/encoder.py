@@ -41,7 +41,8 @@ class Encoder(nn.Module):
     so the network stays the same function up to those factors (ReLU and pooling commute with
     positive factors). Without scales these are the weights as they came.
     `padding` is what conv1_1 sees beyond the edge: zeros (the mean colour) or the edge repeated;
-    `circular` wraps at every convolution, for tests.
+    `none` takes pictures that bring a frame of one pixel; `circular` wraps at every convolution,
+    for tests.
     """
 
     def __init__(
@@ -112,6 +113,6 @@ class Encoder(nn.Module):
     def _convolve(self, x: Tensor, conv: str) -> Tensor:
         weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
         mode = self.padding if conv == "conv1_1" or self.padding == "circular" else "zeros"
-        if mode == "zeros":
-            return F.conv2d(x, weight, bias, padding=1)
+        if mode in ("zeros", "none"):
+            return F.conv2d(x, weight, bias, padding=1 if mode == "zeros" else 0)
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), weight, bias)

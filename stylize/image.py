@@ -30,6 +30,7 @@ __all__ = [
     "match_size",
     "read_metadata",
     "to_image",
+    "to_srgb",
     "to_tensor",
 ]
 
@@ -144,14 +145,15 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
             warnings.simplefilter("ignore")
             image.load()
             image = ImageOps.exif_transpose(image)
-            return _to_srgb(image)
+            return to_srgb(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
         raise ImageReadError(f"the picture is damaged or cut short: {error}") from error
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def to_srgb(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode as 8-bit RGB; see `decode`."""
     profile = image.info.get("icc_profile")
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits a pixel, grey
         values = np.asarray(image).astype(np.float64) / 257  # 65535 -> 255

@@ -26,6 +26,7 @@ _NEURAL_STYLE = {
     "history": "100",
     "steps": "1000",
     "clamp": "false",
+    "coarse_content": "1",
     "scales": "1",
 }
 
@@ -33,7 +34,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # The best picture for the time: coarse to fine, from the photograph in the style's colours.
     # Each layer's loss is over its target's own energy, so that a style in strong colours does
     # not drown the subject, nor one in pale colours leave the photograph; the low layers weigh
-    # more, for they are the strokes, and relu5_1 enough to make whole swirls.
+    # more, for they are the strokes, and relu5_1 enough to make whole swirls. The coarse scales,
+    # which decide where things are, hold on to the photograph four times as strongly.
     "default": {},
     # Seconds, to look at.
     "draft": {"size": "256", "steps": "40"},
@@ -53,6 +55,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "init": "noise",
         "steps": "500",
         "clamp": "false",
+        "coarse_content": "1",
         "scales": "1",
     },
     "neural-style": _NEURAL_STYLE,

@@ -17,9 +17,9 @@ from stylize import color, weights
 from stylize.calibration import feature_scales
 from stylize.config import StyleConfig
 from stylize.encoder import Encoder
-from stylize.errors import ConfigError
+from stylize.errors import ConfigError, ImageReadError
 from stylize.files import write_atomic
-from stylize.image import decode, encode, fit, match_size, to_image, to_tensor
+from stylize.image import decode, encode, fit, match_size, to_image, to_srgb, to_tensor
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
 from stylize.weights import Weights
@@ -365,10 +365,13 @@ class _Frame:
 
 def _picture(source: Picture) -> Image.Image:
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return source if source.mode == "RGB" else to_srgb(source)
     if isinstance(source, Tensor):
         return to_image(source)
-    return decode(Path(source).read_bytes())
+    try:
+        return decode(Path(source).read_bytes())
+    except OSError as error:
+        raise ImageReadError(f"{source} cannot be read: {error.strerror or error}") from error
 
 
 def _step(number: int, began: float, losses: Losses, config: StyleConfig) -> Step:

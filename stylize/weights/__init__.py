@@ -149,9 +149,10 @@ def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 def verify(path: str | os.PathLike[str]) -> str:
     """The digest of a weights file, recomputed. Raises `WeightsError` if its header has another."""
+    stated = load(path).sha256
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    actual, stated = digest(tensors), load(path).sha256
+    actual = digest(tensors)
     if actual != stated:
         raise WeightsError(f"{path} is damaged: its SHA-256 is {actual}, it should be {stated}")
     return actual
@@ -245,7 +246,6 @@ def import_file(
     if state is None:
         return source
     convs = [name for name, tensor in state.items() if tensor.ndim == 4]
-    convs.sort(key=lambda name: int(name.split(".")[-2]))
     found = {len(names): name for name, names in CONVS.items()}.get(len(convs))
     if found is None or (backbone and found != backbone):
         raise WeightsError(
@@ -253,9 +253,15 @@ def import_file(
             + " and ".join(f"{name} has {len(names)}" for name, names in CONVS.items())
         )
     tensors: dict[str, Tensor] = {}
-    for ours, theirs in zip(CONVS[found], convs, strict=True):
-        tensors[f"{ours}.weight"] = state[theirs].float()
-        tensors[f"{ours}.bias"] = state[theirs.removesuffix("weight") + "bias"].float()
+    try:
+        convs.sort(key=lambda name: int(name.split(".")[-2]))
+        for ours, theirs in zip(CONVS[found], convs, strict=True):
+            tensors[f"{ours}.weight"] = state[theirs].float()
+            tensors[f"{ours}.bias"] = state[theirs.removesuffix("weight") + "bias"].float()
+    except (ValueError, IndexError, KeyError) as error:
+        raise WeightsError(
+            f"{source} has not torchvision's names, features.0.weight and so on: {error}"
+        ) from error
     first = tensors["conv1_1.weight"]  # (64, 3, 3, 3)
     if tuple(first.shape[1:]) != (3, 3, 3):
         raise WeightsError(f"{source}: the first convolution is {tuple(first.shape)}, not Nx3x3x3")

@@ -1,0 +1,201 @@
+"""What this machine can do: seconds per evaluation, share of its peak, pairs per hour, memory.
+
+Runs in this process, without Ray, in under two minutes. Imports torch inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stylize.config import StyleConfig
+
+__all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
+
+SIZES = (256, 512, 1024)
+"""Sides of the square pictures that are timed, pixels."""
+
+_BUDGET = 20.0  # seconds for each size at most, so that a slow machine ends in time
+_PEAK_SIZES = (1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of loss and gradient of the default preset at one size."""
+
+    size: int  # pixels, square
+    seconds: float  # median
+    gflops: float  # work of one, 10^9 floating point operations: two a multiply-add
+    share_of_peak: float  # gflops / seconds over the measured peak
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `bench` measured."""
+
+    device: str
+    name: str  # of the processor or card
+    dtype: str
+    threads: int
+    startup: float  # seconds to load torch, the network and its weights
+    peak_gflops: float  # best of matrix products and convolutions in the type in use
+    evaluations: tuple[Evaluation, ...]
+    seconds_per_pair: float  # default preset, 512 px
+    pairs_per_hour: float  # of one worker
+    peak_memory: int  # bytes
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+def multiply_adds(width: int, height: int, config: StyleConfig, convs: dict[str, Any]) -> float:
+    """Multiply-adds of one evaluation: each convolution forward and back to its input, and each
+    Gram matrix forward and back. `convs` is {conv: filter (out, in, 3, 3)}, in order."""
+    layers = [name for name, weight in config.style_layers if weight]
+    needed = [name for name, weight in config.content_layers if weight] + layers
+    last = max("conv" + name[4:] for name in needed)
+    total = 0.0
+    for conv, weight in convs.items():
+        block = int(conv[4]) - 1
+        positions = (width >> block) * (height >> block)
+        total += 2 * weight.numel() * positions
+        if "relu" + conv[4:] in layers or conv in layers:
+            total += 2 * weight.shape[0] ** 2 * positions
+        if conv == last:
+            break
+    return total
+
+
+def bench(
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Bench:
+    """Measure this machine with the bundled network. Raises `ConfigError` for a device it lacks."""
+    began = time.perf_counter()
+    import torch
+
+    from stylize import weights
+    from stylize.transfer import Stylizer, plan_stages
+
+    if threads:
+        torch.set_num_threads(threads)
+    config = StyleConfig(backbone="vgg16")
+    found = weights.load()
+    stylizer = Stylizer(found, device=device, dtype=dtype)
+    stylizer.encoder(config)
+    startup = time.perf_counter() - began
+    say("measuring the peak …")
+    peak = _peak(stylizer)
+    evaluations = []
+    for size in SIZES:
+        say(f"measuring {size} px …")
+        seconds = _evaluation(stylizer, config, size)
+        work = 2 * multiply_adds(size, size, config, dict(found.filters)) / 1e9
+        evaluations.append(Evaluation(size, seconds, work, 0.0))
+    peak = max(peak, _peak(stylizer))  # before and after: clocks drift
+    evaluations = [
+        Evaluation(e.size, e.seconds, e.gflops, e.gflops / e.seconds / peak) for e in evaluations
+    ]
+    # A square picture at 512 px; a stage's evaluations cost what its pixels do.
+    rate = evaluations[1].seconds / 512**2
+    stages = plan_stages((512, 512), config)
+    per_pair = sum(s.size[0] * s.size[1] * rate * s.evaluations for s in stages)
+    return Bench(
+        device=str(stylizer.device),
+        name=_name(stylizer.device),
+        dtype=str(stylizer.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        startup=startup,
+        peak_gflops=peak,
+        evaluations=tuple(evaluations),
+        seconds_per_pair=per_pair,
+        pairs_per_hour=3600 / per_pair,
+        peak_memory=_memory(stylizer.device),
+    )
+
+
+def _evaluation(stylizer: Any, config: StyleConfig, size: int) -> float:
+    """Median seconds of a loss and its gradient at a square size, L-BFGS's step included."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand((1, 3, size // 8, size // 8), generator=generator)
+    picture = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bicubic")
+    times: list[float] = []
+
+    def on_step(step: Any, image: Any) -> None:
+        times.append(time.perf_counter())
+        if len(times) > 4 and times[-1] - times[0] > _BUDGET:
+            raise TimeoutError
+
+    once = StyleConfig.of("default", size=size, scales=1, steps=12, backbone="vgg16")
+    with contextlib.suppress(TimeoutError):
+        stylizer.transfer(picture, picture.flip(3), once, on_step=on_step)
+    return statistics.median(b - a for a, b in itertools.pairwise(times[1:]))
+
+
+def _peak(stylizer: Any) -> float:
+    """The most 10^9 operations a second that products and convolutions reach in its type."""
+    import torch
+
+    device, dtype = stylizer.device, stylizer.dtype
+    best = 0.0
+    for size in _PEAK_SIZES:
+        a = torch.randn(size, size).to(device, dtype)
+        b = torch.randn(size, size).to(device, dtype)
+        best = max(best, 2 * size**3 / _seconds(functools.partial(torch.matmul, a, b), device))
+    weight = torch.randn(256, 256, 3, 3).to(device, dtype)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    image = torch.randn(1, 256, 128, 128).to(device, dtype)
+    image = image.contiguous(memory_format=torch.channels_last)
+    work = 2 * weight.numel() * 128**2
+    seconds = _seconds(lambda: torch.nn.functional.conv2d(image, weight, padding=1), device)
+    return max(best, work / seconds) / 1e9
+
+
+def _seconds(run: Callable[[], Any], device: Any) -> float:
+    import torch
+
+    def timed() -> float:
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    timed()
+    return min(timed() for _ in range(4))
+
+
+def _name(device: Any) -> str:
+    import platform
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            models = [line.partition(":")[2].strip() for line in file if "model name" in line]
+        return models[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def _memory(device: Any) -> int:
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,206 @@
+"""What the end-to-end tests share: the real command, small pictures, a look at what it left."""
+
+import csv
+import glob
+import hashlib
+import io
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PIL import Image, ImageDraw
+
+COMMAND = str(Path(sys.executable).with_name("stylize-batch"))
+TINY = ("--size", "32", "--steps", "3", "--scales", "1", "--backbone", "vgg16", "--threads", "1")
+
+# Runs the command and leaves in a file which of the heavy modules it loaded.
+_SPY = """
+import sys
+from pipeline.cli import main
+target = sys.argv.pop(1)
+try:
+    main()
+finally:
+    heavy = {"torch", "ray", "pyarrow"} & set(sys.modules)
+    open(target, "w").write(" ".join(sorted(heavy)))
+"""
+
+
+def cli(*arguments: object, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **env},
+    )
+
+
+def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
+    """The command, in a session of its own, left running."""
+    return subprocess.Popen(
+        [COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **env},
+    )
+
+
+def loaded_by(tmp_path: Path, *arguments: object) -> tuple[int, set[str]]:
+    """Exit code, and which of torch, ray and pyarrow the command had imported at its end."""
+    target = tmp_path / "loaded"
+    done = subprocess.run(
+        [sys.executable, "-c", _SPY, str(target), *map(str, arguments)],
+        capture_output=True,
+        timeout=120,
+    )
+    return done.returncode, set(target.read_text().split())
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (48, 36)) -> Path:
+    """A picture of coloured discs, the same for the same seed."""
+    chance = random.Random(seed)
+
+    def colour() -> tuple[int, int, int]:
+        return chance.randrange(256), chance.randrange(256), chance.randrange(256)
+
+    image = Image.new("RGB", size, colour())
+    draw = ImageDraw.Draw(image)
+    for _ in range(25):
+        x, y, r = chance.randrange(size[0]), chance.randrange(size[1]), chance.randrange(3, 12)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=colour())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def pictures(folder: Path, number: int) -> None:
+    """c0.jpg, c1.jpg … and the style s.png."""
+    for seed in range(number):
+        picture(folder / f"c{seed}.jpg", seed)
+    picture(folder / "s.png", 1000)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
+    """A manifest; a row without style gets s.png."""
+    rows = [{"style": "s.png", **row} for row in rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(buffer.getvalue())
+    return path
+
+
+def index_rows(out: Path) -> dict[str, dict[str, Any]]:
+    """pair_id -> newest row, as `pipeline.read_index` gives it."""
+    from pipeline import read_index
+
+    return {row["pair_id"]: row for row in read_index(str(out)).to_pylist()}
+
+
+def statuses(out: Path) -> dict[str, str]:
+    return {pair_id: row["status"] for pair_id, row in index_rows(out).items()}
+
+
+def check_whole(out: Path) -> None:
+    """After a clean exit: each pair once in the files themselves, every ok row's picture opens
+    and has the recorded hash, no picture without a row, nothing temporary left."""
+    import pyarrow.dataset
+
+    raw = pyarrow.dataset.dataset(out / "index").to_table(["pair_id"])["pair_id"].to_pylist()
+    assert len(raw) == len(set(raw))
+    rows = index_rows(out)
+    assert set(raw) == set(rows)
+    named = {row["output"] for row in rows.values() if row["output_sha256"]}
+    for row in rows.values():
+        if row["status"] == "ok":
+            data = (out / row["output"]).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == row["output_sha256"]
+            assert len(data) == row["output_bytes"]
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                assert image.size == (row["width"], row["height"])
+    files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    state = {name for name in files if name.startswith("_state/")}
+    assert state <= {"_state/run.json", "_state/lock"}
+    assert {n for n in files - state if not n.startswith("index/")} == named
+
+
+def count_by_readers(out: Path) -> list[int]:
+    """Rows of the index folder as pyarrow, pandas, duckdb and polars read it."""
+    import duckdb
+    import pandas as pd
+    import polars as pl
+    import pyarrow.dataset
+
+    folder = out / "index"
+    counted = duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall()
+    return [
+        pyarrow.dataset.dataset(folder).to_table().num_rows,
+        len(pd.read_parquet(folder)),
+        counted[0][0],
+        len(pl.read_parquet(folder)),
+    ]
+
+
+def journal_lines(out: Path) -> int:
+    """Rows that are recorded but not in a part yet."""
+    folder = out / "_state" / "journal"
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
+
+
+def wait_for(claim: Callable[[], object], seconds: float = 60) -> Any:
+    """The first true value of `claim`; fails when it stays false."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := claim():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"still not so after {seconds} s: {claim}")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def painters(pid: int) -> list[psutil.Process]:
+    """Ray's worker processes below a driver."""
+    found = []
+    for process in descendants(pid):
+        try:
+            if any("ray::StyleWorker" in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[str]:
+    """Names of those that still run."""
+    found = []
+    for process in processes:
+        try:
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.name())
+        except psutil.Error:
+            continue
+    return found
+
+
+def ray_folders(pid: int) -> list[str]:
+    """The temporary folders of the Ray that a driver started."""
+    return glob.glob(f"/tmp/stylize-{pid}-*")

@@ -1,0 +1,267 @@
+"""Settings: checked one by one, canonical as text, digested by what decides the picture."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from stylize.config import INIT_WORDS, SETTINGS, StyleConfig, parse_setting
+from stylize.errors import ConfigError, StylizeError
+from stylize.presets import PRESETS
+
+WHOLE = {n for n, s in SETTINGS.items() if s.limit.startswith("a whole number")}
+NUMBERS = {n for n, s in SETTINGS.items() if s.limit.startswith("a number")}
+LAYERS = {"content_layers", "style_layers"}
+FLAGS = {n for n, s in SETTINGS.items() if s.limit == "true or false"}
+CHOICES = {
+    n: s.limit.split(" or ")
+    for n, s in SETTINGS.items()
+    if n not in WHOLE | NUMBERS | LAYERS | FLAGS | {"init", "mask", "style_blend"}
+}
+
+# Valid values for settings of the kinds whose next value cannot be told from the limit.
+OTHER: dict[str, Any] = {
+    "content_layers": (("relu3_2", 1.0),),
+    "style_layers": (("conv2_1", 1.0),),
+    "style_blend": (0.2, 0.8),
+}
+
+
+def other(name: str) -> Any:
+    """A valid value that is not the default."""
+    default = getattr(StyleConfig(), name)
+    if name in CHOICES:
+        return next(value for value in CHOICES[name] if value != default)
+    if isinstance(default, bool):
+        return not default
+    if name == "init":
+        return next(word for word in INIT_WORDS if word != default)
+    if name == "mask":
+        return "mask.png"
+    if name in OTHER:
+        assert OTHER[name] != default
+        return OTHER[name]
+    low, high = limits(name)
+    return default + 1 if default + 1 <= high else (default + low) / 2 if default > low else high
+
+
+def limits(name: str) -> tuple[float, float]:
+    """The two numbers of "a number from LOW to HIGH"."""
+    low, _, high = SETTINGS[name].limit.rpartition(" to ")
+    return float(low.rpartition(" ")[2]), float(high)
+
+
+def bad_values() -> list[tuple[str, Any]]:
+    bad: list[tuple[str, Any]] = []
+    for name in SETTINGS:
+        bad += [(name, None), (name, object()), (name, b"x")]
+        if name not in ("init", "mask"):  # any text may be the path of a picture
+            bad.append((name, "no such value"))
+    for name in WHOLE:
+        low, high = limits(name)
+        bad += [(name, int(low) - 1), (name, 2.5), (name, True), (name, math.nan)]
+        bad += [(name, int(high) * 2), (name, "12")]
+    for name in NUMBERS:
+        low, high = limits(name)
+        bad += [(name, math.nan), (name, math.inf), (name, -math.inf), (name, True)]
+        bad += [(name, low - 1), (name, high * 2), (name, 10**400), (name, "1")]
+    for name in LAYERS:
+        bad += [(name, value) for value in BAD_LAYERS]
+    blends: list[Any] = [(0.0, 0.0), (-1.0, 2.0), (math.nan,), (math.inf, 1.0), ("a",), 0.5]
+    bad += [("style_blend", value) for value in blends]
+    for name in FLAGS:
+        bad += [(name, 1), (name, "true")]
+    bad += [("init", ""), ("init", 3), ("mask", 3)]
+    return bad
+
+
+BAD_LAYERS: list[Any] = [
+    (),
+    "relu4_2",
+    ["relu4_2"],
+    ("relu4_2",),
+    (("relu4_2",),),
+    (("relu4_2", 1.0, 2.0),),
+    (("relu4_2", "much"),),
+    ((42, 1.0),),
+    (("relu1_3", 1.0),),  # blocks 1 and 2 have two convolutions
+    (("relu2_3", 1.0),),
+    (("relu3_5", 1.0),),  # blocks 3 to 5 of VGG-19 have four
+    (("relu6_1", 1.0),),
+    (("relu0_1", 1.0),),
+    (("pool1_1", 1.0),),
+    (("relu4_2 ", 1.0),),
+    (("relu4_2", math.nan),),
+    (("relu4_2", math.inf),),
+    (("relu4_2", -1.0),),
+    (("relu4_2", 0.0),),  # nothing left
+    (("relu4_2", 1.0), ("relu4_2", 2.0)),  # twice
+]
+
+
+@pytest.mark.parametrize(("name", "value"), bad_values(), ids=lambda v: repr(v)[:40])
+def test_a_bad_value_is_named_with_its_limit(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        StyleConfig(**{name: value})
+    text = str(caught.value)
+    assert text.startswith(f"{name} is ")
+    assert repr(value) in text
+    assert SETTINGS[name].limit in text
+
+
+def test_config_errors_are_value_errors_and_stylize_errors() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, StylizeError)
+
+
+BAD_TEXTS = [
+    *[(name, text) for name in sorted(WHOLE) for text in ("nan", "inf", "1.5", "", "ten", "1e3")],
+    *[(name, text) for name in sorted(NUMBERS) for text in ("nan", "inf", "-inf", "", "1,5")],
+    *[(name, text) for name in CHOICES for text in ("", "NONE?", "nan")],
+    *[
+        (name, text)
+        for name in sorted(LAYERS)
+        for text in ("", "relu4_2,", "relu4_2:nan", "relu4_2:", "relu4_2:1:2", "relu1_9", "4_2")
+    ],
+    *[("style_blend", text) for text in ("", "a", "0.5|", "nan", "0|0", "-1|2", "inf|1")],
+    *[(name, text) for name in sorted(FLAGS) for text in ("", "1", "yes")],
+    ("init", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD_TEXTS, ids=repr)
+def test_bad_text_is_named_with_its_limit(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_setting(name, text)
+    assert str(caught.value) == f"{name} is {text!r}; it must be {SETTINGS[name].limit}"
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE | NUMBERS))
+def test_the_ends_of_a_range_are_within_it(name: str) -> None:
+    for end in limits(name):
+        value = int(end) if name in WHOLE else end
+        if name == "seed" and end > 1:  # 2^63 - 1 has no float: the limit's text has all digits
+            value = 2**63 - 1
+        assert getattr(StyleConfig(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("size", " 512 ", 512),
+        ("content_weight", "1e-3", 0.001),
+        ("clamp", "False", False),
+        ("clamp", "true", True),
+        ("style_layers", "relu1_1", (("relu1_1", 1.0),)),
+        ("style_layers", "relu1_1:1, conv2_2:0.5", (("relu1_1", 1.0), ("conv2_2", 0.5))),
+        ("style_layers", "relu5_4:0,relu1_1", (("relu5_4", 0.0), ("relu1_1", 1.0))),
+        ("style_blend", "0.7|0.3", (0.7, 0.3)),
+        ("init", "start.png", "start.png"),
+        ("seed", str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_text_becomes_the_value(name: str, text: str, value: Any) -> None:
+    assert parse_setting(name, text) == value
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_has_the_values_of_its_table(name: str) -> None:
+    config = StyleConfig.of(name)
+    assert config.preset == name
+    for setting, text in PRESETS[name].items():
+        assert getattr(config, setting) == parse_setting(setting, text)
+
+
+def test_presets_differ_in_more_than_their_name() -> None:
+    assert len({StyleConfig.of(name).digest() for name in PRESETS}) == len(PRESETS)
+
+
+def test_given_settings_win_over_the_preset() -> None:
+    config = StyleConfig.of("paper", pooling="max", size=99)
+    assert (config.pooling, config.size, config.init) == ("max", 99, PRESETS["paper"]["init"])
+
+
+def test_an_unknown_preset_or_setting_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="preset is 'fancy'; it must be .*paper"):
+        StyleConfig.of("fancy")
+    with pytest.raises(ConfigError, match="'sytle_weight' is no setting"):
+        StyleConfig.of("paper", sytle_weight=3.0)
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        StyleConfig().size = 7  # type: ignore[misc]
+
+
+def test_every_setting_has_help_and_a_limit() -> None:
+    assert list(SETTINGS) == [f.name for f in dataclasses.fields(StyleConfig)]
+    assert all(setting.help and setting.limit for setting in SETTINGS.values())
+
+
+@pytest.mark.parametrize("name", [n for n in SETTINGS if n != "preset"])
+def test_the_digest_and_the_text_change_with_every_setting(name: str) -> None:
+    base, changed = StyleConfig(), StyleConfig(**{name: other(name)})
+    assert changed != base
+    assert changed.digest() != base.digest()
+    assert changed.to_json() != base.to_json()
+
+
+def test_the_digest_ignores_the_presets_name_and_the_paths_of_init_and_mask() -> None:
+    assert StyleConfig(preset="paper").digest() == StyleConfig().digest()
+    for name in ("init", "mask"):
+        a, b = (StyleConfig(**{name: path}) for path in ("a.png", "folder/b.png"))
+        assert a.digest() == b.digest()
+        assert a.digest() != StyleConfig().digest()  # that there is one at all counts
+
+
+def test_init_path_is_empty_for_the_words() -> None:
+    assert [StyleConfig(init=word).init_path for word in INIT_WORDS] == [""] * len(INIT_WORDS)
+    assert StyleConfig(init="start.png").init_path == "start.png"
+
+
+def test_equal_settings_give_equal_text_and_digest() -> None:
+    whole = StyleConfig(
+        content_weight=5, tv_weight=0, style_layers=(("relu1_1", 2),), style_blend=(1, 3)
+    )
+    point = StyleConfig(
+        content_weight=5.0, tv_weight=-0.0, style_layers=(("relu1_1", 2.0),), style_blend=(1.0, 3.0)
+    )
+    assert whole == point
+    assert whole.to_json() == point.to_json()
+    assert whole.digest() == point.digest()
+
+
+def test_to_json_is_canonical_and_reads_back() -> None:
+    config = StyleConfig.of("paper", style_blend=(0.25, 0.75), mask="Maske ä.png")
+    text = config.to_json()
+    values = json.loads(text)
+    assert list(values) == sorted(SETTINGS)
+    assert text == json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert text.isascii()  # it goes into ASCII-only tags of pictures
+    back = {
+        name: tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        if isinstance(value, list)
+        else value
+        for name, value in values.items()
+    }
+    assert StyleConfig(**back) == config
+
+
+def test_the_digest_does_not_depend_on_the_process() -> None:
+    code = "from stylize.config import StyleConfig as S; print(S.of('paper', seed=3).digest())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == StyleConfig.of("paper", seed=3).digest()
+
+
+@pytest.mark.parametrize(
+    # (2(1-s))^2 and (2s)^2: s = 0 -> 4, 0; 1/4 -> 9/4, 1/4; 1/2 -> 1, 1; 1 -> 0, 4.
+    ("strength", "content", "style"),
+    [(0.0, 4.0, 0.0), (0.25, 2.25, 0.25), (0.5, 1.0, 1.0), (1.0, 0.0, 4.0)],
+)
+def test_strength_scales_the_two_weights(strength: float, content: float, style: float) -> None:
+    config = StyleConfig(strength=strength, content_weight=3.0, style_weight=7.0)
+    assert config.weights() == (3 * content, 7 * style)

@@ -1,0 +1,573 @@
+"""transfer_style as its users call it: tiny pictures, few evaluations, the bundled network."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stylize import StyleConfig, StyleResult, Stylizer, transfer_style
+from stylize.color import _YIQ
+from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
+from stylize.image import decode, fit, read_metadata, to_tensor
+from stylize.optimize import Step
+from stylize.transfer import Stage, choose_device, choose_dtype, plan_stages
+from stylize.weights import Weights
+
+IMAGES = Path(__file__).parent.parent / "manifests" / "images"
+
+
+def shipped(name: str, width: int, height: int) -> Image.Image:
+    return decode((IMAGES / f"{name}.jpg").read_bytes()).resize((width, height))
+
+
+PHOTO, PAINTING = shipped("chelsea", 48, 32), shipped("mosaic", 40, 40)
+
+SMALL: dict[str, Any] = {
+    "size": 32,
+    "steps": 4,
+    "scales": 1,
+    "content_layers": (("relu3_1", 1.0),),
+    "style_layers": (("relu1_1", 1.0), ("relu2_1", 1.0)),
+}
+"""Shallow layers and one scale: what is tested here is the way round the network."""
+
+
+def small(**settings: Any) -> StyleConfig:
+    return StyleConfig.of("default", **{**SMALL, **settings})
+
+
+@pytest.fixture(scope="module")
+def stylizer(bundled: Weights) -> Stylizer:
+    return Stylizer(bundled, device="cpu", dtype="float32")
+
+
+Transfer = Callable[..., StyleResult]
+
+
+@pytest.fixture
+def transfer(stylizer: Stylizer) -> Transfer:
+    def call(
+        config: StyleConfig, content: Any = PHOTO, style: Any = PAINTING, **options: Any
+    ) -> StyleResult:
+        return stylizer.transfer(content, style, config, **options)
+
+    return call
+
+
+def pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+    return np.asarray(image).astype(int)
+
+
+# What goes in
+
+
+def test_the_front_door_works_from_paths_with_the_default_preset(tmp_path: Path) -> None:
+    PHOTO.save(tmp_path / "photo.png")
+    PAINTING.save(tmp_path / "painting.png")
+    result = transfer_style(
+        tmp_path / "photo.png",
+        str(tmp_path / "painting.png"),
+        StyleConfig.of("default", size=48, steps=6, coarsest=16),
+    )
+    assert result.image.size == (48, 32)
+    assert result.evaluations == 6
+    assert result.stop_reason == "steps"
+    assert result.seconds > 0
+
+
+def test_pictures_tensors_and_paths_give_the_same(transfer: Transfer, tmp_path: Path) -> None:
+    PHOTO.save(tmp_path / "photo.png")
+    PAINTING.save(tmp_path / "painting.png")
+    from_pil = transfer(small())
+    from_tensor = transfer(small(), to_tensor(PHOTO), to_tensor(PAINTING))
+    from_path = transfer(small(), tmp_path / "photo.png", str(tmp_path / "painting.png"))
+    assert from_pil.image.tobytes() == from_tensor.image.tobytes() == from_path.image.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "I;16", "CMYK"])
+def test_a_pil_picture_of_any_mode_gives_what_its_file_gives(
+    transfer: Transfer, mode: str, tmp_path: Path
+) -> None:
+    if mode == "RGBA":
+        picture = PHOTO.convert("RGBA")
+        picture.putalpha(PHOTO.convert("L"))
+    elif mode == "LA":
+        picture = Image.merge("LA", [PHOTO.convert("L"), PAINTING.resize(PHOTO.size).convert("L")])
+    elif mode == "I;16":
+        picture = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
+    else:
+        picture = PHOTO.convert(mode)
+    assert picture.mode == mode
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    picture.save(path)
+    config = small(steps=1)
+    assert transfer(config, picture).image.tobytes() == transfer(config, path).image.tobytes()
+
+
+def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
+    transfer: Transfer, tmp_path: Path
+) -> None:
+    (tmp_path / "words.jpg").write_text("no picture")
+    with pytest.raises(ImageReadError, match=r"none\.jpg cannot be read: No such file"):
+        transfer(small(), tmp_path / "none.jpg")
+    with pytest.raises(ImageReadError, match="cannot be read"):
+        transfer(small(), PHOTO, str(tmp_path))  # a folder
+    with pytest.raises(ImageReadError, match="not a picture"):
+        transfer(small(), PHOTO, tmp_path / "words.jpg")
+    with pytest.raises(ImageReadError):
+        transfer(small(mask=str(tmp_path / "none.png")))
+    with pytest.raises(ImageReadError):
+        transfer(small(init=str(tmp_path / "none.png")))
+
+
+# What comes out
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "wanted"),
+    # The other side is rounded: 33 * 47 / 61 = 25.4; 61 * 31 / 37 = 51.1 of a size of 31 is 19.
+    [
+        ((61, 33), 47, (47, 25)),
+        ((37, 61), 31, (19, 31)),
+        ((48, 48), 33, (33, 33)),
+        ((100, 50), 32, (32, 16)),
+        ((20, 30), 45, (30, 45)),
+    ],
+)
+@pytest.mark.parametrize("padding", ["replicate", "zeros"])
+def test_the_longest_side_is_size_and_the_aspect_is_kept(
+    transfer: Transfer,
+    size: tuple[int, int],
+    longest: int,
+    wanted: tuple[int, int],
+    padding: str,
+) -> None:
+    result = transfer(small(size=longest, steps=1, padding=padding), PHOTO.resize(size))
+    assert result.image.size == wanted
+    assert result.image.mode == "RGB"
+
+
+def test_the_loss_falls_and_the_kept_picture_is_the_best(transfer: Transfer) -> None:
+    result = transfer(small(steps=25))
+    losses = [step.loss for step in result.curve]
+    assert losses[-1] < 0.7 * losses[0]
+    assert result.loss == min(losses)
+
+
+def test_the_curve_counts_every_evaluation_over_all_scales(transfer: Transfer) -> None:
+    seen: list[tuple[Step, tuple[int, ...]]] = []
+    config = small(size=48, steps=9, scales=3, coarsest=16)
+    result = transfer(config, on_step=lambda step, x: seen.append((step, tuple(x.shape))))
+    assert [step.step for step in result.curve] == list(range(1, 10))
+    assert [step for step, _ in seen] == list(result.curve)
+    assert result.evaluations == 9
+    # The picture that is shown has the stage's own size, without the frame up to the grid of 16.
+    sizes = [
+        (s.size[1], s.size[0]) for s in plan_stages((48, 32), config) for _ in range(s.evaluations)
+    ]
+    assert [shape for _, shape in seen] == [(1, 3, *size) for size in sizes]
+    assert len(set(sizes)) > 1
+    seconds = [step.seconds for step in result.curve]
+    assert seconds == sorted(seconds)
+    assert result.seconds >= seconds[-1]
+
+
+def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts(transfer: Transfer) -> None:
+    config = small(content_weight=2.0, style_weight=3.0, tv_weight=5.0, strength=0.25)
+    for step in transfer(config).curve:
+        # strength 1/4: content times (3/2)^2 = 9/4, style times (1/2)^2 = 1/4.
+        by_hand = 4.5 * step.content_loss + 0.75 * step.style_loss + 5 * step.tv_loss
+        assert step.loss == pytest.approx(by_hand, rel=1e-9)
+        assert min(step.content_loss, step.style_loss, step.tv_loss) > 0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 7, 100])
+@pytest.mark.parametrize("scales", [1, 2, 5])
+def test_the_stages_evaluations_sum_to_steps_and_sizes_grow(steps: int, scales: int) -> None:
+    config = StyleConfig(size=256, steps=steps, scales=scales, coarsest=40)
+    stages = plan_stages((300, 200), config)
+    assert sum(stage.evaluations for stage in stages) == steps
+    assert all(stage.evaluations >= 0 for stage in stages)
+    # Halved until below 40: 256, 128, 64.
+    longest = [64, 128, 256][-min(scales, 3) :]
+    assert [stage.size for stage in stages] == [fit((300, 200), side) for side in longest]
+
+
+def test_one_scale_has_all_evaluations() -> None:
+    config = StyleConfig(size=64, steps=50, scales=1)
+    assert plan_stages((64, 64), config) == [Stage((64, 64), 50)]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_few_steps_over_many_scales_still_give_a_picture(transfer: Transfer, steps: int) -> None:
+    result = transfer(small(size=48, steps=steps, scales=3, coarsest=16))
+    assert result.image.size == (48, 32)
+    assert (result.evaluations, len(result.curve)) == (steps, steps)
+    assert result.loss > 0
+
+
+def test_what_on_step_raises_ends_the_transfer(transfer: Transfer) -> None:
+    steps: list[int] = []
+
+    def stop(step: Step, image: Tensor) -> None:
+        steps.append(step.step)
+        if step.step == 3:
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted, match="enough"):
+        transfer(small(steps=10), on_step=stop)
+    assert steps == [1, 2, 3]
+
+
+def test_a_result_is_saved_whole_with_its_settings(transfer: Transfer, tmp_path: Path) -> None:
+    result = transfer(small())
+    for name in ("out.png", "out.jpg"):
+        result.save(tmp_path / name)
+        data = (tmp_path / name).read_bytes()
+        assert read_metadata(data) == result.config.to_json()
+        assert decode(data).size == result.image.size
+    assert decode((tmp_path / "out.png").read_bytes()).tobytes() == result.image.tobytes()
+    with pytest.raises(ImageReadError, match=r"cannot write '\.gif'"):
+        result.save(tmp_path / "out.gif")
+    with pytest.raises(OSError, match="No such file"):
+        result.save(tmp_path / "no" / "out.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jpg", "out.png"]
+
+
+def test_notebooks_are_shown_the_picture(transfer: Transfer) -> None:
+    result = transfer(small(steps=1))
+    shown = Image.open(io.BytesIO(result._repr_png_()))
+    assert shown.format == "PNG"
+    assert shown.tobytes() == result.image.tobytes()
+
+
+# Seeds and starts
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_others(transfer: Transfer) -> None:
+    one, again, other = (transfer(small(init="noise", noise=0.1, seed=s)) for s in (5, 5, 6))
+    assert one.image.tobytes() == again.image.tobytes()
+    assert one.image.tobytes() != other.image.tobytes()
+
+
+def test_without_noise_the_seed_changes_nothing(transfer: Transfer) -> None:
+    one, other = (transfer(small(init="content", seed=s)) for s in (5, 6))
+    assert one.image.tobytes() == other.image.tobytes()
+
+
+def started(transfer: Transfer, config: StyleConfig, **options: Any) -> np.ndarray[Any, Any]:
+    """Where a transfer starts: it ends there without evaluations."""
+    return pixels(transfer(config, **options).image)
+
+
+def test_init_says_where_to_start(transfer: Transfer, tmp_path: Path) -> None:
+    def at(init: str, **settings: Any) -> np.ndarray[Any, Any]:
+        return started(transfer, small(steps=0, size=48, init=init, **settings))
+
+    assert (at("content") == pixels(PHOTO)).all()
+    # The style, stretched to the picture's size: here it has that size already.
+    same_size = shipped("mosaic", 48, 32)
+    style = started(transfer, small(steps=0, size=48, init="style"), style=same_size)
+    assert (style == pixels(same_size)).all()
+    # Mean colour (123.68, 116.779, 103.939), noise of 1e-4 aside; 10,000 numbers of spread 25.5
+    # have a mean to 25.5 / sqrt(1536) = 0.65.
+    plain, noisy = at("noise", noise=1e-4), at("noise", noise=0.1)
+    assert (plain == [124, 117, 104]).all()
+    assert np.abs(noisy.mean(axis=(0, 1)) - [124, 117, 104]).max() < 3
+    assert noisy.std(axis=(0, 1)) == pytest.approx(25.5, rel=0.1)
+    # matched: the photograph in the style's mean colour, but for values clamped at 0 and 255.
+    matched, wanted = at("matched"), pixels(PAINTING.resize((48, 48))).mean(axis=(0, 1))
+    assert np.abs(matched.mean(axis=(0, 1)) - wanted).max() < 6
+    assert np.abs(pixels(PHOTO).mean(axis=(0, 1)) - wanted).max() > 20
+    # A file, stretched.
+    drawing = shipped("coffee", 48, 32)
+    drawing.save(tmp_path / "start.png")
+    assert (at(str(tmp_path / "start.png")) == pixels(drawing)).all()
+    given = started(transfer, small(steps=0, size=48), init=drawing)
+    assert (given == pixels(drawing)).all()
+
+
+def test_the_coarse_scales_gain_is_carried_to_the_fine_one(transfer: Transfer) -> None:
+    # All of 20 evaluations but a few are made on the coarse scale; the first loss on the fine one
+    # is then below the loss of its own start.
+    config = small(size=48, steps=20, scales=2, coarsest=16)
+    first = transfer(small(size=48, steps=1)).curve[0].loss
+    coarse = plan_stages((48, 32), config)[0].evaluations
+    carried = transfer(config).curve[coarse].loss
+    assert carried < 0.9 * first
+
+
+# Weights of the parts
+
+
+def test_strength_0_pays_no_heed_to_the_style_and_1_none_to_the_content(
+    transfer: Transfer,
+) -> None:
+    zero, one = transfer(small(strength=0.0)), transfer(small(strength=1.0))
+    assert {step.style_loss for step in zero.curve} == {0.0}
+    assert {step.content_loss for step in one.curve} == {0.0}
+    assert zero.content_loss > 0
+    assert one.style_loss > 0
+
+
+def test_strength_0_from_the_content_is_the_photograph(transfer: Transfer) -> None:
+    # Its content loss is exactly 0 there, so there is no slope and no step.
+    result = transfer(small(size=48, strength=0.0, init="content", steps=5))
+    assert (pixels(result.image) == pixels(PHOTO)).all()
+    assert result.loss == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"style_weight": 0.0},
+        {"content_weight": 0.0},
+        {"style_weight": 0.0, "content_weight": 0.0},
+        {"style_weight": 0.0, "content_weight": 0.0, "tv_weight": 1.0},
+        {"style_weight": 0.0, "coarse_content": 0.0, "scales": 2, "coarsest": 16},
+        {"strength": 1.0, "style_weight": 0.0},
+    ],
+    ids=str,
+)
+def test_weights_of_0_work(transfer: Transfer, settings: dict[str, Any]) -> None:
+    result = transfer(small(**settings))
+    assert np.isfinite([result.loss, result.content_loss, result.style_loss]).all()
+    assert result.evaluations == 4
+
+
+def test_total_variation_weight_smooths(transfer: Transfer) -> None:
+    smooth = transfer(small(tv_weight=1e3, content_weight=0.0, style_weight=0.0, steps=20))
+    plain = transfer(small(tv_weight=1e-9, content_weight=0.0, style_weight=0.0, steps=1))
+    assert smooth.tv_loss < 0.8 * plain.tv_loss
+
+
+# Several styles
+
+
+def test_a_blend_of_1_and_0_is_the_first_style_alone(transfer: Transfer) -> None:
+    # init=content: `matched` takes the colours of the first in either case.
+    other = shipped("woodcut-waves", 40, 40)
+    alone = transfer(small(init="content"))
+    blend = transfer(small(init="content", style_blend=(1.0, 0.0)), style=[PAINTING, other])
+    assert blend.image.tobytes() == alone.image.tobytes()
+    even = transfer(small(init="content"), style=[PAINTING, other])
+    assert even.image.tobytes() != alone.image.tobytes()
+
+
+def test_two_equal_styles_are_one(transfer: Transfer) -> None:
+    one = transfer(small())
+    two = transfer(small(style_blend=(3.0, 1.0)), style=[PAINTING, PAINTING])
+    # 3/4 A + 1/4 A = A up to rounding, which a few steps leave below a unit or two.
+    assert np.abs(pixels(one.image) - pixels(two.image)).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["moments", "wasserstein"])
+def test_the_other_statistics_blend_too(transfer: Transfer, kind: str) -> None:
+    result = transfer(small(style_loss=kind, steps=2), style=[PAINTING, PHOTO])
+    assert np.isfinite(result.loss)
+
+
+def test_a_blend_of_another_length_is_refused(transfer: Transfer) -> None:
+    with pytest.raises(ConfigError, match="style_blend has 2 weights for 1 styles"):
+        transfer(small(style_blend=(0.5, 0.5)))
+
+
+def test_targets_are_kept_and_keeping_them_changes_nothing(bundled: Weights) -> None:
+    used = Stylizer(bundled, device="cpu", dtype="float32")
+    for style in (PAINTING, PHOTO):  # one Stylizer, several styles and settings
+        used.transfer(PHOTO, style, small(steps=1))
+        used.transfer(PHOTO, style, small(steps=1, style_loss="moments", pooling="max"))
+    fresh = Stylizer(bundled, device="cpu", dtype="float32")
+    a, b = (s.transfer(PHOTO, PAINTING, small()) for s in (used, fresh))
+    assert a.image.tobytes() == b.image.tobytes()
+    assert a.loss == b.loss
+
+
+# Masks and colours
+
+
+def test_the_black_part_of_a_mask_is_exactly_the_photograph(
+    transfer: Transfer, tmp_path: Path
+) -> None:
+    mask = Image.new("L", (48, 32), 0)
+    mask.paste(255, (24, 0, 48, 32))
+    mask.save(tmp_path / "mask.png")
+    given = transfer(small(size=48, init="matched", steps=8), mask=mask)
+    out, photo = pixels(given.image), pixels(PHOTO)
+    assert (out[:, :24] == photo[:, :24]).all()
+    assert np.abs(out[:, 24:] - photo[:, 24:]).mean() > 3
+    from_path = transfer(small(size=48, init="matched", steps=8, mask=str(tmp_path / "mask.png")))
+    assert from_path.image.tobytes() == given.image.tobytes()
+
+
+def test_a_white_mask_paints_all_and_a_black_one_nothing(transfer: Transfer) -> None:
+    white, black = (Image.new("L", (20, 20), value) for value in (255, 0))
+    free = transfer(small(size=48, steps=8))
+    painted = transfer(small(size=48, steps=8), mask=white)
+    # Averages over a mask of ones are averages: rounding apart, a unit or two after eight steps.
+    assert np.abs(pixels(painted.image) - pixels(free.image)).max() <= 3
+    nothing = transfer(small(size=48, steps=8), mask=black)
+    assert (pixels(nothing.image) == pixels(PHOTO)).all()
+
+
+def test_luminance_keeps_the_photographs_i_and_q(transfer: Transfer) -> None:
+    # Colours near grey, so that no channel is cut off when Y changes.
+    photo = Image.blend(PHOTO, Image.new("RGB", PHOTO.size, (128, 128, 128)), 0.6)
+    result = transfer(small(size=48, preserve_color="luminance", steps=8), photo)
+    out, before = pixels(result.image), pixels(photo)
+    inside = ((out > 0) & (out < 255)).all(axis=2)
+    assert inside.mean() > 0.9
+    chroma = _YIQ[1:].numpy()
+    apart = np.abs((out - before)[inside] @ chroma.T)
+    # Each channel is rounded by at most 1/2: |I| changes by 1/2 (0.596 + 0.274 + 0.321) = 0.596,
+    # |Q| by 1/2 (0.211 + 0.523 + 0.311) = 0.523.
+    assert apart[:, 0].max() < 0.597
+    assert apart[:, 1].max() < 0.524
+    assert np.abs((out - before)[inside] @ _YIQ[0].numpy()).mean() > 2  # Y has changed
+
+
+def test_histogram_gives_the_style_the_photographs_colours(transfer: Transfer) -> None:
+    # With the start at the style, what is seen is the recoloured style.
+    config = small(size=48, steps=0, init="style", preserve_color="histogram")
+    recoloured = started(transfer, config)
+    plain = started(transfer, small(size=48, steps=0, init="style"))
+    wanted = pixels(PHOTO).mean(axis=(0, 1))
+    assert np.abs(plain.mean(axis=(0, 1)) - wanted).max() > 20
+    assert np.abs(recoloured.mean(axis=(0, 1)) - wanted).max() < 6  # what clamping leaves
+
+
+# Flat and extreme pictures
+
+FLAT = {
+    "black": Image.new("RGB", (32, 32), (0, 0, 0)),
+    "white": Image.new("RGB", (32, 32), (255, 255, 255)),
+    "grey": Image.new("RGB", (32, 32), (119, 119, 119)),
+    "red": Image.new("RGB", (32, 32), (255, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", ["gram", "moments", "wasserstein"])
+@pytest.mark.parametrize(
+    ("content", "style"),
+    [
+        ("photo", "black"),
+        ("photo", "white"),
+        ("grey", "red"),
+        ("black", "painting"),
+        ("red", "red"),
+    ],
+)
+def test_constant_pictures_give_finite_losses(
+    transfer: Transfer, kind: str, content: str, style: str
+) -> None:
+    pictures = {**FLAT, "photo": PHOTO, "painting": PAINTING}
+    result = transfer(small(style_loss=kind, steps=6), pictures[content], pictures[style])
+    assert np.isfinite([step.loss for step in result.curve]).all()
+    assert result.evaluations == len(result.curve) == 6
+    assert result.stop_reason == "steps"
+
+
+@pytest.mark.parametrize("preserve", ["histogram", "luminance"])
+def test_constant_pictures_keep_colours_without_a_crash(transfer: Transfer, preserve: str) -> None:
+    for content, style in ((PHOTO, FLAT["black"]), (FLAT["red"], PAINTING)):
+        result = transfer(small(preserve_color=preserve, steps=3), content, style)
+        assert np.isfinite(result.loss)
+
+
+@pytest.mark.parametrize("feature_scale", ["unit", "caffe"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_black_content_on_a_black_style_is_left_black(
+    transfer: Transfer, feature_scale: str, relative: bool
+) -> None:
+    config = small(feature_scale=feature_scale, relative=relative)
+    result = transfer(config, FLAT["black"], FLAT["black"])
+    # Content and style are met exactly at the start, but for the colour match's rounding.
+    assert pixels(result.image).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam"},
+        {"style_loss": "moments"},
+        {"style_loss": "wasserstein"},
+        {"clamp": False},
+        {"padding": "zeros"},
+        {"pooling": "max"},
+        {"feature_scale": "unit"},
+        {"relative": False},
+        {"tv_reduction": "sum", "tv_weight": 1e-6},
+        {"style_scale": 0.5},
+        {"history": 1},
+    ],
+    ids=str,
+)
+def test_every_other_way_lowers_the_loss(transfer: Transfer, settings: dict[str, Any]) -> None:
+    result = transfer(small(steps=12, **settings))
+    losses = [step.loss for step in result.curve]
+    assert min(losses) < 0.98 * losses[0]
+
+
+def test_style_scale_changes_the_size_at_which_the_style_is_seen(transfer: Transfer) -> None:
+    large, small_ = (transfer(small(steps=2, style_scale=s)) for s in (1.0, 0.5))
+    assert large.style_loss != small_.style_loss
+
+
+# What cannot be
+
+
+def test_a_panorama_too_flat_for_the_layers_is_refused(transfer: Transfer) -> None:
+    config = small(padding="zeros", style_layers=(("relu5_1", 1.0),))
+    with pytest.raises(ImageSizeError, match=r"image is 32x8; .* at least 16x16"):
+        transfer(config, PHOTO.resize((64, 16)))
+
+
+def test_another_backbone_than_the_stylizers_is_refused(transfer: Transfer) -> None:
+    with pytest.raises(ConfigError, match="backbone is 'vgg19', not 'vgg16'"):
+        transfer(small(backbone="vgg19"))
+
+
+def test_layers_beyond_the_weights_are_refused(transfer: Transfer) -> None:
+    with pytest.raises(ConfigError, match="end at conv5_1"):
+        transfer(small(content_layers=(("relu5_2", 1.0),)))
+    with pytest.raises(StylizeError, match="relu3_4 is not in vgg16"):
+        transfer(small(style_layers=(("relu3_4", 1.0),)))
+
+
+def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
+    cpu = torch.device("cpu")
+    assert choose_device("cpu") == cpu
+    with pytest.raises(ConfigError, match="device is 'tpu'; torch can use .*cpu here"):
+        choose_device("tpu")
+    assert choose_dtype("float64", cpu) == torch.float64
+    with pytest.raises(ConfigError, match="dtype is 'int8'; it must be auto or float32"):
+        choose_dtype("int8", cpu)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_other_types_agree_with_float32_at_the_start(
+    bundled: Weights, transfer: Transfer, dtype: str
+) -> None:
+    other = Stylizer(bundled, device="cpu", dtype=dtype).transfer(PHOTO, PAINTING, small(steps=1))
+    wanted = transfer(small(steps=1))
+    # bfloat16 keeps 8 bits: a few times 2^-9 in the features, squared in a Gram matrix.
+    bar = 0.03 if dtype == "bfloat16" else 1e-4
+    assert other.style_loss == pytest.approx(wanted.style_loss, rel=bar)
+    assert other.content_loss == pytest.approx(wanted.content_loss, rel=bar)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("preserve", ["none", "histogram", "luminance"])
+def test_the_gpu_agrees_with_the_cpu(bundled: Weights, transfer: Transfer, preserve: str) -> None:
+    there = Stylizer(bundled, device="cuda", dtype="float32")
+    config = small(preserve_color=preserve, size=48)
+    mask = Image.new("L", (48, 32), 128)
+    result = there.transfer(PHOTO, PAINTING, config, mask=mask)
+    assert result.loss == pytest.approx(transfer(config, mask=mask).loss, rel=1e-3)
