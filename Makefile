@@ -3,12 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check slow weights clean
+.PHONY: demo test check slow browser weights clean
 
 demo: .venv/installed  ## paint six pictures that ship with the project
 	$(BIN)/stylize-batch manifests/demo.csv
 
-test: .venv/tests-installed check  ## the whole suite, but what is marked slow
+test: .venv/tests-installed check browser  ## the whole suite, but what is marked slow
 	$(BIN)/python -m pytest
 
 check: .venv/tests-installed  ## style and types
@@ -18,6 +18,12 @@ check: .venv/tests-installed  ## style and types
 
 slow: .venv/tests-installed  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
+
+browser:  ## Chromium for the report's tests, where apt can put it; without it they are skipped
+	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			chromium chromium-driver) >/dev/null 2>&1 || echo "no Chromium to be had: its tests are skipped"; \
+	fi
 
 weights: .venv/tests-installed  ## make the bundled VGG-16 anew from its source
 	$(BIN)/pip install --quiet --editable '.[weights]'

@@ -599,6 +599,51 @@ def bench_command(
     )
 
 
+@app.command("montage")
+def montage_command(
+    out: Annotated[str, typer.Argument(help="output folder of a run")],
+    target: Annotated[str, typer.Option("--out", "-o", help="file to write: .png, .pdf, .jpg")],
+    rows: Annotated[
+        str, typer.Option(help="column of the index, setting or meta.NAME whose values are rows")
+    ] = "",
+    cols: Annotated[str, typer.Option(help="the same for columns")] = "",
+    cell: Annotated[int, typer.Option(min=16, max=4096, help="pixels of a cell's side")] = 256,
+) -> None:
+    """Lay a run out as a labelled grid; without --rows and --cols: photograph, style, result."""
+    from pipeline.montage import montage
+
+    with _clear_errors():
+        _check_out(out)
+        for note in montage(out, target, rows=rows, cols=cols, cell=cell):
+            _say(note)
+    _tell(target)
+
+
+@app.command("report")
+def report_command(
+    out: Annotated[str, typer.Argument(help="output folder of a run")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="keep it current during a run, until Ctrl-C")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="seconds between looks of --watch")] = 5.0,
+) -> None:
+    """Write OUT/report.html: all pictures, losses and failures, to look at in a browser."""
+    from pipeline import report
+
+    with _clear_errors():
+        _check_out(out)
+        path = os.path.join(out, "report.html")
+        if watch:
+            _tell(f"{path}: kept current until Ctrl-C")
+            report.watch(out, every, _say)
+        _tell(report.write_report(out, _say))
+
+
+def _check_out(out: str) -> None:
+    if not os.path.isdir(os.path.join(out, "index")):
+        raise _Refused(2, f"{out} is no output folder: it has no index/")
+
+
 @app.command("compact")
 def compact_command(out: Annotated[str, typer.Argument(help="output folder of a run")]) -> None:
     """Merge the index into one file that holds each pair once."""
@@ -612,6 +657,67 @@ def compact_command(out: Annotated[str, typer.Argument(help="output folder of a 
         for problem in index.problems:
             _say(problem)
     _tell(f"{os.path.join(out, 'index')}: compacted")
+
+
+_Manifests = Annotated[
+    list[str] | None,
+    typer.Option("--manifest", "-m", help="manifest of the pictures; may be repeated"),
+]
+
+
+@app.command("rebuild-index")
+def rebuild_index_command(
+    out: Annotated[str, typer.Argument(help="output folder of a run")], manifest: _Manifests = None
+) -> None:
+    """Make the index again from what the pictures carry; rows that can be read are kept."""
+    from pipeline.repair import holds_anything, rebuild_index
+
+    with _clear_errors():
+        if not holds_anything(out):
+            raise _Refused(2, f"{out} is no output folder: it has no index/ and no picture of ours")
+        found = rebuild_index(out, _pairs(manifest or []))
+    for problem in found.problems:
+        _say(_visible(problem))
+    for name in found.damaged:
+        _say(f"{_visible(name)}: does not open to its end; it gets no row, the next run paints it")
+    for name in found.elsewhere:
+        _say(f"{_visible(name)}: was moved or copied by hand; it gets no row")
+    made = _count(found.made, "row")
+    _tell(f"{os.path.join(out, 'index')}: {made} made from pictures, {found.kept} kept")
+
+
+@app.command("prune")
+def prune_command(
+    out: Annotated[str, typer.Argument(help="output folder of a run")],
+    manifest: _Manifests = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove them, not only list them")] = False,
+) -> None:
+    """List pictures and rows that are no longer in the manifest; --yes removes them."""
+    from pipeline.repair import prune
+
+    if not manifest:
+        raise _Refused(2, "name the manifest whose pictures stay: --manifest FILE")
+    with _clear_errors():
+        _check_out(out)
+        found = prune(out, _pairs(manifest), remove=yes)
+    for name in found.pictures:
+        _tell(_visible(name))
+    for name in found.edited:
+        _say(f"{_visible(name)}: was edited by hand; it stays")
+    pictures, rows = _count(len(found.pictures), "picture"), _count(len(found.rows), "row")
+    size = f"{found.size / 1e6:.1f} MB"
+    if yes:
+        _say(f"removed {pictures} ({size}) and {rows} of the index")
+    elif found.pictures or found.rows:
+        _say(f"{pictures} ({size}) and {rows} of the index would go; remove them with --yes")
+    else:
+        _say("nothing to remove")
+
+
+def _pairs(manifests: list[str]) -> list[Any]:
+    from pipeline.manifest import read_manifest
+
+    return [pair for manifest in manifests for pair in read_manifest(manifest)]
 
 
 @weights_app.command("list")

@@ -1,31 +1,110 @@
-"""Named points at which a test makes the process kill itself. Standard library only."""
+"""Named points at which a test makes a process end badly. Standard library only.
+
+``STYLIZE_CRASH_AT`` holds one order or several, separated by ``;``: ``POINT[@PAIR][!END][:FILE]``.
+With PAIR it is for that pair only. END is one of `ENDS`, by default ``kill``. With FILE it happens
+once over all processes: to the one that creates the file.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
-__all__ = ["crash_point"]
+__all__ = ["ENDS", "POINTS", "crash_point"]
+
+POINTS: Mapping[str, str] = {
+    "lock-taken": "driver",
+    "run-json-temp-written": "driver",
+    "run-json-renamed": "driver",
+    "pair-begun": "worker",
+    "picture-temp-written": "worker",
+    "picture-renamed": "worker",
+    "record-returned": "driver",
+    "journal-begun": "driver",
+    "journal-half-written": "driver",
+    "journal-synced": "driver",
+    "part-temp-written": "driver",
+    "part-renamed": "driver",
+    "part-written": "driver",
+    "journal-deleted": "driver",
+    "compaction-begun": "driver",
+    "compaction-merged": "driver",
+    "compaction-input-deleted": "driver",
+    "compaction-inputs-deleted": "driver",
+}
+"""Every point between two writes, and who passes it, in the order of a run."""
 
 
-def crash_point(name: str, before: Callable[[], object] | None = None) -> None:
-    """SIGKILL this process if ``STYLIZE_CRASH_AT`` is ``name``, or ``name:FLAGFILE``.
-
-    With a flag file it happens once over all processes: the one that creates the file dies.
-    `before` runs just ahead of the kill, for damage that only a half-finished write can leave.
-    """
-    wanted = os.environ.get("STYLIZE_CRASH_AT")
-    if not wanted:
-        return
-    point, _, flag = wanted.partition(":")
-    if point != name:
-        return
-    if flag:
-        try:
-            os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return
-    if before is not None:
-        before()
+def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _segfault() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(60)
+
+
+def _raise() -> None:
+    raise RuntimeError("this pair raises whenever it is tried")
+
+
+def _eat() -> None:
+    import resource
+
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, limits[1]))
+    try:
+        eaten = bytearray()
+        while True:
+            eaten += bytes(2**24)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+ENDS: Mapping[str, Callable[[], None]] = {
+    "kill": _kill,
+    "segfault": _segfault,
+    "hang": _hang,
+    "raise": _raise,
+    "memory": _eat,
+}
+"""The ways to end, by name. `memory`: takes more and more, until it is refused."""
+
+
+def crash_point(
+    name: str, before: Callable[[], object] | None = None, *, pair_id: str = ""
+) -> None:
+    """End here if ``STYLIZE_CRASH_AT`` says so.
+
+    `before` runs just ahead of it, for damage that only a half-finished write can leave.
+    """
+    for order in filter(None, os.environ.get("STYLIZE_CRASH_AT", "").split(";")):
+        what, _, file = order.partition(":")
+        where, _, end = what.partition("!")
+        point, _, only = where.partition("@")
+        if point not in POINTS or (end or "kill") not in ENDS:
+            raise ValueError(f"STYLIZE_CRASH_AT: there is no {what!r}")
+        if point == name and only in ("", pair_id) and _is_first(file):
+            if before is not None:
+                before()
+            ENDS[end or "kill"]()
+
+
+def _is_first(file: str) -> bool:
+    if not file:
+        return True
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True

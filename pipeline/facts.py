@@ -11,8 +11,15 @@ from pipeline.records import Pair, Result, pair_key
 from pipeline.resume import Picture
 from pipeline.worker import result_from_metadata, written_path
 from stylize.config import ALGORITHM, StyleConfig
+from stylize.image import is_whole, read_metadata
 
-__all__ = ["FileFacts"]
+__all__ = ["FileFacts", "carried"]
+
+
+def carried(data: bytes, pair: Pair | None = None) -> Result | None:
+    """The row that a picture's bytes carry, with `pair` as the manifest has it; None for a file
+    that is none of ours."""
+    return result_from_metadata(read_metadata(data), data, pair)
 
 
 class FileFacts:
@@ -70,7 +77,7 @@ class FileFacts:
         except OSError:
             return "missing"
         if result is None:
-            return "changed" if self._carried(pair) is None else "ok"
+            return "changed" if carried(self._data(pair), pair) is None else "ok"
         if int(size) != result.output_bytes:
             return "changed"
         finished = datetime.fromisoformat(result.finished_at).timestamp()
@@ -79,29 +86,27 @@ class FileFacts:
         return "ok" if storage.sha256(path) == result.output_sha256 else "changed"
 
     def adoptable(self, pair: Pair) -> bool:
-        carried = self._carried(pair)
-        if carried is None:
+        data = self._data(pair)
+        result = carried(data, pair)
+        if result is None or not is_whole(data):
             return False
         try:
             hashes = {role: self._hash(path) for role, path in pair.inputs}
         except OSError:
             return False
-        return carried.key == self._key(pair, hashes, ALGORITHM)
+        return result.key == self._key(pair, hashes, ALGORITHM)
 
     def adopt(self, pair: Pair) -> Result:
         """The row of a picture that is finished but has none."""
-        result = self._carried(pair)
+        result = carried(self._data(pair), pair)
         assert result is not None
         return result
 
-    def _carried(self, pair: Pair) -> Result | None:
-        from stylize.image import read_metadata
-
+    def _data(self, pair: Pair) -> bytes:
         try:
-            data = storage.read_bytes(storage.join(self.out, pair.output))
+            return storage.read_bytes(storage.join(self.out, pair.output))
         except OSError:
-            return None
-        return result_from_metadata(read_metadata(data), data, pair)
+            return b""
 
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:
         config = StyleConfig(**pair.settings)

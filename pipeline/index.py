@@ -12,7 +12,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 
 import pyarrow as pa
@@ -213,11 +213,12 @@ class Index:
         storage.remove(self._segment_path())
         crash_point("journal-deleted")
 
-    def compact(self) -> None:
+    def compact(self, without: Collection[str] = ()) -> None:
         """Merge all parts into one that holds each pair once. Raises `StorageError`.
 
         The merged part is written before the others are removed: a crash in between leaves rows
-        twice, with the same epoch and seq, and readers take one of them.
+        twice, with the same epoch and seq, and readers take one of them. Pairs named in `without`
+        are left out (and after such a crash come back).
         """
         self.seal()
         crash_point("compaction-begun")
@@ -225,12 +226,16 @@ class Index:
         if not tables:
             return
         merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
+        if without:
+            ids = pa.array(sorted(without), pa.string())
+            merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
         order = pc.sort_indices(merged, sort_keys=[("row", "ascending"), ("pair_id", "ascending")])
         self._segment = self._next_segment()
         self._put_part(f"{self.run_id}-{self._segment:06d}", merged.take(order))
         crash_point("compaction-merged")
         for name in tables:
             storage.remove(os.path.join(self._folder, name))
+            crash_point("compaction-input-deleted")
         crash_point("compaction-inputs-deleted")
 
     def close(self) -> None:
@@ -285,6 +290,7 @@ class Index:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._handle = os.open(self._segment_path(), flags, 0o644)
         storage.sync_folder(self._journal)
+        crash_point("journal-begun")
         self._size, self._begun = 0, time.monotonic()
 
     def _next_segment(self) -> int:
@@ -304,7 +310,7 @@ class Index:
     def _put_part(self, name: str, table: pa.Table) -> None:
         # The temporary file stays out of index/, where readers take everything that they find.
         path = os.path.join(self._folder, f"part-{name}.parquet")
-        storage.put(path, _encode(table), temp_folder=self._state)
+        storage.put(path, _encode(table), point="part", temp_folder=self._state)
 
     def _has_duplicates(self, name: str) -> bool:
         table = self._try_read(name, ["pair_id"])
@@ -341,8 +347,8 @@ class Index:
     # --- recovery ---
 
     def _recover(self) -> None:
-        storage.make_folder(self._folder)
         storage.make_folder(self._journal)
+        self._begin_folder()
         for name in _listed(self._journal, _SEGMENT):
             self._seal_left_over(name)
         strays = set(os.listdir(self._folder)) - set(self._parts())
@@ -354,8 +360,22 @@ class Index:
             if table is not None and len(table):
                 seen = max(seen, pc.max(table["epoch"]).as_py() or 0)
         self.epoch = seen + 1
-        if not self._parts():  # a folder without a part is an error to duckdb and polars
+        if not self._parts():  # all were set aside, or removed by hand
             self._put_part(f"{self.run_id}-000000", SCHEMA.empty_table())
+
+    def _begin_folder(self) -> None:
+        """Make index/ with an empty part in it, at once: a folder without a part is an error to
+        duckdb and polars."""
+        if os.path.isdir(self._folder):
+            return
+        made = os.path.join(self._state, "index")
+        part = os.path.join(made, f"part-{self.run_id}-000000.parquet")
+        storage.put(part, _encode(SCHEMA.empty_table()), point="part", temp_folder=self._state)
+        try:
+            os.rename(made, self._folder)
+            storage.sync_folder(os.path.dirname(self._folder))
+        except OSError as error:
+            raise storage.storage_error(error, self._folder) from error
 
     def _seal_left_over(self, name: str) -> None:
         path = os.path.join(self._journal, name)

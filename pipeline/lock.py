@@ -103,4 +103,5 @@ def read_run(out: str) -> dict[str, Any]:
 
 def write_run(out: str, values: Mapping[str, Any]) -> None:
     """Fix values for OUT, whole or not at all. Raises `StorageError`."""
-    storage.put(_run_path(out), json.dumps(dict(values), indent=1, sort_keys=True).encode())
+    text = json.dumps(dict(values), indent=1, sort_keys=True)
+    storage.put(_run_path(out), text.encode(), point="run-json")

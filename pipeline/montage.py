@@ -167,7 +167,7 @@ def _labels(name: str, values: Sequence[str]) -> list[str]:
     elif name:
         short = [_number(value) for value in values]
     chosen = short if len(set(short)) == len(values) else values
-    return [label or "–" if name else "" for label in chosen]
+    return [label or "none" if name else "" for label in chosen]
 
 
 def _stem(path: str) -> str:
@@ -203,6 +203,7 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
     for (row, col), item in grid.cells.items():
         if sizes[row, col] is None:  # words stand in a frame of the size of their neighbours
             sizes[row, col] = (widths[col], heights[row])
+    for (row, col), item in grid.cells.items():
         if item.note:
             heights[row] = max(heights[row], (sizes[row, col] or blank)[1] + _line(small) + 4)
     row_labels = [_wrap(label, font, round(cell * 0.9), 4) for label in grid.rows]
@@ -228,7 +229,7 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
     ys = [top + sum(heights[:i]) + gap * i for i in range(len(heights))]
     if grid.col_heading:
         middle = (xs[0] + xs[-1] + widths[-1]) / 2
-        pen.text((middle, margin), grid.col_heading, _QUIET, small, anchor="mt")
+        pen.text((middle, margin), grid.col_heading, _QUIET, small, anchor="ma")
     if row_heading:
         pen.text((left - 2 * gap, top - gap), row_heading[0], _QUIET, small, anchor="rb")
     for x, w, label in zip(xs, widths, col_labels, strict=True):
@@ -243,7 +244,7 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
         _draw_cell(canvas, pen, item, (x, y), size, small)
         if item.note:
             at = (x + size[0] / 2, y + size[1] + 4)
-            pen.text(at, item.note, _QUIET, small, anchor="mt")
+            pen.text(at, item.note, _QUIET, small, anchor="ma")
     return canvas
 
 
@@ -258,7 +259,9 @@ def _fitted(item: Cell, cell: int) -> tuple[int, int] | None:
 def _largest(
     sizes: dict[tuple[int, int], tuple[int, int] | None], axis: int, at: int, side: int
 ) -> int:
-    return max((size[side] for place, size in sizes.items() if size and place[axis] == at), default=0)
+    return max(
+        (size[side] for place, size in sizes.items() if size and place[axis] == at), default=0
+    )
 
 
 def _draw_cell(
@@ -278,7 +281,9 @@ def _draw_cell(
             pass
     x, y = at
     pen.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill="#fafafa", outline=_FRAME)
-    lines = [part for text in item.words.splitlines() for part in _wrap(text, font, size[0] - 16, 3)]
+    lines = [
+        part for text in item.words.splitlines() for part in _wrap(text, font, size[0] - 16, 3)
+    ]
     middle = (x + size[0] / 2, y + (size[1] - len(lines) * _line(font)) / 2)
     _write(pen, middle, lines, font, "m", _ALARM if item.alarm else _QUIET)
 
@@ -310,7 +315,7 @@ def _write(
     ink: str = _INK,
 ) -> None:
     for number, line in enumerate(lines):
-        pen.text((at[0], at[1] + number * _line(font)), line, ink, font, anchor=f"{side}t")
+        pen.text((at[0], at[1] + number * _line(font)), line, ink, font, anchor=f"{side}a")
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
@@ -334,5 +339,3 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while text and _width(f"{text}…", font) > width:
         text = text[:-1]
     return f"{text.rstrip()}…"
-
-

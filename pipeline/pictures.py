@@ -21,7 +21,7 @@ class Inputs:
 
     def __init__(self, out: str) -> None:
         local = storage.local_path(out) or out
-        # An OUT without a note of it most likely lies where it lies by default: beside its manifest.
+        # Without a note of it: OUT is by default beside its manifest.
         folder = read_run(out).get("inputs", os.pardir)
         if storage.is_uri(folder):
             self.folder = self.relative = folder

@@ -16,13 +16,13 @@ import os
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import __version__, storage
 from pipeline.index import read_index
@@ -32,7 +32,7 @@ from stylize.errors import StylizeError
 
 __all__ = ["encode_column", "encode_curves", "page", "totals", "watch", "write_report"]
 
-THUMB_SIDE = 360  # pixels of a thumbnail's longer side
+THUMB_SIDE = 400  # pixels of a thumbnail's longer side
 CURVE_POINTS = 40
 _LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LEFT_OUT = ("key", "inputs", "settings", "output_sha256", "weights_sha256", "loss_curve", "meta")
@@ -70,9 +70,10 @@ def watch(out: str, every: float, say: Say = lambda _: None) -> None:
         write_report(out, say)
 
 
-def _order(table: pa.Table) -> list[int]:
+def _order(table: pa.Table) -> pa.Array:
     keys = list(zip(table["row"].to_pylist(), table["pair_id"].to_pylist(), strict=True))
-    return sorted(range(len(keys)), key=lambda i: (keys[i][0] or 0, keys[i][1]))
+    places = sorted(range(len(keys)), key=lambda i: (keys[i][0] or 0, keys[i][1]))
+    return pa.array(places, pa.int64())
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def _order(table: pa.Table) -> list[int]:
 def page(data: Mapping[str, Any], stamp: str = "") -> str:
     """The page, with everything but the pictures in it. `stamp` is not empty while watched."""
     parts = {
-        "title": html.escape(f"{data['name']} – stylize-batch"),
+        "title": html.escape(f"{data['name']}: stylize-batch"),
         "watch": html.escape(stamp),
         "style": _asset("uPlot.min.css") + _asset("report.css"),
         "plot": _asset("uPlot.iife.min.js"),
@@ -117,11 +118,13 @@ def collect(table: pa.Table, out: str) -> dict[str, Any]:
             continue
         values = table[name].to_pylist()
         if name in _TIMES:
-            values = [None if t is None else round(t.timestamp(), 1) for t in values]
+            values = [None if t is None else round(t.timestamp()) for t in values]
         columns[name] = encode_column(values)
     columns |= {f"meta.{n}": encode_column(v) for n, v in _meta(table).items()}
     for name, values in _settings(table).items():
-        columns[f"setting.{name}" if name in columns else name] = encode_column(values)
+        column = encode_column(values)
+        if columns.get(name) != column:  # `steps` that were asked for, and those that were made
+            columns[f"setting.{name}" if name in columns else name] = column
     return {
         "name": os.path.basename(os.path.abspath(storage.local_path(out) or out)) or "report",
         "version": __version__,
@@ -154,7 +157,7 @@ def _short(value: Any) -> Any:
         return value
     if value != value or value in (float("inf"), float("-inf")):
         return None
-    short = value if abs(value) > 1e8 and value < 1e11 else float(f"{value:.6g}")
+    short = float(f"{value:.6g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
@@ -196,12 +199,13 @@ def encode_curves(table: pa.Table) -> dict[str, Any]:
     the two a point lies, in 4095 steps of the logarithm, and ``__`` that there is none.
     """
     curves = table["loss_curve"].combine_chunks()
-    starts = np.concatenate([[0], np.cumsum([len(c) if c else 0 for c in _lengths(curves)])])
+    starts = np.cumsum([0, *(length or 0 for length in pc.list_value_length(curves).to_pylist())])
     flat = curves.flatten()
     steps = flat.field("step").to_numpy(zero_copy_only=False)
     losses = [flat.field(name).to_numpy(zero_copy_only=False) for name in _CURVES]
     axes: dict[tuple[int, ...], int] = {}
-    axis, rows = [], []
+    axis: list[int] = []
+    rows: list[Any] = []
     for start, end in itertools.pairwise(starts.tolist()):
         if start == end:
             axis.append(-1)
@@ -211,12 +215,6 @@ def encode_curves(table: pa.Table) -> dict[str, Any]:
         axis.append(axes.setdefault(tuple(steps[points].tolist()), len(axes)))
         rows.append([_letters(loss[points]) for loss in losses])
     return {"axes": list(axes), "axis": axis, "values": rows}
-
-
-def _lengths(curves: Any) -> Iterable[range]:
-    import pyarrow.compute as pc
-
-    return [range(n or 0) for n in pc.list_value_length(curves).to_pylist()]
 
 
 def _letters(values: np.ndarray[Any, Any]) -> Any:
@@ -321,7 +319,7 @@ def _thumbnail(path: str, local: str, folder: str, there: set[str]) -> str:
         name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20] + ".jpg"
         if name not in there:
             buffer = io.BytesIO()
-            open_small(path, THUMB_SIDE).save(buffer, "JPEG", quality=84, optimize=True)
+            open_small(path, THUMB_SIDE).save(buffer, "JPEG", quality=82, optimize=True)
             _replace(os.path.join(folder, name), buffer.getvalue())
     except (OSError, ValueError, StylizeError):
         return ""
@@ -342,5 +340,6 @@ def _replace(path: str, data: bytes) -> None:
 def _remove_old(folder: str, names: set[str]) -> None:
     """Thumbnails of pictures that changed, and what an interrupted report left."""
     for entry in os.scandir(folder):
-        if PurePosixPath(entry.name).suffix in (".jpg", ".tmp") and entry.name not in names:
+        stale = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > 3600
+        if stale or (entry.name.endswith(".jpg") and entry.name not in names):
             storage.remove(entry.path)

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline import scheduler, storage
+from pipeline.crash import crash_point
 from pipeline.facts import FileFacts
 from pipeline.index import Index, Lock, LockedError, read_results, read_run, write_run
 from pipeline.manifest import Manifest, read_manifest
@@ -334,6 +335,7 @@ class _Session:
     # --- what the scheduler tells ---
 
     def on_result(self, result: Result) -> None:
+        crash_point("record-returned", pair_id=result.pair_id)
         result = self.index.append(result)
         self.counts[result.status] += 1
         self.progress.result(result)
@@ -454,7 +456,8 @@ class _Handlers:
 
 def describe(summary: Summary, out: str) -> str:
     """The one line that says how it ended and where to look."""
-    parts = [f"{summary.ok} painted"]
+    idle = not (summary.ok or summary.failed or summary.left)
+    parts = ["nothing to do" if idle else f"{summary.ok} painted"]
     if summary.done:
         parts.append(f"{summary.done} done before")
     if summary.failed:

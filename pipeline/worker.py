@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import __version__, storage
+from pipeline.crash import crash_point
 from pipeline.records import Input, Pair, Result, pair_key
 from stylize.config import ALGORITHM, StyleConfig
 from stylize.errors import ImageReadError, Interrupted, StylizeError, TimeLimitError, WeightsError
@@ -107,7 +108,7 @@ class Worker:
         Raises `storage.StorageError` where the picture cannot be written: that is the run's
         trouble, not the pair's.
         """
-        started = time.time()
+        started = time.monotonic()  # a clock may be set back or forth meanwhile
         result = Result(
             pair_id=pair.pair_id,
             row=pair.row,
@@ -121,10 +122,11 @@ class Worker:
             attempt=attempt,
             host=socket.gethostname(),
             version=__version__,
-            started_at=utc(started),
+            started_at=utc(time.time()),
             meta=pair.meta,
         )
         try:
+            crash_point("pair-begun", pair_id=pair.pair_id)
             result = self._paint(pair, result, started)
         except storage.StorageError:
             raise
@@ -140,7 +142,7 @@ class Worker:
             result = _failed(result, error)
         finally:
             self._status = Status()
-        return replace(result, seconds=time.time() - started, finished_at=utc(time.time()))
+        return replace(result, seconds=time.monotonic() - started, finished_at=utc(time.time()))
 
     def _paint(self, pair: Pair, result: Result, started: float) -> Result:
         import torch
@@ -175,7 +177,7 @@ class Worker:
         def on_step(step: Any, image: Any) -> None:
             if self._stopping.is_set():
                 raise Interrupted("stopped")
-            seconds = time.time() - started
+            seconds = time.monotonic() - started
             if self.job.timeout and seconds > self.job.timeout:
                 raise TimeLimitError(
                     f"took more than {self.job.timeout:g} s, at step {step.step} of "
@@ -332,13 +334,13 @@ _CARRIED = (
 def result_from_metadata(text: str, data: bytes, pair: Pair | None = None) -> Result | None:
     """The index row of a picture, from what it carries; None if it is none of ours.
 
-    With `pair`, paths and row number are the manifest's again.
+    With `pair`, id, paths and row number are the manifest's again.
     """
     try:
         facts = json.loads(text)
         inputs = tuple(Input(i["role"], i["path"], "", i["sha256"]) for i in facts["inputs"])
         result = Result(
-            pair_id=facts["pair_id"],
+            pair_id=pair.pair_id if pair else facts["pair_id"],
             row=pair.row if pair else 0,
             content=pair.content if pair else facts["content"],
             style=pair.style if pair else facts["style"],

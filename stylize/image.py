@@ -27,6 +27,7 @@ __all__ = [
     "decode",
     "encode",
     "fit",
+    "is_whole",
     "match_size",
     "read_metadata",
     "to_image",
@@ -46,6 +47,10 @@ FORMATS = {
 
 MIN_SIDE = 16
 """Smallest side, pixels: four poolings halve it to 1 at relu5_1."""
+
+# What is read. Pillow knows more: some that nobody photographs in, and EPS, for which it starts
+# another program.
+_READ = "AVIF BMP GIF JPEG JPEG2000 PNG PPM PSD QOI TGA TIFF WEBP".split()
 
 _METADATA_KEY = "stylize-batch"
 _IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
@@ -84,7 +89,7 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_READ)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
         start = "the file is empty" if not data else f"it begins with {data[:8]!r}"
         raise ImageReadError(f"not a picture that can be read ({start})") from error
@@ -150,6 +155,15 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
         raise ImageReadError(f"the picture is damaged or cut short: {error}") from error
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether a picture opens to its last pixel."""
+    try:
+        Image.open(io.BytesIO(data), formats=_READ).load()
+    except Exception:  # as many kinds as there are plugins
+        return False
+    return True
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
@@ -240,7 +254,7 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
 def read_metadata(data: bytes) -> str:
     """The metadata that `encode` put into a picture, or "" where there is none."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
         text = image.info.get(_METADATA_KEY)
         if text is None and image.format == "PNG":
             image.load()  # text chunks may follow the pixels

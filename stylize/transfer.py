@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from stylize.config import StyleConfig
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError, ImageReadError
 from stylize.files import write_atomic
-from stylize.image import decode, encode, fit, match_size, to_image, to_srgb, to_tensor
+from stylize.image import MIN_SIDE, decode, encode, fit, match_size, to_image, to_srgb, to_tensor
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
 from stylize.weights import Weights
@@ -262,6 +263,8 @@ class Stylizer:
     ) -> Tensor:
         """A style picture at a stage's scale, its colours replaced where they are not wanted."""
         size = fit(painting.size, max(16, round(max(stage.size) * config.style_scale)))
+        if min(size) < MIN_SIDE:  # a panorama at a coarse scale
+            size = fit(size, math.ceil(max(size) * MIN_SIDE / min(size)))
         style = self._tensor(match_size(painting, size))
         if config.preserve_color == "histogram":
             return color.recolor(style, target)
@@ -287,7 +290,7 @@ class Stylizer:
             return (mean + config.noise * noise).to(target)
         elif config.init == "style":
             start = F.interpolate(style, (size[1], size[0]), mode="bicubic", antialias=True)
-        elif config.init == "matched":
+        elif config.init == "matched" and config.weights()[1]:
             start = color.transport(target, style)
         else:
             start = target

@@ -1,18 +1,15 @@
-"""Shared by all tests: no download, no cache but a fresh one, two threads; a few fixtures."""
+"""Shared by all tests: no download, no cache but a fresh one, one thread; the bundled weights."""
 
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from stylize.weights import Weights
-
-IMAGES = Path(__file__).parent.parent / "manifests" / "images"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,8 +22,9 @@ def _own_caches() -> Iterator[None]:
         patch.setenv("STYLIZE_CACHE", os.path.join(folder, "cache"))
         patch.setenv("TORCH_HOME", os.path.join(folder, "torch"))
         patch.setenv("STYLIZE_OFFLINE", "1")
-        if "torch" in sys.modules:  # tests that need it have imported it when collected
-            sys.modules["torch"].set_num_threads(2)
+        # Pictures are tiny: a second thread gains nothing, and waits wherever cores are shared.
+        if "torch" in sys.modules:  # imported when the tests were collected
+            sys.modules["torch"].set_num_threads(1)
         yield
 
 

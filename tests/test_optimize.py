@@ -1,5 +1,6 @@
 """The optimiser: torch's L-BFGS where that is sound, no units, one memory a row, the best kept."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -200,7 +201,7 @@ def test_no_step_is_longer_than_the_longest() -> None:
     # A bowl so flat that the first pair asks for a step to 0.5 at once.
     x = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
     seen = visited(lambda x: losses(x.square().mean(dim=(1, 2, 3))), x, evaluations=15)
-    steps = [float((b - a).square().mean().sqrt()) for a, b in zip(seen, seen[1:], strict=False)]
+    steps = [float((b - a).square().mean().sqrt()) for a, b in itertools.pairwise(seen)]
     assert max(steps) <= LONGEST_STEP * (1 + 1e-12)
     assert steps[1] == pytest.approx(LONGEST_STEP)
     assert float(seen[-1].abs().max()) < 1e-6  # shorter steps still end in the minimum

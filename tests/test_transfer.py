@@ -543,7 +543,7 @@ def test_layers_beyond_the_weights_are_refused(transfer: Transfer) -> None:
 def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
     cpu = torch.device("cpu")
     assert choose_device("cpu") == cpu
-    with pytest.raises(ConfigError, match="device is 'tpu'; torch can use .*cpu here"):
+    with pytest.raises(ConfigError, match=r"device is 'tpu'; torch can use .*cpu here"):
         choose_device("tpu")
     assert choose_dtype("float64", cpu) == torch.float64
     with pytest.raises(ConfigError, match="dtype is 'int8'; it must be auto or float32"):

@@ -297,5 +297,9 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # pickle, zip and safetensors errors alike
+    except OSError as error:
         raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
+    except Exception as error:  # pickle, zip and safetensors errors alike
+        raise WeightsError(
+            f"the weights file {path} cannot be read; it is no .pth or .safetensors of a VGG: {error}"
+        ) from error

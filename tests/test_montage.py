@@ -1,0 +1,210 @@
+"""The montage: what goes where, what stands for what is missing, and that no picture is cut."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import cli
+from PIL import Image, ImageChops
+
+from pipeline.index import Index
+from pipeline.lock import read_run, write_run
+from pipeline.montage import Cell, Grid, draw, lay_out, montage, natural
+from pipeline.pictures import Inputs
+from pipeline.records import Result
+from pipeline.run import _note_inputs
+
+RED, GREEN, BLUE = (200, 30, 30), (30, 160, 60), (40, 60, 200)
+
+
+def plain(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (60, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def result(number: int, **changes: Any) -> Result:
+    settings = changes.pop("settings", {})
+    values: dict[str, Any] = {
+        "pair_id": f"p{number}",
+        "row": number,
+        "content": "photos/red.png",
+        "style": "styles/green.png",
+        "output": f"images/{number}.png",
+        "status": "ok",
+        "settings": json.dumps(settings),
+    }
+    return Result(**{**values, **changes})
+
+
+def failed(number: int, **changes: Any) -> Result:
+    return dataclasses.replace(
+        result(number, **changes), status="failed", error_type="ImageReadError"
+    )
+
+
+def write(out: Path, *results: Result) -> str:
+    """OUT with these rows; its manifest's folder is the one above."""
+    with Index.open(str(out), "test") as index:
+        for row in results:
+            index.append(row)
+    write_run(str(out), {"inputs": ".."})
+    return str(out)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    plain(tmp_path / "photos" / "red.png", RED)
+    plain(tmp_path / "styles" / "green.png", GREEN)
+    for number in range(1, 5):
+        plain(tmp_path / "out" / "images" / f"{number}.png", BLUE)
+    return tmp_path / "out"
+
+
+def colours(image: Image.Image) -> dict[Any, int]:
+    found = image.convert("RGB").getcolors(1 << 24) or []
+    return {colour: number for number, colour in found}
+
+
+def test_a_strip_shows_photograph_style_and_result_of_each_pair(out: Path) -> None:
+    target = out / "strip.png"
+    assert montage(write(out, result(1), result(2)), str(target), cell=60) == []
+    with Image.open(target) as image:
+        found = colours(image)
+    # Two of each, 60 x 40 pixels, whole.
+    assert [found[c] for c in (RED, GREEN, BLUE)] == [2 * 60 * 40] * 3
+    assert found[(255, 255, 255)] > sum(found.values()) / 3
+
+
+def test_a_photograph_that_is_gone_is_an_empty_frame(out: Path) -> None:
+    (out.parent / "photos" / "red.png").unlink()
+    montage(write(out, result(1)), str(out / "strip.png"), cell=60)
+    with Image.open(out / "strip.png") as image:
+        found = colours(image)
+    assert RED not in found
+    assert found[BLUE] == 60 * 40
+
+
+def test_inputs_are_found_by_what_run_json_says(out: Path) -> None:
+    write(out, result(1))
+    write_run(str(out), {"inputs": "../elsewhere"})
+    grid = lay_out([result(1)], str(out))
+    assert grid.cells[0, 0].path == str(out.parent / "elsewhere" / "photos" / "red.png")
+
+
+def test_a_run_notes_where_its_manifest_is_and_tells_no_folder_of_this_machine(out: Path) -> None:
+    write_run(str(out), {"backbone": "vgg16"})
+    link = out.parent / "link"
+    link.symlink_to(out)
+    for folder in (out, link):
+        _note_inputs(str(out.parent / "lists" / "pairs.csv"), str(folder))
+        assert read_run(str(out)) == {"backbone": "vgg16", "inputs": "../lists"}
+        assert Inputs(str(folder)).path("a.jpg") == str(out.parent / "lists" / "a.jpg")
+    _note_inputs("s3://bucket/lists/pairs.csv", str(out))
+    assert Inputs(str(out)).path("a.jpg") == "s3://bucket/lists/a.jpg"
+    assert Inputs(str(out)).from_out("a.jpg") == ""
+
+
+def test_without_a_note_inputs_are_looked_for_beside_out(out: Path) -> None:
+    assert Inputs(str(out)).path("a.jpg") == str(out.parent / "a.jpg")
+
+
+def test_values_are_sorted_as_people_sort_them() -> None:
+    assert sorted(["10", "9", "1e-5", "0.5"], key=natural) == ["1e-5", "0.5", "9", "10"]
+    assert sorted(["a10", "a9", "5", "A1"], key=natural) == ["5", "A1", "a9", "a10"]
+    layers = ["conv1_1,conv2_1", "conv1_1", "conv1_1,conv2_1,conv3_1"]
+    assert sorted(layers, key=natural) == [layers[1], layers[0], layers[2]]
+
+
+def test_settings_columns_and_meta_are_rows_and_columns(out: Path) -> None:
+    rows = [
+        result(1, settings={"strength": 0.9}, meta={"client": "Ada"}, loss=10.0),
+        result(2, settings={"strength": 0.25}, meta={"client": "Bo"}, loss=9.0),
+    ]
+    by_setting = lay_out(rows, str(out), "strength", "meta.client")
+    assert (by_setting.rows, by_setting.cols) == (["0.25", "0.9"], ["Ada", "Bo"])
+    assert set(by_setting.cells) == {(1, 0), (0, 1)}
+    assert by_setting.cells[1, 0].path.endswith("1.png")
+    assert lay_out(rows, str(out), "", "loss").cols == ["9", "10"]
+
+
+def test_paths_are_labelled_by_stem_unless_that_confuses_two(out: Path) -> None:
+    rows = [result(1, style="a/x.png"), result(2, style="b/y.png")]
+    assert lay_out(rows, str(out), "style").rows == ["x", "y"]
+    rows = [result(1, style="a/x.png"), result(2, style="b/x.png")]
+    assert lay_out(rows, str(out), "style").rows == ["a/x.png", "b/x.png"]
+
+
+def test_layers_of_equal_weight_are_labelled_without_it(out: Path) -> None:
+    equal = result(1, settings={"style_layers": [["conv1_1", 0.5], ["conv2_1", 0.5]]})
+    other = result(2, settings={"style_layers": [["conv1_1", 0.5], ["conv2_1", 2]]})
+    grid = lay_out([equal, other], str(out), "style_layers")
+    assert grid.rows == ["conv1_1, conv2_1", "conv1_1:0.5, conv2_1:2"]
+
+
+def test_a_cell_of_several_pairs_shows_the_first_that_is_painted_and_says_so(out: Path) -> None:
+    grid = lay_out([failed(1), result(2), result(3)], str(out), "style")
+    assert grid.cells[0, 0].path.endswith("2.png")
+    assert grid.cells[0, 0].note == "1 of 3"
+    assert "1 of 1 cells stand for several pairs" in grid.notes[0]
+
+
+def test_a_failure_is_said_and_a_missing_cell_is_blank(out: Path) -> None:
+    rows = [failed(1, meta={"x": "1"}), result(2, meta={"x": "2"}, content="photos/b.png")]
+    grid = lay_out(rows, str(out), "content", "meta.x")
+    assert len(grid.cells) == 2
+    bad = next(cell for cell in grid.cells.values() if cell.alarm)
+    assert bad.words == "failed\nImageReadError"
+    image = draw(grid, 60)
+    # Below the failure's column there is nothing: the blank cell is as white as the margin.
+    assert set(colours(image.crop((0, 0, 20, image.height)))) == {(255, 255, 255)}
+
+
+def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
+    with pytest.raises(ValueError, match=r"--rows 'stlye'.*did you mean style\?"):
+        lay_out([result(1)], str(out), "stlye")
+
+
+def test_pictures_are_fitted_and_never_cut(tmp_path: Path) -> None:
+    tall = plain(tmp_path / "tall.png", RED, (50, 200))
+    wide = plain(tmp_path / "wide.png", BLUE, (200, 50))
+    cells = {(0, 0): Cell(str(tall)), (0, 1): Cell(str(wide))}
+    found = colours(draw(Grid([""], ["", ""], cells), 100))
+    assert (found[RED], found[BLUE]) == (25 * 100, 100 * 25)
+
+
+def test_a_photograph_is_turned_by_its_exif(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 40), RED).save(tmp_path / "turned.jpg", exif=exif)
+    image = draw(Grid([""], [""], {(0, 0): Cell(str(tmp_path / "turned.jpg"))}), 80)
+    box = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
+    assert box is not None
+    assert (box[2] - box[0], box[3] - box[1]) == (40, 80)
+
+
+def test_a_montage_too_large_to_draw_is_refused_before_it_is_drawn() -> None:
+    grid = Grid([str(n) for n in range(3000)], ["a"], {})
+    with pytest.raises(ValueError, match=r"--cell 256: the montage would be .* smaller --cell"):
+        draw(grid, 256)
+
+
+def test_pdf_and_png_are_written_and_other_endings_refused(out: Path) -> None:
+    folder = write(out, result(1))
+    montage(folder, str(out / "a.pdf"), cols="style")
+    assert (out / "a.pdf").read_bytes().startswith(b"%PDF-")
+    with pytest.raises(ValueError, match=r"-o a\.txt: the ending must be one of \.png"):
+        montage(folder, "a.txt")
+
+
+def test_the_command_draws_and_refuses(out: Path, tmp_path: Path) -> None:
+    folder = write(out, result(1), result(2))
+    done = cli("montage", folder, "--rows", "style", "-o", tmp_path / "g.png")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'g.png'}\n")
+    assert "several pairs" in done.stderr
+    wrong = cli("montage", folder, "--rows", "nothing", "-o", tmp_path / "h.png")
+    assert wrong.returncode == 2
+    assert not (tmp_path / "h.png").exists()
+    assert cli("montage", tmp_path, "-o", tmp_path / "h.png").returncode == 2
