@@ -301,5 +301,5 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
         raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
     except Exception as error:  # pickle, zip and safetensors errors alike
         raise WeightsError(
-            f"the weights file {path} cannot be read; it is no .pth or .safetensors of a VGG: {error}"
+            f"the weights file {path} cannot be read (no VGG in .pth or .safetensors): {error}"
         ) from error
