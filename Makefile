@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check slow browser weights clean
+.PHONY: demo test check slow chaos browser weights clean
 
 demo: .venv/installed  ## paint six pictures that ship with the project
 	$(BIN)/stylize-batch manifests/demo.csv
@@ -18,6 +18,9 @@ check: .venv/tests-installed  ## style and types
 
 slow: .venv/tests-installed  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
+
+chaos: .venv/tests-installed  ## kills, hostile files, a long run: CHAOS_MINUTES minutes on two cores
+	$(BIN)/python -m pytest -m slow tests/test_chaos.py tests/test_crash.py tests/test_hostile.py
 
 browser:  ## Chromium for the report's tests, where apt can put it; without it they are skipped
 	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -456,8 +456,7 @@ class _Handlers:
 
 def describe(summary: Summary, out: str) -> str:
     """The one line that says how it ended and where to look."""
-    idle = not (summary.ok or summary.failed or summary.left)
-    parts = ["nothing to do" if idle else f"{summary.ok} painted"]
+    parts = [f"{summary.ok} painted"]
     if summary.done:
         parts.append(f"{summary.done} done before")
     if summary.failed:

@@ -172,7 +172,7 @@ def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, lis
         except StopIteration:
             return
         except csv.Error as error:
-            reason = str(error)
+            reason = quoted(str(error), 200)[1:-1]
             if "end of data" in reason:
                 reason = "a quotation mark is not closed"
             elif "field larger" in reason:

@@ -21,7 +21,14 @@ from pipeline import __version__, storage
 from pipeline.crash import crash_point
 from pipeline.records import Input, Pair, Result, pair_key
 from stylize.config import ALGORITHM, StyleConfig
-from stylize.errors import ImageReadError, Interrupted, StylizeError, TimeLimitError, WeightsError
+from stylize.errors import (
+    BlackError,
+    ImageReadError,
+    Interrupted,
+    StylizeError,
+    TimeLimitError,
+    WeightsError,
+)
 from stylize.image import Limits, decode, encode
 
 __all__ = ["Job", "NotReadyError", "Status", "Worker", "metadata", "result_from_metadata"]
@@ -188,6 +195,7 @@ class Worker:
                 self._preview(pair, image)
 
         done, notes = self._transfer(stylizer, pictures, config, on_step)
+        _check_not_black(done.image, pictures["content"])
         width, height = done.image.size
         result = replace(
             result,
@@ -310,6 +318,8 @@ def metadata(result: Result) -> str:
     return json.dumps(facts, sort_keys=True, ensure_ascii=False)
 
 
+_BLACK = 8  # of 255: no channel of a black picture is brighter on average
+
 _CARRIED = (
     "preset",
     "backbone",
@@ -365,6 +375,18 @@ def result_from_metadata(text: str, data: bytes, pair: Pair | None = None) -> Re
 def utc(seconds: float) -> str:
     """A time as the index has it: ISO 8601, UTC, microseconds."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="microseconds")
+
+
+def _check_not_black(picture: Any, photograph: Any) -> None:
+    """Raise `BlackError` for a picture of nothing, whatever its loss says."""
+    from PIL import ImageStat
+
+    light, before = (max(ImageStat.Stat(image).mean) for image in (picture, photograph))
+    if light < _BLACK and before > 4 * _BLACK:
+        raise BlackError(
+            f"the picture came out black (brightness {light:.0f} of 255, the photograph has "
+            f"{before:.0f}); look at the style, or lower style_weight"
+        )
 
 
 def _failed(result: Result, error: BaseException, status: str = "failed") -> Result:

@@ -7,11 +7,13 @@ StylizeError
 │   └── ImageSizeError   it is too large to be decoded safely, or too small for the encoder
 ├── WeightsError         the backbone's weights cannot be had, or are not what they should be
 ├── DivergedError        the loss stayed NaN or infinite after a second attempt
+├── BlackError           the picture came out black, and the photograph is not
 └── Interrupted          the callback asked for an end; carries nothing, keeps nothing
     └── TimeLimitError   the pair's time limit passed
 """
 
 __all__ = [
+    "BlackError",
     "ConfigError",
     "DivergedError",
     "ImageError",
@@ -50,6 +52,10 @@ class WeightsError(StylizeError):
 
 class DivergedError(StylizeError):
     """The loss became NaN or infinite, and did so again from the best picture so far."""
+
+
+class BlackError(StylizeError):
+    """The picture came out black, and the photograph is not: nobody wants that, or it is a bug."""
 
 
 class Interrupted(StylizeError):

@@ -50,8 +50,22 @@ MIN_SIDE = 16
 
 # What is read. Pillow knows more: some that nobody photographs in, and EPS, for which it starts
 # another program.
-_READ = "AVIF BMP GIF JPEG JPEG2000 PNG PPM PSD QOI TGA TIFF WEBP".split()
+_READ = [
+    "AVIF",
+    "BMP",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "PNG",
+    "PPM",
+    "PSD",
+    "QOI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+]
 
+_LARGEST = 16384**2  # pixels of a result, by the limit of the setting `size`
 _METADATA_KEY = "stylize-batch"
 _IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -158,9 +172,12 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a picture opens to its last pixel."""
+    """Whether a picture, no larger than a result can be, opens to its last pixel."""
     try:
-        Image.open(io.BytesIO(data), formats=_READ).load()
+        image = Image.open(io.BytesIO(data), formats=_READ)
+        if image.width * image.height > _LARGEST:
+            return False
+        image.load()
     except Exception:  # as many kinds as there are plugins
         return False
     return True
@@ -256,12 +273,9 @@ def read_metadata(data: bytes) -> str:
     try:
         image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
         text = image.info.get(_METADATA_KEY)
-        if text is None and image.format == "PNG":
-            image.load()  # text chunks may follow the pixels
-            text = image.info.get(_METADATA_KEY)
-        if text is None:
+        if text is None and image.format != "PNG":  # whose EXIF Pillow looks for behind the pixels
             text = str(image.getexif().get(_IMAGE_DESCRIPTION, ""))
             text = text.removeprefix(_METADATA_KEY).strip() if _METADATA_KEY in text else ""
     except Exception:  # whatever it is, it is no picture of ours
         return ""
-    return str(text)
+    return str(text or "")

@@ -6,6 +6,7 @@ memory, its own best and its own divergence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -155,6 +156,13 @@ class _Adam:
         return self._x.clamp(0, 1)
 
 
+def _unit(gradient: Tensor) -> float:
+    """What gradients are multiplied by, so that their squares stay within float32 whatever the
+    weights. A power of two: L-BFGS's steps are the same to the last bit."""
+    exponent = math.frexp(float(gradient.abs().max()))[1]
+    return 2.0 ** -max(0, exponent - 40)
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """(B, n), (B, n) -> (B, 1)"""
     product: Tensor = torch.linalg.vecdot(a, b)
@@ -180,6 +188,7 @@ def minimize(
     scale = x[0].numel()  # keeps gradients of mean losses within the range of half precision
     lbfgs = LBFGS(history)
     adam = _Adam(learning_rate)
+    unit = 0.0
     best: Minimum | None = None
     restarts = 0
     for evaluation in range(1, evaluations + 1):
@@ -199,6 +208,8 @@ def minimize(
             lbfgs.clear()
             adam.clear()
             continue
+        unit = unit or _unit(gradient)
+        gradient = gradient * unit
         best = _better(best, x, losses, evaluation, restarts)
         if on_step:
             on_step(losses, x)

@@ -3,6 +3,7 @@ for each call. What is forked is a process of its own, to be killed like any oth
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+    def counted(self, what: str) -> int:
+        """The number before a word of the summary: painted, done before, failed, skipped."""
+        found = re.search(rf"(\d+) {what}", self.stdout)
+        return int(found[1]) if found else 0
 
 
 class Forks:

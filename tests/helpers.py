@@ -183,10 +183,12 @@ def painters(pid: int) -> list[psutil.Process]:
     for process in descendants(pid):
         try:
             if any("ray::StyleWorker" in part for part in process.cmdline()):
-                found.append(process)
+                found.append((process, process.ppid()))
         except psutil.Error:
             continue
-    return found
+    # A worker that starts a program is there twice for a moment, by fork.
+    workers = {process.pid for process, _ in found}
+    return [process for process, parent in found if parent not in workers]
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[str]:

@@ -111,7 +111,7 @@ def test_random_kills_of_driver_and_workers_lose_nothing(
             with driver(manifest, *options, "--retry-failed=poison") as run:
                 end = time.monotonic() + chance.uniform(8, 40)  # of this driver
                 while run.poll() is None and time.monotonic() < min(end, deadline):
-                    time.sleep(chance.uniform(0.5, 5))
+                    time.sleep(chance.uniform(1, 8))
                     if victims := painters(run.pid):
                         chance.choice(victims).kill()
                         kills["worker"] += 1
@@ -120,8 +120,11 @@ def test_random_kills_of_driver_and_workers_lose_nothing(
                     run.kill()
                     kills["driver"] += 1
                 else:
-                    assert run.returncode in (0, 3), run.communicate()
-                    break
+                    stderr = run.communicate()[1]
+                    # Three killed in a row before their first pair look like a broken cluster.
+                    if "workers die as they start" not in stderr:
+                        assert run.returncode in (0, 3), stderr
+                        break
             count_by_readers(out)
             wait_for(lambda left=left: not alive(left), 20)
         done = cli(manifest, *options, "--retry-failed=poison", timeout=1200)
@@ -189,17 +192,21 @@ def test_memory_and_open_files_stay_level_over_a_long_run(
     check_whole(out)
 
 
-def test_a_worker_killed_for_memory_by_rays_monitor_is_tried_alone_and_then_poison(
+def test_a_pair_too_large_for_the_memory_is_tried_alone_then_poison_and_the_others_are_done(
     tmp_path: Path,
 ) -> None:
-    pictures(tmp_path, 1)
-    manifest = write_csv(tmp_path / "m.csv", [{"id": "big", "content": "c0.jpg"}])
-    # The monitor kills as soon as two per cent of the machine's memory are in use: always.
-    env = {"RAY_memory_usage_threshold": "0.02", "RAY_memory_monitor_refresh_ms": "100"}
-    done = cli(manifest, *TINY, "--workers", 1, **env, STYLIZE_CRASH_AT="pair-begun!hang")
+    """Ray's own monitor kills it, at a limit of 3 GB above what the machine uses now."""
+    from ray._private.utils import get_system_memory, get_used_memory
+
+    pictures(tmp_path, 2)
+    rows: list[dict[str, object]] = [{"id": "large", "content": "c0.jpg", "size": 2000}]
+    rows += [{"id": name, "content": "c1.jpg", "seed": i} for i, name in enumerate("abc")]
+    manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
+    limit = (get_used_memory() + 3e9) / get_system_memory()
+    env = {"RAY_memory_usage_threshold": f"{limit:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
+    done = cli(manifest, *TINY, "--workers", 2, timeout=600, **env)
     assert done.returncode == 3, done.stderr
-    assert "its worker was killed for memory; it is tried alone" in done.stderr
-    row = index_rows(tmp_path / "m")["big"]
-    assert (row["status"], row["error_type"]) == ("poison", "WorkerDied")
-    assert cli(manifest, *TINY, "--in-process", "--retry-failed=poison").returncode == 0
-    check_whole(tmp_path / "m")
+    assert "large: its worker was killed for memory; it is tried alone" in done.stderr
+    assert statuses(out) == {"large": "poison", "a": "ok", "b": "ok", "c": "ok"}
+    assert index_rows(out)["large"]["error_type"] == "WorkerDied"
+    check_whole(out)

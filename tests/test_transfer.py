@@ -309,7 +309,7 @@ def test_the_coarse_scales_gain_is_carried_to_the_fine_one(transfer: Transfer) -
 def test_strength_0_pays_no_heed_to_the_style_and_1_none_to_the_content(
     transfer: Transfer,
 ) -> None:
-    zero, one = transfer(small(strength=0.0)), transfer(small(strength=1.0))
+    zero, one = transfer(small(strength=0.0, init="style")), transfer(small(strength=1.0))
     assert {step.style_loss for step in zero.curve} == {0.0}
     assert {step.content_loss for step in one.curve} == {0.0}
     assert zero.content_loss > 0

@@ -1,0 +1,337 @@
+"""rebuild-index and prune, and what becomes of an OUT that was damaged between or during runs."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from forks import Forks
+from helpers import (
+    TINY,
+    check_whole,
+    count_by_readers,
+    index_rows,
+    picture,
+    pictures,
+    start,
+    statuses,
+    wait_for,
+    write_csv,
+)
+
+NAMES = ["g0", "g1", "g2"]
+ROWS = [{"id": name, "content": f"c{name[1]}.jpg", "meta.shot": f"{name}!"} for name in NAMES]
+NEVER = ("run_id", "epoch", "seq", "notes", "version", "started_at", "finished_at", "attempt")
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with Forks(tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def _painted(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
+    folder = tmp_path_factory.mktemp("painted")
+    pictures(folder, 3)
+    write_csv(folder / "m.csv", ROWS)
+    done = forks(folder / "m.csv", "--in-process", *TINY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def manifest(_painted: Path, tmp_path: Path) -> Path:
+    """A manifest of three rows that are all done, beside its OUT."""
+    shutil.copytree(_painted, tmp_path / "painted")
+    return tmp_path / "painted" / "m.csv"
+
+
+def part(out: Path) -> Path:
+    (path,) = (out / "index").glob("*.parquet")
+    return path
+
+
+def image(out: Path, name: str) -> Path:
+    return out / "images" / f"c{name[1]}.s.{name}.png"
+
+
+# rebuild-index
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_an_index_that_is_gone_is_made_again_and_nothing_is_painted_again(
+    with_manifest: bool, forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    before = index_rows(out)
+    shutil.rmtree(out / "index")
+    more = ("--manifest", manifest) if with_manifest else ()
+    done = forks("rebuild-index", out, *more)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}/index: 3 rows made from pictures, 0 kept\n"
+    after = index_rows(out)
+    for name in NAMES:
+        assert "row made again from the picture" in after[name]["notes"]
+        for column in ("key", "output", "output_sha256", "loss", "settings", "weights_sha256"):
+            assert after[name][column] == before[name][column]
+        if with_manifest:
+            assert (after[name]["row"], after[name]["meta"]) == (
+                before[name]["row"],
+                before[name]["meta"],
+            )
+    check_whole(out)
+    assert count_by_readers(out) == [3] * 4
+    run = forks(manifest, "--in-process", *TINY)
+    assert (run.counted("painted"), run.counted("done before")) == (0, 3)
+
+
+def test_rows_that_can_be_read_are_kept_and_only_lost_ones_are_made(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    before = index_rows(out)
+    part(out).write_bytes(part(out).read_bytes()[:-20])
+    write_csv(manifest, [{"id": "none", "content": "none.jpg"}])
+    assert forks(manifest, "--in-process", *TINY).returncode == 3  # its row is to be kept
+    done = forks("rebuild-index", out)
+    assert done.stdout.endswith("3 rows made from pictures, 1 kept\n")
+    assert statuses(out) == {"none": "failed", **dict.fromkeys(NAMES, "ok")}
+    again = forks("rebuild-index", out)
+    assert again.stdout.endswith("0 rows made from pictures, 4 kept\n")
+    assert {n: r["loss"] for n, r in index_rows(out).items() if n in before} == {
+        n: r["loss"] for n, r in before.items()
+    }
+
+
+def test_rebuild_takes_neither_strange_nor_damaged_nor_copied_pictures(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    shutil.rmtree(out / "index")
+    cut = image(out, "g0").read_bytes()
+    image(out, "g0").write_bytes(cut[: len(cut) - 200])
+    shutil.copy(image(out, "g1"), out / "images" / "my favourite.png")
+    picture(out / "images" / "mine.png", 4)
+    done = forks("rebuild-index", out)
+    assert statuses(out) == {"g1": "ok", "g2": "ok"}
+    assert "c0.s.g0.png: does not open to its end" in done.stderr
+    assert "my favourite.png: was moved or copied by hand" in done.stderr
+    assert "mine.png" not in done.stderr
+    run = forks(manifest, "--in-process", *TINY)
+    assert (run.counted("painted"), run.counted("done before")) == (1, 2)
+    assert statuses(out) == dict.fromkeys(NAMES, "ok")
+
+
+# prune
+
+
+def test_prune_lists_what_the_manifest_no_longer_has_and_removes_it_with_yes(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    write_csv(manifest, ROWS[:1])
+    mine = picture(out / "images" / "mine.png", 4)
+    copy = Path(shutil.copy(image(out, "g1"), out / "images" / "my favourite.png"))
+    edited = image(out, "g2")
+    edited.write_bytes(edited.read_bytes() + b"\0")
+    files = sorted(out.rglob("*"))
+    assert forks("prune", out).returncode == 2
+    listed = forks("prune", out, "--manifest", manifest)
+    assert listed.returncode == 0
+    assert listed.stdout == "images/c1.s.g1.png\n"
+    assert "images/c2.s.g2.png: was edited by hand; it stays" in listed.stderr
+    assert "1 picture (0.0 MB) and 2 rows of the index would go" in listed.stderr
+    assert sorted(out.rglob("*")) == files
+    removed = forks("prune", out, "--manifest", manifest, "--yes")
+    assert removed.returncode == 0
+    assert removed.stdout == listed.stdout
+    assert statuses(out) == {"g0": "ok"}
+    assert not image(out, "g1").exists()
+    assert all(path.exists() for path in (mine, copy, edited, image(out, "g0")))
+    assert forks(manifest, "--in-process", *TINY).counted("painted") == 0
+
+
+def test_prune_keeps_what_another_manifest_has_and_an_old_name_until_the_new_is_painted(
+    forks: Forks, manifest: Path, tmp_path: Path
+) -> None:
+    out = manifest.with_suffix("")
+    write_csv(manifest, [{**ROWS[0], "output": "new.png"}])
+    other = write_csv(tmp_path / "painted" / "other.csv", ROWS[1:])
+    both = ("--manifest", manifest, "--manifest", other)
+    assert "nothing to remove" in forks("prune", out, *both).stderr
+    assert forks(manifest, "--in-process", *TINY).returncode == 0
+    assert forks("prune", out, *both, "--yes").stdout == "images/c0.s.g0.png\n"
+    assert statuses(out) == dict.fromkeys(NAMES, "ok")
+    check_whole(out)
+
+
+def test_a_prune_that_is_killed_is_finished_by_the_next(forks: Forks, manifest: Path) -> None:
+    out = manifest.with_suffix("")
+    write_csv(manifest, ROWS[:1])
+    prune = ("prune", out, "--manifest", manifest, "--yes")
+    for point in ("compaction-merged", "compaction-inputs-deleted"):
+        died = forks(*prune, STYLIZE_CRASH_AT=point)
+        assert died.returncode == -signal.SIGKILL
+        assert len(set(count_by_readers(out))) == 1
+    assert forks(*prune).returncode == 0
+    assert statuses(out) == {"g0": "ok"}
+    check_whole(out)
+
+
+@pytest.mark.parametrize("command", ["prune", "rebuild-index", "compact"])
+def test_nothing_is_repaired_while_a_run_has_the_folder(
+    command: str, forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    more = ("--manifest", manifest, "--yes") if command == "prune" else ()
+    with open(out / "_state" / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = forks(command, out, *more)
+    assert done.returncode == 5
+    assert "is in use by process " in done.stderr
+
+
+@pytest.mark.parametrize("command", ["prune", "rebuild-index"])
+def test_a_folder_that_is_no_output_folder_is_refused_and_left_alone(
+    command: str, forks: Forks, manifest: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    picture(folder / "mine.png", 1)
+    more = ("--manifest", manifest) if command == "prune" else ()
+    done = forks(command, folder, *more)
+    assert done.returncode == 2
+    assert "is no output folder" in done.stderr
+    assert os.listdir(folder) == ["mine.png"]
+
+
+# An OUT that was damaged between two runs
+
+
+def empty(out: Path) -> None:
+    part(out).write_bytes(b"")
+
+
+def cut_short(out: Path) -> None:
+    part(out).write_bytes(part(out).read_bytes()[:-30])
+
+
+def stray(out: Path) -> None:
+    (out / "index" / "notes.txt").write_text("mine")
+
+
+def tear_journal(out: Path) -> None:
+    (out / "_state" / "journal" / "r-000001.jsonl").write_text('{"pair_id": "g0", "ro')
+
+
+def remove_state(out: Path) -> None:
+    shutil.rmtree(out / "_state")
+
+
+def leave_lock(out: Path) -> None:
+    (out / "_state" / "lock").write_text('{"pid": 1, "host": "gone", "run_id": "dead"}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (empty, "is empty; it is now in _state/damaged"),
+        (cut_short, "is damaged ("),
+        (stray, "index/'notes.txt' is no part of the index and is not read"),
+        (tear_journal, "was cut short; it is left out"),
+        (remove_state, ""),
+        (leave_lock, ""),
+    ],
+)
+def test_a_damaged_output_folder_is_named_set_right_and_nothing_painted_again(
+    damage: Callable[[Path], None], says: str, forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    before = {name: image(out, name).stat().st_mtime_ns for name in NAMES}
+    damage(out)
+    done = forks(manifest, "--in-process", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert (done.counted("painted"), done.counted("done before")) == (0, 3)
+    assert says in done.stderr
+    assert {name: image(out, name).stat().st_mtime_ns for name in NAMES} == before
+    assert statuses(out) == dict.fromkeys(NAMES, "ok")
+    (out / "index" / "notes.txt").unlink(missing_ok=True)
+    shutil.rmtree(out / "_state" / "damaged", ignore_errors=True)
+    check_whole(out)
+
+
+def test_an_id_that_changes_takes_the_finished_picture_over(forks: Forks, manifest: Path) -> None:
+    out = manifest.with_suffix("")
+    output = index_rows(out)["g0"]["output"]
+    write_csv(manifest, [{**ROWS[0], "id": "other", "output": output}])
+    done = forks(manifest, "--in-process", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert (done.counted("painted"), done.counted("done before")) == (0, 1)
+    assert statuses(out)["other"] == "ok"
+    assert forks("prune", out, "--manifest", manifest, "--yes").returncode == 0
+    assert statuses(out) == {"other": "ok"}
+    check_whole(out)
+
+
+# During a run
+
+
+def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    shutil.rmtree(out)
+    slow = ("--size", 48, "--steps", 60, *TINY[4:])
+    run = start(manifest, "--in-process", *slow)
+    try:
+        wait_for(lambda: image(out, "g0").exists())
+        shutil.rmtree(out)
+        _, stderr = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 5, stderr
+    assert "its folder is gone; put it back, or start again with another --out" in stderr
+    assert "Traceback" not in stderr
+    done = forks(manifest, "--in-process", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert statuses(out) == dict.fromkeys(NAMES, "ok")
+    check_whole(out)
+
+
+def test_a_clock_that_jumps_decides_nothing(manifest: Path) -> None:
+    """An hour back, then a day forth, at each look at the clock: no time-out, nothing done twice,
+    the newest row is the newest."""
+    out = manifest.with_suffix("")
+    code = """
+import itertools, sys, time
+jumps, now = itertools.cycle([-3600.0, 86400.0, -90000.0, 7.0]), time.time
+time.time = lambda: now() + next(jumps)
+from pipeline.cli import main
+main()
+"""
+    for options, says in (("--force", "3 painted"), ("--verify-inputs", "3 done before")):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                code,
+                manifest,
+                "--in-process",
+                *TINY,
+                "--timeout",
+                "60",
+                options,
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert says in done.stdout
+        assert {row["epoch"] for row in index_rows(out).values()} == {2}
+        assert all(0 <= row["seconds"] < 60 for row in index_rows(out).values())
+    check_whole(out)
