@@ -200,7 +200,7 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
     blank = (cell, round(cell * 2 / 3))
     widths = [_largest(sizes, 1, c, 0) or blank[0] for c in range(len(grid.cols))]
     heights = [_largest(sizes, 0, r, 1) or blank[1] for r in range(len(grid.rows))]
-    for (row, col), item in grid.cells.items():
+    for row, col in grid.cells:
         if sizes[row, col] is None:  # words stand in a frame of the size of their neighbours
             sizes[row, col] = (widths[col], heights[row])
     for (row, col), item in grid.cells.items():
