@@ -3,6 +3,7 @@
 The walk is without Ray, where driver and worker are one process; what Ray adds is walked on Ray.
 """
 
+import random
 import shutil
 import signal
 import threading

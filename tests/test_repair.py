@@ -278,7 +278,18 @@ def test_an_id_that_changes_takes_the_finished_picture_over(forks: Forks, manife
     check_whole(out)
 
 
-# During a run
+# Before and during a run
+
+
+def test_a_run_that_the_disk_cannot_hold_does_not_begin(forks: Forks, tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    number = shutil.disk_usage(tmp_path).free // 268_435_456 + 20  # bytes of a picture
+    rows = [{"id": f"p{i}", "content": "c0.jpg", "size": 16384} for i in range(number)]
+    done = forks(write_csv(tmp_path / "m.csv", rows), "--in-process", "--backbone", "vgg16")
+    assert done.returncode == 5
+    assert f"{number} pictures need about {number * 0.268435456:.1f} GB, " in done.stderr
+    assert "or take fewer with --limit" in done.stderr
+    assert not (tmp_path / "m" / "images").exists()
 
 
 def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
