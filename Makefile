@@ -19,7 +19,7 @@ check: .venv/tests-installed  ## style and types
 slow: .venv/tests-installed  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
-chaos: .venv/tests-installed  ## kills, hostile files, a long run: CHAOS_MINUTES minutes on two cores
+chaos: .venv/tests-installed  ## kills, hostile files, a long run: about 20 minutes on two cores
 	$(BIN)/python -m pytest -m slow tests/test_chaos.py tests/test_crash.py tests/test_hostile.py
 
 browser:  ## Chromium for the report's tests, where apt can put it; without it they are skipped

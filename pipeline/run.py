@@ -331,6 +331,7 @@ class _Session:
                 start(todo, attempts, job, wanted, self)
             finally:
                 storage.remove(probe)
+                storage.sweep_temporaries(options.out)  # of workers that died
 
     # --- what the scheduler tells ---
 

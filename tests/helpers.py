@@ -145,7 +145,8 @@ def count_by_readers(out: Path) -> list[int]:
     import pyarrow.dataset
 
     folder = out / "index"
-    counted = duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall()
+    with duckdb.connect() as own:  # the shared one is for one thread
+        counted = own.sql(f"select count(*) from '{folder}/*.parquet'").fetchall()
     return [
         pyarrow.dataset.dataset(folder).to_table().num_rows,
         len(pd.read_parquet(folder)),
