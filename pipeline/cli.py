@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import functools
@@ -181,6 +182,16 @@ def _write(line: str, err: bool) -> None:
         stream = sys.stderr if err else sys.stdout
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _flush() -> None:
+    """Write out what is buffered; into a closed pipe it goes nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -784,6 +795,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
         signal.signal(signal.SIGHUP, _terminated)
+    atexit.register(_flush)  # before the interpreter's own, whose failure would be exit code 120
     try:
         app(arguments, prog_name="stylize-batch", standalone_mode=True)
     except _Refused as refused:
