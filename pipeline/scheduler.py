@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from pipeline import storage
 from pipeline.guard import ray_folder
 from pipeline.records import Pair, Result
-from pipeline.worker import Job, NotReadyError, Status, Worker, utc
+from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
 
 __all__ = [
     "ClusterError",
@@ -407,27 +407,6 @@ class _Run:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def failed_result(pair: Pair, attempt: int) -> Result:
-    """A row for a pair whose worker can no longer write one."""
-    from pipeline import __version__
-    from stylize.config import ALGORITHM, StyleConfig
-
-    return Result(
-        pair_id=pair.pair_id,
-        row=pair.row,
-        content=pair.content,
-        style=pair.style,
-        output=pair.output,
-        status="failed",
-        settings=StyleConfig(**pair.settings).to_json(),
-        preset=pair.settings["preset"],
-        algorithm=ALGORITHM,
-        attempt=attempt,
-        version=__version__,
-        meta=pair.meta,
-    )
 
 
 def _actor(ray: Any) -> type:

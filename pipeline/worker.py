@@ -31,7 +31,15 @@ from stylize.errors import (
 )
 from stylize.image import Limits, decode, encode
 
-__all__ = ["Job", "NotReadyError", "Status", "Worker", "metadata", "result_from_metadata"]
+__all__ = [
+    "Job",
+    "NotReadyError",
+    "Status",
+    "Worker",
+    "failed_result",
+    "metadata",
+    "result_from_metadata",
+]
 
 
 @dataclass(frozen=True)
@@ -116,21 +124,8 @@ class Worker:
         trouble, not the pair's.
         """
         started = time.monotonic()  # a clock may be set back or forth meanwhile
-        result = Result(
-            pair_id=pair.pair_id,
-            row=pair.row,
-            content=pair.content,
-            style=pair.style,
-            output=pair.output,
-            status="failed",
-            settings=StyleConfig(**pair.settings).to_json(),
-            preset=pair.settings["preset"],
-            algorithm=ALGORITHM,
-            attempt=attempt,
-            host=socket.gethostname(),
-            version=__version__,
-            started_at=utc(time.time()),
-            meta=pair.meta,
+        result = replace(
+            failed_result(pair, attempt), host=socket.gethostname(), started_at=utc(time.time())
         )
         try:
             crash_point("pair-begun", pair_id=pair.pair_id)
@@ -284,6 +279,24 @@ class Worker:
         storage.put(
             storage.output_path(self.job.out, str(preview)), encode(to_image(image), ".jpg")
         )
+
+
+def failed_result(pair: Pair, attempt: int) -> Result:
+    """The row of an attempt that nothing has come of yet."""
+    return Result(
+        pair_id=pair.pair_id,
+        row=pair.row,
+        content=pair.content,
+        style=pair.style,
+        output=pair.output,
+        status="failed",
+        settings=StyleConfig(**pair.settings).to_json(),
+        preset=pair.settings["preset"],
+        algorithm=ALGORITHM,
+        attempt=attempt,
+        version=__version__,
+        meta=pair.meta,
+    )
 
 
 def written_path(pair: Pair, role: str) -> str:
