@@ -14,12 +14,20 @@ from torch import Tensor, nn
 from stylize.errors import ConfigError, ImageSizeError
 from stylize.weights import CONVS, Weights
 
-__all__ = ["Encoder", "deepest", "minimum_side"]
+__all__ = ["Encoder", "deepest", "minimum_side", "reach"]
 
 
 def minimum_side(layer: str) -> int:
     """The smallest side, pixels, that leaves one position at a layer: 2^(poolings before it)."""
     return int(2 ** (int(layer[4]) - 1))
+
+
+def reach(layer: str, backbone: str) -> int:
+    """How far beyond its own square of pixels a position of a layer sees: each 3x3 convolution
+    looks one position further, and pooling makes positions twice as wide."""
+    order = CONVS[backbone]
+    upto = order[: order.index("conv" + layer[4:]) + 1]
+    return sum(2 ** (int(conv[4]) - 1) for conv in upto)
 
 
 def deepest(layers: Iterable[str], backbone: str) -> str:
@@ -90,8 +98,17 @@ class Encoder(nn.Module):
         need = minimum_side(last)
         if min(height, width) < need:
             raise ImageSizeError(f"image is {width}x{height}; {last} needs at least {need}x{need}")
+        return self._features(image, tuple(sorted(wanted)), last)
+
+    def compile_features(self, mode: str) -> None:
+        """Let `torch.compile` make the network's code: worth its time for many pictures."""
+        self._features = torch.compile(self._features, mode=mode)  # type: ignore[method-assign]
+
+    def _features(self, image: Tensor, wanted: tuple[str, ...], last: str) -> dict[str, Tensor]:
         features: dict[str, Tensor] = {}
         x = (image - self.get_buffer("mean")).to(self.dtype)
+        if self.padding == "replicate":
+            x = F.pad(x, (1, 1, 1, 1), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             block = conv[4]
@@ -112,7 +129,7 @@ class Encoder(nn.Module):
 
     def _convolve(self, x: Tensor, conv: str) -> Tensor:
         weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
-        mode = self.padding if conv == "conv1_1" or self.padding == "circular" else "zeros"
-        if mode in ("zeros", "none"):
-            return F.conv2d(x, weight, bias, padding=1 if mode == "zeros" else 0)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), weight, bias)
+        if self.padding == "circular":
+            return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
+        framed = conv == "conv1_1" and self.padding != "zeros"  # the picture brings its frame
+        return F.conv2d(x, weight, bias, padding=0 if framed else 1)

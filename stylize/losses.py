@@ -6,7 +6,7 @@ a batch is so many separate optimisations. Sums run in float32 whatever the feat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +60,13 @@ def gram_matrix(features: Tensor, mask: Tensor | None = None) -> Tensor:
 
     With a mask (B, 1, h, w) in [0, 1]: sum_k m_k f_k f_k^T / sum_k m_k.
     """
-    rows = _rows(features)
-    if mask is None:
-        return _SecondMoment.apply(rows) / rows.shape[1]  # type: ignore[no-any-return]
-    weights = mask.flatten(2).transpose(1, 2)  # (B, M, 1)
-    total = weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
-    weighted = rows * weights.sqrt().to(rows.dtype)  # its square is the weight
-    return _SecondMoment.apply(weighted) / total  # type: ignore[no-any-return]
+    return Statistic.of(features, "gram", mask).gram
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is compared of one layer: the Gram matrix (B, N, N) and, but for `gram`, the mean."""
+    """What is compared of one layer: the Gram matrix (B, N, N) and, but for `gram`, the mean
+    (B, N)."""
 
     gram: Tensor
     mean: Tensor | None = None
@@ -79,19 +74,42 @@ class Statistic:
     @classmethod
     def of(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
         """The statistic of features (B, N, h, w) that the style loss `kind` compares."""
-        gram = gram_matrix(features, mask)
+        sums = cls.sums(features, kind, mask)
+        return sums.over(positions(features, mask))
+
+    @classmethod
+    def sums(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
+        """The same before it is divided by the positions: sums of parts of a picture add up."""
+        rows = _rows(features)
+        weighted = rows
+        if mask is not None:
+            weights = mask.flatten(2).transpose(1, 2)  # (B, M, 1)
+            weighted = rows * weights.sqrt().to(rows.dtype)  # its square is the weight
+        gram: Tensor = _SecondMoment.apply(weighted)
         if kind == "gram":
             return cls(gram)
         wide = _wide(features)
-        if mask is None:
-            return cls(gram, wide.mean(dim=(2, 3)))
-        total = mask.sum(dim=(2, 3)).clamp(min=1e-6)
-        return cls(gram, (wide * mask).sum(dim=(2, 3)) / total)
+        return cls(gram, (wide if mask is None else wide * mask).sum(dim=(2, 3)))
+
+    def over(self, total: Tensor | int) -> Statistic:
+        """Divided by the number of positions, or by their weights (B, 1)."""
+        by = total[:, :, None] if isinstance(total, Tensor) else total
+        return Statistic(self.gram / by, None if self.mean is None else self.mean / total)
+
+    def parts(self) -> list[Tensor]:
+        return [self.gram] if self.mean is None else [self.gram, self.mean]
 
     def covariance(self) -> Tensor:
         """(B, N, N), centred."""
         assert self.mean is not None
         return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+def positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
+    """How many positions a statistic is over: M, or with a mask the sum of its weights (B, 1)."""
+    if mask is None:
+        return features.shape[-2] * features.shape[-1]
+    return mask.sum(dim=(2, 3)).clamp(min=1e-6)
 
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
@@ -194,6 +212,16 @@ class Losses:
     style: Tensor
     tv: Tensor
 
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.total, self.content, self.style, self.tv
+
+    def map(self, function: Callable[..., Tensor], *others: Losses) -> Losses:
+        """The losses with a function of each part, and of the same part of others."""
+        return Losses(*map(function, self.parts(), *(other.parts() for other in others)))
+
+    def detach(self) -> Losses:
+        return self.map(Tensor.detach)
+
 
 def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
     """Layer weights over their sum; layers with weight 0 are left out."""
@@ -222,39 +250,59 @@ class PerceptualLoss:
         self.config = config
         self.content_weight, self.style_weight = config.weights()
         self.content_weight *= content_factor
-        self.content_layers = relative(config.content_layers) if self.content_weight else {}
-        self.style_layers = relative(config.style_layers) if self.style_weight else {}
+        self.content_layers: dict[str, float | Tensor] = {}  # layer -> weight, or (B,) of them
+        self.style_layers: dict[str, float | Tensor] = {}
+        if self.content_weight:
+            self.content_layers.update(relative(config.content_layers))
+        if self.style_weight:
+            self.style_layers.update(relative(config.style_layers))
         self.content = content
         self.style = style
         self.mask = mask
         if config.relative:
-            kind = config.style_loss
-            for layer in self.content_layers:
-                self.content_layers[layer] /= max(float(energy(content[layer]).mean()), 1e-12)
-            for layer in self.style_layers:
-                self.style_layers[layer] /= max(float(energy(style[layer], kind).mean()), 1e-12)
+            for layer, weight in self.content_layers.items():
+                self.content_layers[layer] = weight / energy(content[layer]).clamp(min=1e-12)
+            for layer, weight in self.style_layers.items():
+                over = energy(style[layer], config.style_loss).clamp(min=1e-12)
+                self.style_layers[layer] = weight / over
 
     def __call__(self, image: Tensor) -> Losses:
         """Losses of pictures (B, 3, H, W)."""
         # The network sees what will be saved; the gradient passes as if nothing were cut off.
         seen = image + (image.clamp(0, 1) - image).detach() if self.config.clamp else image
         zero = 0 * image.flatten(1).sum(dim=1)  # has a gradient, should all weights be 0
-        content, style, tv = zero, zero, zero
-        layers = [*self.content_layers, *self.style_layers]
-        features = self.encoder(seen, layers) if layers else {}
-        for layer, weight in self.content_layers.items():
-            content = content + weight * content_loss(features[layer], self.content[layer])
-        for layer, weight in self.style_layers.items():
-            mask = None
-            if self.mask is not None:
-                mask = F.adaptive_avg_pool2d(self.mask, features[layer].shape[-2:])
-            statistic = Statistic.of(features[layer], self.config.style_loss, mask)
-            style = style + weight * style_loss(
-                statistic, self.style[layer], self.config.style_loss
-            )
+        total, content, style = self.perceive(seen) if self.layers else (zero, zero, zero)
+        tv = zero
         if self.config.tv_weight:
             tv = total_variation_loss(seen, self.config.tv_reduction)
-        total = (
-            self.content_weight * content + self.style_weight * style + self.config.tv_weight * tv
-        )
-        return Losses(total, content, style, tv)
+        return Losses(zero + total + self.config.tv_weight * tv, content, style, tv)
+
+    def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """content_weight * content + style_weight * style, content, style of pictures; each
+        (B,)."""
+        content = style = seen.new_zeros(len(seen))
+        features = self.encoder(seen, self.layers)
+        for layer, weight in self.content_layers.items():
+            content = content + weight * content_loss(features[layer], self.content[layer])
+        for layer in self.style_layers:
+            height, width = features[layer].shape[-2:]
+            mask = self.mask_at((height, width))
+            statistic = Statistic.of(features[layer], self.config.style_loss, mask)
+            style = style + self.style_part(layer, statistic)
+        return self.content_weight * content + self.style_weight * style, content, style
+
+    @property
+    def layers(self) -> list[str]:
+        """All layers that are looked at."""
+        return [*self.content_layers, *self.style_layers]
+
+    def mask_at(self, size: tuple[int, int]) -> Tensor | None:
+        """The mask averaged over what each position of a layer stands for, (B, 1, h, w)."""
+        if self.mask is None:
+            return None
+        return F.adaptive_avg_pool2d(self.mask, size)
+
+    def style_part(self, layer: str, statistic: Statistic) -> Tensor:
+        """A layer's weighted share of the style loss, (B,)."""
+        loss = style_loss(statistic, self.style[layer], self.config.style_loss)
+        return self.style_layers[layer] * loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -18,23 +19,49 @@ from stylize import color, weights
 from stylize.calibration import feature_scales
 from stylize.config import StyleConfig
 from stylize.encoder import Encoder
-from stylize.errors import ConfigError, ImageReadError
+from stylize.errors import ConfigError, DivergedError, ImageReadError
 from stylize.files import write_atomic
 from stylize.image import MIN_SIDE, decode, encode, fit, match_size, to_image, to_srgb, to_tensor
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
+from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
 from stylize.weights import Weights
 
-__all__ = ["Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
+__all__ = ["Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
 
 _GRID = 16
 """Pixels: at multiples of this the four poolings cut nothing off."""
+
+_AT_ONCE = 2048**2
+"""Pixels of the largest picture that is not seen in tiles: some 4 GB of features."""
+
+_TILE = 1024
+"""Side of a tile, pixels."""
+
+_MEMORY = 2 * 10**9
+"""Bytes that L-BFGS's memory may take."""
+
+_LOOK_EVERY = 10
+"""Evaluations on a GPU between two looks of the host at their losses."""
 
 Picture = Image.Image | Tensor | str | Path
 """A PIL image, a tensor (1, 3, H, W) in [0, 1], or the path of a file."""
 
 OnStep = Callable[[Step, Tensor], None]
-"""Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it."""
+"""Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it. On a GPU
+several steps are told in one go, with the picture of the latest."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to be made: what goes in, and its own callback."""
+
+    content: Picture
+    style: Picture | Sequence[Picture]
+    config: StyleConfig = StyleConfig()
+    init: Picture | None = None
+    mask: Picture | None = None
+    on_step: OnStep | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +84,9 @@ class StyleResult:
     tv_loss: float
     curve: tuple[Step, ...]
     evaluations: int
-    stop_reason: str  # steps, or restarted: once NaN or infinite, gone on from the best picture
-    seconds: float
+    stop_reason: str  # steps, plateau, stalled; restarted: was NaN, gone on from the best picture
+    seconds: float  # of the whole batch that it was made in
+    notes: str = ""  # what was done with less to fit the memory
 
     def save(self, path: str | Path) -> None:
         """Write the picture, whole or not at all. Raises `OSError`, `ImageReadError`."""
@@ -139,14 +167,33 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 class Stylizer:
-    """A backbone ready for many transfers; encoders and style targets are kept between them."""
+    """A backbone ready for many transfers; encoders and style targets are kept between them.
 
-    def __init__(self, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> None:
+    `tile`: pictures larger than 2048x2048 pixels are seen in tiles of about so many pixels a
+    side, 0 chooses; any other number is the side whatever the picture's size. `compile`: the
+    network goes through `torch.compile`, with CUDA graphs on a GPU: worth its minute of compiling
+    for many pictures of one size.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        tile: int = 0,
+        compile: bool = False,
+    ) -> None:
         self.weights = weights
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
+        self.tile = tile
+        self.compile = compile
         self._encoders: dict[tuple[str, str, str], Encoder] = {}
         self._styles: dict[tuple[object, ...], dict[str, Statistic]] = {}
+        if self.device.type == "cuda":
+            # Products of float32 in TF32: exact for what was bfloat16 before, as Gram sums are.
+            torch.set_float32_matmul_precision("high")
 
     def transfer(
         self,
@@ -159,30 +206,33 @@ class Stylizer:
         on_step: OnStep | None = None,
     ) -> StyleResult:
         """Like `transfer_style`, with this backbone."""
+        (result,) = self.transfer_batch([Request(content, style, config, init, mask, on_step)])
+        if isinstance(result, DivergedError):
+            raise result
+        return result
+
+    def transfer_batch(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
+        """Pictures of one size and one objective, optimised together: on a GPU that one alone
+        does not fill, this is faster. Each has its own L-BFGS memory and its own end, so that it
+        becomes what it becomes alone, and one that diverges takes no other with it.
+
+        Raises `ConfigError` where sizes, settings or the number of styles differ.
+        """
+        began = time.perf_counter()
+        config = requests[0].config
         if config.backbone not in ("auto", self.weights.backbone):
             raise ConfigError(f"backbone is {config.backbone!r}, not {self.weights.backbone!r}")
-        began = time.perf_counter()
-        photo = _picture(content)
-        several = style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
-        paintings = [_picture(one) for one in several]
-        start_from = init if init is not None else config.init_path or None
-        mask = mask if mask is not None else config.mask or None
-        mask_picture = None if mask is None else _picture(mask).convert("L")
-        start_picture = None if start_from is None else _picture(start_from)
-
-        curve: list[Step] = []
+        sitters = [_Sitter(request, began) for request in requests]
+        stages = sitters[0].stages
+        for sitter in sitters[1:]:
+            _check_alike(sitters[0], sitter)
         result = before = None
-        restarts = 0
-        for stage in (stages := plan_stages(photo.size, config)):
+        for stage in stages:
             frame = _Frame(stage.size, config.padding == "replicate")
-            target = self._tensor(match_size(photo, stage.size))
-            styles = [self._style(one, target, stage, config) for one in paintings]
-            if config.preserve_color == "luminance":
-                target = color.luminance(target)
-            weight = None
-            if mask_picture is not None:
-                weight = self._tensor(match_size(mask_picture, stage.size))
-            start = self._start(config, target, styles[0], start_picture, weight)
+            side = self._side(stage)
+            scenes = [self._scene(sitter, stage) for sitter in sitters]
+            start = torch.cat([scene.start for scene in scenes])
+            start_here = start
             if result is not None and before is not None:
                 # Coarse to fine: what the coarser picture gained over its own start is added to
                 # the finer start, so that the photograph's fine detail is kept. Noise has none.
@@ -190,51 +240,50 @@ class Stylizer:
                 gained = result - before if keep else result
                 grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
                 start_here = start + grown if keep else grown
-            else:
-                start_here = start
-            loss = self._loss(
-                config,
-                frame.pad(target),
-                styles,
-                None if weight is None else frame.pad(weight),
-                1.0 if stage is stages[-1] else config.coarse_content,
-            )
-
-            def record(losses: Losses, x: Tensor, frame: _Frame = frame) -> None:
-                step = _step(len(curve) + 1, began, losses, config)
-                curve.append(step)
-                if on_step:
-                    on_step(step, frame.crop(x))
-
             minimum = minimize(
-                loss,
+                self._loss(config, scenes, frame, side, stage is stages[-1]),
                 frame.pad(start_here),
                 evaluations=stage.evaluations,
                 optimizer=config.optimizer,
-                history=config.history,
+                history=_history(config, stage),
                 learning_rate=config.learning_rate,
-                on_step=record,
+                plateau=config.plateau,
+                look_every=1 if self.device.type == "cpu" else _LOOK_EVERY,
+                on_step=functools.partial(_tell, sitters, frame),
             )
-            restarts += minimum.restarts
+            for sitter, end in zip(sitters, minimum.ended, strict=True):
+                sitter.end(end)
             result, before = frame.crop(minimum.image), start
             if config.clamp:
                 result = result.clamp(0, 1)
-
         assert result is not None
-        final = _step(len(curve), began, minimum.losses, config)
-        picture = self._finish(result, photo, stages[-1].size, weight, config)
-        return StyleResult(
-            image=picture,
-            config=config,
-            loss=final.loss,
-            content_loss=final.content_loss,
-            style_loss=final.style_loss,
-            tv_loss=final.tv_loss,
-            curve=tuple(curve),
-            evaluations=len(curve),
-            stop_reason="restarted" if restarts else "steps",
-            seconds=time.perf_counter() - began,
-        )
+        notes = _notes(config, stages[-1], side)
+        finished: list[StyleResult | DivergedError] = []
+        for row, (sitter, scene) in enumerate(zip(sitters, scenes, strict=True)):
+            picture = self._finish(result[row : row + 1], sitter, stages[-1].size, scene.weight)
+            losses = minimum.losses.map(lambda part, row=row: part[row : row + 1])
+            finished.append(sitter.finish(picture, losses, notes))
+        return finished
+
+    def _scene(self, sitter: _Sitter, stage: Stage) -> _Scene:
+        """Everything that a stage's loss needs of one picture, at the stage's size."""
+        config = sitter.config
+        target = self._tensor(match_size(sitter.photo, stage.size))
+        styles = [self._style(one, target, stage, config) for one in sitter.paintings]
+        if config.preserve_color == "luminance":
+            target = color.luminance(target)
+        weight = None
+        if sitter.mask is not None:
+            weight = self._tensor(match_size(sitter.mask, stage.size))
+        start = self._start(config, target, styles[0], sitter.start, weight)
+        return _Scene(target, styles, weight, start)
+
+    def _side(self, stage: Stage) -> int:
+        """The side of tiles at a stage, pixels; 0: the picture is seen at once."""
+        width, height = stage.size
+        if self.tile:
+            return self.tile if max(width, height) > self.tile else 0
+        return 0 if width * height <= _AT_ONCE else _TILE
 
     def _tensor(self, picture: Image.Image) -> Tensor:
         return to_tensor(picture).to(self.device, self._pixel_dtype)
@@ -256,6 +305,9 @@ class Stylizer:
                 device=self.device,
                 dtype=self.dtype,
             )
+            if self.compile:
+                graphs = self.device.type == "cuda"
+                self._encoders[key].compile_features("reduce-overhead" if graphs else "default")
         return self._encoders[key]
 
     def _style(
@@ -297,58 +349,161 @@ class Stylizer:
         return start if weight is None else weight * start + (1 - weight) * target
 
     def _loss(
-        self,
-        config: StyleConfig,
-        target: Tensor,
-        styles: list[Tensor],
-        weight: Tensor | None,
-        content_factor: float,
+        self, config: StyleConfig, scenes: Sequence[_Scene], frame: _Frame, side: int, finest: bool
     ) -> PerceptualLoss:
         encoder = self.encoder(config)
-        blend = config.style_blend or tuple(1.0 for _ in styles)
-        if len(blend) != len(styles):
-            raise ConfigError(f"style_blend has {len(blend)} weights for {len(styles)} styles")
+        blend = config.style_blend or tuple(1.0 for _ in scenes[0].styles)
+        if len(blend) != len(scenes[0].styles):
+            raise ConfigError(
+                f"style_blend has {len(blend)} weights for {len(scenes[0].styles)} styles"
+            )
         content_weight, style_weight = config.weights()
         with torch.no_grad():
             content: Mapping[str, Tensor] = {}
             if content_weight and (layers := relative(config.content_layers)):
-                content = encoder(target, layers)
-            style: dict[str, Statistic] = {}
+                target = torch.cat([frame.pad(scene.target) for scene in scenes])
+                content = features_in_tiles(encoder, target, layers, side)
+            style: Mapping[str, Statistic] = {}
             if style_weight:
                 shares = [share / sum(blend) for share in blend]
-                style = _blend([self._statistics(config, s) for s in styles], shares)
-        return PerceptualLoss(encoder, config, content, style, weight, content_factor)
+                style = _stack(
+                    [
+                        _blend([self._statistics(config, s, side) for s in scene.styles], shares)
+                        for scene in scenes
+                    ]
+                )
+        weights = [frame.pad(scene.weight) for scene in scenes if scene.weight is not None]
+        mask = torch.cat(weights) if weights else None
+        factor = 1.0 if finest else config.coarse_content
+        if not side:
+            return PerceptualLoss(encoder, config, content, style, mask, factor)
+        return TiledLoss(encoder, config, content, style, mask, factor, side=side)
 
-    def _statistics(self, config: StyleConfig, style: Tensor) -> dict[str, Statistic]:
+    def _statistics(self, config: StyleConfig, style: Tensor, side: int) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
         encoder = self.encoder(config)
         pixels = hashlib.blake2b(style.cpu().numpy().tobytes()).digest()
-        key = (pixels, tuple(style.shape), tuple(sorted(layers)), config.style_loss, id(encoder))
+        kind = config.style_loss
+        key = (pixels, tuple(style.shape), tuple(sorted(layers)), kind, side, id(encoder))
         if key not in self._styles:
             if len(self._styles) >= 32:  # the oldest goes: some 2 MB each
                 del self._styles[next(iter(self._styles))]
-            features = encoder(style, layers)
-            self._styles[key] = {
-                layer: Statistic.of(features[layer], config.style_loss) for layer in layers
-            }
+            self._styles[key] = statistics_in_tiles(encoder, style, layers, kind, side)
         return self._styles[key]
 
     def _finish(
-        self,
-        result: Tensor,
-        photo: Image.Image,
-        size: tuple[int, int],
-        weight: Tensor | None,
-        config: StyleConfig,
+        self, result: Tensor, sitter: _Sitter, size: tuple[int, int], weight: Tensor | None
     ) -> Image.Image:
         """Colours and unpainted parts of the photograph put back; clamped and rounded."""
-        original = self._tensor(match_size(photo, size))
-        if config.preserve_color == "luminance":
+        original = self._tensor(match_size(sitter.photo, size))
+        if sitter.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
         if weight is not None:
             result = weight * result + (1 - weight) * original
         return to_image(result)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """One picture at one stage: (1, 3, H, W) tensors."""
+
+    target: Tensor
+    styles: list[Tensor]
+    weight: Tensor | None  # the mask, (1, 1, H, W)
+    start: Tensor
+
+
+class _Sitter:
+    """One picture in the making: its inputs, decoded, and its curve so far."""
+
+    def __init__(self, request: Request, began: float) -> None:
+        style, config = request.style, request.config
+        several = style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
+        start = request.init if request.init is not None else config.init_path or None
+        mask = request.mask if request.mask is not None else config.mask or None
+        self.config = config
+        self.photo = _picture(request.content)
+        self.paintings = [_picture(one) for one in several]
+        self.start = None if start is None else _picture(start)
+        self.mask = None if mask is None else _picture(mask).convert("L")
+        self.stages = plan_stages(self.photo.size, config)
+        self.on_step = request.on_step
+        self.began = began
+        self.curve: list[Step] = []
+        self.ended = ""
+
+    def step(self, losses: Losses, picture: Tensor) -> None:
+        """One evaluation; losses are (1,), on the CPU."""
+        step = _step(len(self.curve) + 1, self.began, losses, self.config)
+        self.curve.append(step)
+        if self.on_step:
+            self.on_step(step, picture)
+
+    def end(self, reason: str) -> None:
+        """A stage is over; what went wrong in an earlier one is not forgotten."""
+        if self.ended not in ("diverged", "restarted"):
+            self.ended = reason
+
+    def finish(
+        self, picture: Image.Image, losses: Losses, notes: str
+    ) -> StyleResult | DivergedError:
+        if self.ended == "diverged":
+            return DivergedError(
+                "the loss became infinite or no number, twice; lower the weights, or start from "
+                "the content image"
+            )
+        final = _step(len(self.curve), self.began, losses, self.config)
+        return StyleResult(
+            image=picture,
+            config=self.config,
+            loss=final.loss,
+            content_loss=final.content_loss,
+            style_loss=final.style_loss,
+            tv_loss=final.tv_loss,
+            curve=tuple(self.curve),
+            evaluations=len(self.curve),
+            stop_reason=self.ended,
+            seconds=time.perf_counter() - self.began,
+            notes=notes,
+        )
+
+
+def _check_alike(first: _Sitter, other: _Sitter) -> None:
+    """Raise `ConfigError` unless two pictures can be optimised together."""
+    if first.config.digest() != other.config.digest():
+        raise ConfigError("the settings of pictures in one batch differ; they must be the same")
+    if first.stages != other.stages:
+        sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (first, other))
+        raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
+    if len(first.paintings) != len(other.paintings) or (first.mask is None) != (other.mask is None):
+        raise ConfigError(
+            "pictures in one batch must have as many styles each, and masks all or none"
+        )
+
+
+def _tell(sitters: Sequence[_Sitter], frame: _Frame, losses: Losses, x: Tensor) -> None:
+    for row, total in enumerate(losses.total.tolist()):
+        sitter = sitters[row]
+        if not math.isnan(total):
+            sitter.step(
+                losses.map(lambda part, row=row: part[row : row + 1]), frame.crop(x[row : row + 1])
+            )
+
+
+def _history(config: StyleConfig, stage: Stage) -> int:
+    """Gradients that L-BFGS remembers: fewer where they would not fit into `_MEMORY`."""
+    pair = 2 * 4 * 3 * stage.size[0] * stage.size[1]  # bytes, of s and y in float32
+    return max(3, min(config.history, _MEMORY // pair))
+
+
+def _notes(config: StyleConfig, stage: Stage, side: int) -> str:
+    notes = []
+    if side:
+        notes.append(f"seen in tiles of {side} pixels")
+    if _history(config, stage) < config.history:
+        notes.append(f"history {config.history} -> {_history(config, stage)} to fit the memory")
+    return "; ".join(notes)
 
 
 class _Frame:
@@ -382,6 +537,21 @@ def _step(number: int, began: float, losses: Losses, config: StyleConfig) -> Ste
     content, style, tv = (float(part[0]) for part in (losses.content, losses.style, losses.tv))
     loss = content_weight * content + style_weight * style + config.tv_weight * tv
     return Step(number, time.perf_counter() - began, loss, content, style, tv)
+
+
+def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statistic]:
+    """Targets of several pictures as those of a batch."""
+    if len(statistics) == 1:
+        return statistics[0]
+    return {
+        layer: Statistic(
+            *(
+                torch.cat(parts)
+                for parts in zip(*(s[layer].parts() for s in statistics), strict=True)
+            )
+        )
+        for layer in statistics[0]
+    }
 
 
 def _blend(statistics: list[dict[str, Statistic]], shares: list[float]) -> dict[str, Statistic]:

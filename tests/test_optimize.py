@@ -1,17 +1,27 @@
 """The optimiser: torch's L-BFGS where that is sound, no units, one memory a row, the best kept."""
 
 import itertools
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from stylize.config import StyleConfig
 from stylize.encoder import Encoder
 from stylize.errors import DivergedError, Interrupted
 from stylize.losses import Losses, PerceptualLoss, Statistic
-from stylize.optimize import LBFGS, LONGEST_STEP, Minimum, minimize
+from stylize.optimize import (
+    LBFGS,
+    LONGEST_STEP,
+    PLATEAU_WINDOW,
+    STALLED_AFTER,
+    Minimum,
+    minimize,
+)
 from stylize.weights import Weights
 
 FIRST_RMS = 2 / 255  # METHOD: "first step of RMS 2/255"
@@ -345,3 +355,118 @@ def test_no_evaluations_give_the_start_and_its_loss() -> None:
     assert torch.equal(minimum.image, x)
     assert float(minimum.losses.total[0]) == float(bowl(13)(x).total[0])
     assert (minimum.evaluations, minimum.restarts) == (0, 0)
+
+
+def test_a_row_that_diverges_takes_no_other_with_it() -> None:
+    """The second of three rows is not finite at its sixth and ninth evaluation."""
+    count = 0
+
+    def loss(x: Tensor) -> Losses:
+        nonlocal count
+        count += 1
+        total = bowl(14)(x).total
+        return losses(total * torch.tensor([1, math.nan if count in (6, 9) else 1, 1]))
+
+    x = start(rows=3, seed=14)
+    together = minimize(loss, x, evaluations=20)
+    assert together.ended == ("steps", "diverged", "steps")
+    for row in (0, 2):
+        alone = minimize(bowl(14), x[row : row + 1], evaluations=20)
+        assert torch.allclose(together.image[row], alone.image[0], rtol=0, atol=1e-12)
+    # Of the second the best of its first eight is kept.
+    assert float(together.losses.total[1]) == float(bowl(14)(together.image).total[1])
+
+
+def test_each_row_ends_on_its_own_plateau_and_keeps_its_best() -> None:
+    """Losses by evaluation n: 1 + 1/n has fallen by 1 % over 15 evaluations until n = 32."""
+    rate = torch.tensor([1.0, 100.0], dtype=torch.float64)  # the second row falls on and on
+    count = 0
+
+    def loss(x: Tensor) -> Losses:
+        nonlocal count
+        count += 1
+        return losses(1 + rate / count + 0 * x.flatten(1).sum(dim=1))
+
+    seen: list[Losses] = []
+    minimum = minimize(
+        loss,
+        start(rows=2),
+        evaluations=60,
+        plateau=0.01,
+        on_step=lambda losses, _: seen.append(losses),
+    )
+
+    def flat(n: int) -> bool:
+        return (1 / (n - PLATEAU_WINDOW) - 1 / n) < 0.01 * (1 + 1 / (n - PLATEAU_WINDOW))
+
+    end = next(n for n in range(PLATEAU_WINDOW + 1, 60) if flat(n))
+    assert minimum.ended == ("plateau", "steps")
+    assert [n for n, told in enumerate(seen, 1) if not told.total[0].isnan()][-1] == end
+    assert float(minimum.losses.total[0]) == pytest.approx(1 + 1 / end)
+    assert float(minimum.losses.total[1]) == pytest.approx(1 + 100 / 60)
+
+
+def test_a_row_that_finds_nothing_better_is_called_stalled_and_ends() -> None:
+    count = 0
+
+    def loss(x: Tensor) -> Losses:  # the third evaluation is the best for ever
+        nonlocal count
+        count += 1
+        return losses((1 + abs(count - 3)) + bowl(15)(x).total * 0)
+
+    minimum = minimize(loss, start(seed=15), evaluations=500)
+    assert minimum.ended == ("stalled",)
+    assert minimum.evaluations == 3 + STALLED_AFTER
+    assert float(minimum.losses.total[0]) == 1
+
+
+class _Waits(TorchFunctionMode):
+    """Counts what makes the host wait for a device: numbers and copies that leave it."""
+
+    NAMES = ("tolist", "item", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__")
+    waits = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.waits += getattr(func, "__name__", "") in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_the_host_waits_for_the_device_only_where_it_looks(
+    bundled: Weights, optimizer: str
+) -> None:
+    encoder = Encoder(bundled)
+    config = StyleConfig.of("draft", style_layers=(("relu2_1", 1.0),))
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(16))
+    with torch.no_grad():
+        features = encoder(pictures, ["relu4_2", "relu2_1"])
+    style = {"relu2_1": Statistic.of(features["relu2_1"].flip(0), "gram")}
+    loss = PerceptualLoss(encoder, config, {"relu4_2": features["relu4_2"]}, style)
+
+    def waits(evaluations: int) -> int:
+        with _Waits() as mode:
+            minimize(loss, pictures, evaluations=evaluations, look_every=10, optimizer=optimizer)
+        return mode.waits
+
+    assert waits(9) == waits(2) > 0  # one look, at the end
+    assert waits(20) > waits(10)
+
+
+def test_looking_seldom_changes_nothing_but_when_it_is_told() -> None:
+    x = start(rows=2, seed=17)
+    told: dict[int, list[float]] = {1: [], 7: []}
+    images = []
+    for every, values in told.items():
+        minimum = minimize(
+            bowl(17),
+            x,
+            evaluations=30,
+            look_every=every,
+            on_step=lambda losses, _, values=values: values.extend(losses.total.tolist()),
+        )
+        images.append(minimum.image)
+    assert len(told[1]) == 60
+    assert told[1] == told[7]
+    assert torch.equal(images[0], images[1])

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stylize.color import _YIQ
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
 from stylize.optimize import Step
-from stylize.transfer import Stage, choose_device, choose_dtype, plan_stages
+from stylize.transfer import Request, Stage, choose_device, choose_dtype, plan_stages
 from stylize.weights import Weights
 
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"
@@ -520,6 +521,78 @@ def test_style_scale_changes_the_size_at_which_the_style_is_seen(transfer: Trans
 
 
 # What cannot be
+
+
+# Batches
+
+
+def batch(**settings: Any) -> list[Request]:
+    """Three pictures of one size in two styles."""
+    photos = [shipped(name, 48, 32) for name in ("chelsea", "coffee", "rocket")]
+    styles = [PAINTING, shipped("ember-sky", 40, 40), PAINTING]
+    config = small(**settings)
+    return [Request(p, s, config) for p, s in zip(photos, styles, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"style_loss": "moments"}, {"preserve_color": "luminance"}, {"optimizer": "adam"}],
+    ids=str,
+)
+def test_a_batch_gives_what_separate_runs_give(bundled: Weights, settings: dict[str, Any]) -> None:
+    exact = Stylizer(bundled, device="cpu", dtype="float64")
+    requests = batch(steps=20, scales=2, coarsest=16, **settings)
+    for request, together in zip(requests, exact.transfer_batch(requests), strict=True):
+        assert isinstance(together, StyleResult)
+        alone = exact.transfer(request.content, request.style, request.config)
+        assert [s.loss for s in together.curve] == pytest.approx(
+            [s.loss for s in alone.curve], rel=1e-6
+        )
+        assert np.abs(pixels(together.image) - pixels(alone.image)).max() <= 1
+
+
+def test_a_batch_in_float32_ends_within_1_percent_of_separate_runs(stylizer: Stylizer) -> None:
+    # At 96 px and with all layers: small pictures of few layers have losses that rounding sways.
+    config = StyleConfig.of("draft", size=96)
+    requests = [replace(request, config=config) for request in batch()[:2]]
+    for request, together in zip(requests, stylizer.transfer_batch(requests), strict=True):
+        assert isinstance(together, StyleResult)
+        alone = stylizer.transfer(request.content, request.style, request.config)
+        assert together.loss == pytest.approx(alone.loss, rel=0.01)
+
+
+def test_each_picture_of_a_batch_tells_its_own_steps_and_ends_on_its_own(
+    stylizer: Stylizer,
+) -> None:
+    told: list[list[float]] = [[], [], []]
+    requests = [
+        replace(request, on_step=lambda step, _, row=row: told[row].append(step.loss))
+        for row, request in enumerate(batch(steps=60, plateau=0.1))
+    ]
+    results = stylizer.transfer_batch(requests)
+    for losses, result in zip(told, results, strict=True):
+        assert isinstance(result, StyleResult)
+        assert losses == [step.loss for step in result.curve]
+        assert result.evaluations == len(losses) < 60
+        assert result.stop_reason == "plateau"
+    assert len({len(losses) for losses in told}) > 1
+
+
+def test_pictures_that_cannot_go_together_are_refused(stylizer: Stylizer) -> None:
+    one, other = batch()[:2]
+    with pytest.raises(ConfigError, match="settings of pictures in one batch differ"):
+        stylizer.transfer_batch([one, replace(other, config=small(steps=5))])
+    with pytest.raises(ConfigError, match="32x21 and 21x32"):
+        stylizer.transfer_batch([one, replace(other, content=shipped("coffee", 32, 48))])
+    with pytest.raises(ConfigError, match="as many styles"):
+        stylizer.transfer_batch([one, replace(other, style=[PAINTING, PAINTING])])
+
+
+@pytest.mark.slow
+def test_the_compiled_network_gives_the_same(bundled: Weights, transfer: Transfer) -> None:
+    there = Stylizer(bundled, device="cpu", dtype="float32", compile=True)
+    result = there.transfer(PHOTO, PAINTING, small())
+    assert result.loss == pytest.approx(transfer(small()).loss, rel=1e-3)
 
 
 def test_a_panorama_too_flat_for_the_layers_is_refused(transfer: Transfer) -> None:
