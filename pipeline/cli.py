@@ -300,6 +300,15 @@ def run_command(
     preview_every: Annotated[
         int, typer.Option(min=0, help="leave a preview beside the output every so many steps")
     ] = 0,
+    batch: Annotated[
+        int, typer.Option(min=0, help="pairs of one size optimised together; 0: as a GPU needs")
+    ] = 0,
+    tile: Annotated[
+        int, typer.Option(min=0, help="pixels: see large pictures in tiles; 0: beyond 2048x2048")
+    ] = 0,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile, on a GPU with CUDA graphs")
+    ] = False,
     max_side: _Side = 20_000,
     max_megapixels: _Megapixels = 200.0,
     progress: Annotated[
@@ -337,6 +346,9 @@ def run_command(
         redo_older=redo_older,
         verify_inputs=verify_inputs,
         wait=wait,
+        batch=batch,
+        tile=tile,
+        compile=compile,
         previews=preview_every,
         limits=Limits(max_side, max_megapixels),
         progress=progress,

@@ -69,6 +69,9 @@ class Options:
     redo_older: bool = False
     verify_inputs: bool = False
     wait: bool = False
+    batch: int = 0  # pairs optimised together; 0 chooses
+    tile: int = 0  # pixels; 0 chooses
+    compile: bool = False
     previews: int = 0
     limits: Limits = field(default_factory=Limits)
     progress: str = "auto"
@@ -320,6 +323,9 @@ class _Session:
             timeout=options.timeout,
             limits=options.limits,
             probe=probe,
+            batch=options.batch,
+            tile=options.tile,
+            compile=options.compile,
             previews=options.previews,
         )
         attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}

@@ -40,6 +40,7 @@ DEATHS = 2
 _GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
 _STOP = 8.0  # seconds that pairs in hand have to end after the first Ctrl-C
 _POLL = 0.5  # seconds between looks at what the workers are doing
+_BATCH_PIXELS = 2048**2  # of the pairs that are optimised together on a GPU: some 5 GB
 _START = 300.0  # seconds without any worker or result before the cluster counts as unable
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
 
@@ -102,6 +103,19 @@ def order(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=work)
 
 
+def _objective(pair: Pair) -> tuple[object, ...]:
+    """What pairs that are optimised together must have in common, as far as the manifest says."""
+    roles = [role for role, _ in pair.inputs]
+    ours = {**pair.settings, "preset": "", **dict.fromkeys({"init", "mask"} & {*roles}, True)}
+    return tuple(sorted((name, str(value)) for name, value in ours.items())), len(roles)
+
+
+def _batch(pair: Pair, fleet: Fleet) -> int:
+    """How many pairs of a size fill a GPU without crowding it: together as many pixels as one
+    large picture. The CPU is full with one."""
+    return max(1, int(_BATCH_PIXELS // pair.settings["size"] ** 2)) if fleet.gpus else 1
+
+
 def run_local(
     pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
 ) -> None:
@@ -116,7 +130,7 @@ def run_local(
         if events.stop():
             return
         events.on_status([Status(pair.pair_id, 0, pair.settings["steps"])])
-        result = worker.run(pair, attempts.get(pair.pair_id, 0) + 1)
+        (result,) = worker.run([pair], [attempts.get(pair.pair_id, 0) + 1])
         if result is not None:
             events.on_result(result)
 
@@ -129,7 +143,7 @@ class _Slot:
     node: str = ""
     ready: Any = None  # the pending answer to ready(), until it came
     task: Any = None  # the pending answer to run()
-    pair: Pair | None = None
+    pairs: list[Pair] = field(default_factory=list)  # in hand
     began: float = 0.0
     asked: Any = None  # the pending answer to status()
     status: Status = field(default_factory=Status)
@@ -190,6 +204,7 @@ class _Run:
         self.slots: list[_Slot] = []
         self.deaths: dict[str, int] = {}
         self.short_of_memory: set[str] = set()
+        self.apart: set[str] = set()  # of a group that died: from now on alone
         self.failed_starts = 0
         self.stopping_since = 0.0
         self.progressed = time.monotonic()
@@ -244,12 +259,31 @@ class _Run:
         if self.short_of_memory and any(s.task for s in self.slots):
             if self.queue[-1].pair_id in self.short_of_memory:
                 return  # it is tried alone
-            if any(s.pair and s.pair.pair_id in self.short_of_memory for s in self.slots if s.task):
+            if any(p.pair_id in self.short_of_memory for s in self.slots for p in s.pairs):
                 return
-        slot.pair = self.queue.pop()
+        slot.pairs = self._take()
         slot.began = time.monotonic()
-        slot.status = Status(slot.pair.pair_id, 0, slot.pair.settings["steps"])
-        slot.task = slot.actor.run.remote(slot.pair, self.attempts.get(slot.pair.pair_id, 0) + 1)
+        first = slot.pairs[0]
+        slot.status = Status(first.pair_id, 0, first.settings["steps"], batch=len(slot.pairs))
+        attempts = [self.attempts.get(pair.pair_id, 0) + 1 for pair in slot.pairs]
+        slot.task = slot.actor.run.remote(slot.pairs, attempts)
+
+    def _take(self) -> list[Pair]:
+        """The next pair, and those behind it that may be optimised together with it: of one
+        objective, as far as the manifest tells. Whether they are of one shape the worker sees."""
+        pairs = [self.queue.pop()]
+        objective = _objective(pairs[0])
+        # Towards the end the last workers must not wait for one that has many.
+        share = max(1, -(-len(self.queue) // (2 * self.workers)))
+        size = self.job.batch or min(_batch(pairs[0], self.fleet), share)
+        while (
+            len(pairs) < size
+            and self.queue
+            and _objective(self.queue[-1]) == objective
+            and not self.apart & {pairs[0].pair_id, self.queue[-1].pair_id}
+        ):
+            pairs.append(self.queue.pop())
+        return pairs
 
     def _wait(self) -> None:
         waiting = {s.task if s.ready is None else s.ready: s for s in self.slots}
@@ -288,31 +322,41 @@ class _Run:
         self.failed_starts = 0
 
     def _finished(self, slot: _Slot) -> None:
-        assert slot.pair is not None
-        task, pair, slot.task, slot.pair = slot.task, slot.pair, None, None
+        task, pairs, slot.task, slot.pairs = slot.task, slot.pairs, None, []
         slot.status = Status()
         try:
-            result = self.ray.get(task)
+            results = self.ray.get(task)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, storage.StorageError):
                 raise error.cause from None
-            self._fail(pair, "failed", type(error.cause).__name__, _line(error.cause))
+            for pair in pairs:
+                self._fail(pair, "failed", type(error.cause).__name__, _line(error.cause))
             return
         except self.ray.exceptions.RayError as error:
             self._drop(slot)
-            self._died(pair, slot, error)
+            self._died(pairs, slot, error)
             return
-        if result is None:
-            self.queue.append(pair)  # stopped: it stays pending
-            return
-        self.short_of_memory.discard(pair.pair_id)
-        self.events.on_result(result)
+        for pair, result in zip(pairs, results, strict=True):
+            if result is None:
+                self.queue.append(pair)  # stopped: it stays pending
+                continue
+            self.short_of_memory.discard(pair.pair_id)
+            self.events.on_result(result)
 
-    def _died(self, pair: Pair, slot: _Slot, error: Exception) -> None:
-        """A worker died with a pair in hand: is it the pair's doing?"""
+    def _died(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
+        """A worker died with pairs in hand: is it a pair's doing?"""
         if self.stopping_since or not self._alive(slot.node):
-            self.queue.append(pair)
+            self.queue += pairs[::-1]
             return
+        if len(pairs) > 1:  # whose, shows when each is alone
+            self.apart |= {pair.pair_id for pair in pairs}
+            self.events.on_note(
+                f"{pairs[0].pair_id} and {len(pairs) - 1} more: their worker died; each is tried "
+                "alone"
+            )
+            self.queue += pairs[::-1]
+            return
+        (pair,) = pairs
         # Ray's text for any death by SIGKILL speaks of memory; these words are its monitor's own.
         memory = isinstance(error, self.ray.exceptions.OutOfMemoryError) or (
             "running low on memory" in str(error)
@@ -349,16 +393,19 @@ class _Run:
         """Kill what is past its time limit and does not answer."""
         if not self.job.timeout:
             return
-        for slot in [s for s in self.slots if s.task and s.pair]:
-            seconds = time.monotonic() - slot.began
-            if seconds > self.job.timeout + _GRACE:
-                assert slot.pair is not None
+        for slot in [s for s in self.slots if s.task]:
+            limit = self.job.timeout * len(slot.pairs)
+            if time.monotonic() - slot.began > limit + _GRACE:
                 self._drop(slot)
+                if len(slot.pairs) > 1:
+                    self.apart |= {pair.pair_id for pair in slot.pairs}
+                    self.queue += slot.pairs[::-1]
+                    continue
                 self._fail(
-                    slot.pair,
+                    slot.pairs[0],
                     "timeout",
                     "TimeLimitError",
-                    f"hung: no answer {_GRACE:g} s after the limit of {self.job.timeout:g} s",
+                    f"hung: no answer {_GRACE:g} s after the limit of {limit:g} s",
                 )
 
     def _fail(self, pair: Pair, status: str, kind: str, message: str) -> None:
@@ -395,7 +442,7 @@ class _Run:
             if slot.asked in done:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     status = self.ray.get(slot.asked)
-                    if slot.task and slot.pair and status.pair_id == slot.pair.pair_id:
+                    if slot.task and status.pair_id in {p.pair_id for p in slot.pairs}:
                         slot.status = status
                 slot.asked = None
         for slot in self.slots:

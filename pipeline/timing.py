@@ -16,6 +16,7 @@ def estimate(pairs: Sequence[Pair], results: Iterable[Result]) -> dict[str, floa
     rates: defaultdict[str, list[float]] = defaultdict(list)
     for r in results:
         if r.status == "ok" and r.seconds and r.width and r.height and r.evaluations:
-            rates[r.device].append(r.seconds / (max(r.width, r.height) ** 2 * r.evaluations))
+            work = max(r.width, r.height) ** 2 * r.evaluations * (r.batch or 1)
+            rates[r.device].append(r.seconds / work)
     work = sum(pair.settings["size"] ** 2 * pair.settings["steps"] for pair in pairs)
     return {device: work * statistics.median(found) for device, found in sorted(rates.items())}

@@ -1,4 +1,4 @@
-"""Worker: one pair in, one Result out. The only place that catches broadly. Never imports ray."""
+"""Worker: pairs in, Results out. The only place that catches broadly. Never imports ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -29,7 +29,7 @@ from stylize.errors import (
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import Limits, decode, encode
+from stylize.image import Limits, decode, encode, fit
 
 __all__ = [
     "Job",
@@ -56,6 +56,9 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     probe: str = ""  # a file under OUT that each worker must be able to read
     expect_gpu: bool = False
+    batch: int = 0  # pairs optimised together at most; 0: on a GPU as many as it takes to fill it
+    tile: int = 0  # side of the tiles that large pictures are seen in, pixels; 0 chooses
+    compile: bool = False  # the network through torch.compile
     previews: int = 0  # every so many steps the picture so far is left beside its output; 0: never
 
 
@@ -68,6 +71,22 @@ class Status:
     steps: int = 0
     loss: float = float("nan")
     seconds: float = 0.0
+    batch: int = 1  # pairs that are optimised together, of which this is the first
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A pair whose inputs are read and decoded, and its row so far."""
+
+    pair: Pair
+    row: Result
+    config: StyleConfig
+    pictures: Mapping[str, Any]  # role -> PIL image
+
+    def group(self) -> tuple[object, ...]:
+        """What pairs that are optimised together have in common."""
+        size = fit(self.pictures["content"].size, self.config.size)
+        return self.row.backbone, self.config.digest(), size, len(self.pictures)
 
 
 class NotReadyError(Exception):
@@ -117,38 +136,68 @@ class Worker:
         """End the pair in hand at its next evaluation, and take no other."""
         self._stopping.set()
 
-    def run(self, pair: Pair, attempt: int = 1) -> Result | None:
-        """One attempt at a pair; None if it was stopped and stays pending.
+    def run(self, pairs: Sequence[Pair], attempts: Sequence[int]) -> list[Result | None]:
+        """One attempt at each of some pairs; None for one that was stopped and stays pending.
 
-        Raises `storage.StorageError` where the picture cannot be written: that is the run's
-        trouble, not the pair's.
+        Those of one size and objective are optimised together. Raises `storage.StorageError`
+        where a picture cannot be written: that is the run's trouble, not the pair's.
         """
+        results: dict[str, Result | None] = {}
+        groups: dict[tuple[object, ...], list[_Opened]] = {}
+        for pair, attempt in zip(pairs, attempts, strict=True):
+            row = replace(
+                failed_result(pair, attempt), host=socket.gethostname(), started_at=utc(time.time())
+            )
+            opened = self._guarded([row], functools.partial(self._open, pair, row))
+            if isinstance(opened, _Opened):
+                groups.setdefault(opened.group(), []).append(opened)
+            else:
+                results[pair.pair_id] = opened[0]
+        for group in groups.values():
+            rows = [opened.row for opened in group]
+            painted = self._guarded(rows, functools.partial(self._paint, group))
+            if len(group) > 1 and any(r and r.status == "failed" for r in painted):
+                # Whose fault was it? Each on its own.
+                for at, one in enumerate(group):
+                    if (result := painted[at]) and result.status == "failed":
+                        alone = self._guarded([one.row], functools.partial(self._paint, [one]))
+                        painted[at] = alone[0]
+            results.update(zip((opened.pair.pair_id for opened in group), painted, strict=True))
+        return [results[pair.pair_id] for pair in pairs]
+
+    def _guarded(self, rows: Sequence[Result], work: Callable[[], Any]) -> Any:
+        """What `work` returns, or what its failure makes of the rows."""
         started = time.monotonic()  # a clock may be set back or forth meanwhile
-        result = replace(
-            failed_result(pair, attempt), host=socket.gethostname(), started_at=utc(time.time())
-        )
+
+        def failed(error: BaseException, status: str = "failed") -> list[Result]:
+            seconds, now = time.monotonic() - started, utc(time.time())
+            return [
+                replace(_failed(row, error, status), seconds=seconds, finished_at=now)
+                for row in rows
+            ]
+
         try:
-            crash_point("pair-begun", pair_id=pair.pair_id)
-            result = self._paint(pair, result, started)
+            return work()
         except storage.StorageError:
             raise
         except TimeLimitError as error:
-            result = _failed(result, error, status="timeout")
+            return failed(error, status="timeout")
         except Interrupted:
-            return None
+            return [None for _ in rows]
         except Exception as error:
             if "CUDA error" in str(error):
                 # The context is lost for good; a fresh process takes over.
                 print(f"worker ends: {error}", file=sys.stderr)
                 os._exit(70)
-            result = _failed(result, error)
+            return failed(error)
         finally:
             self._status = Status()
-        return replace(result, seconds=time.monotonic() - started, finished_at=utc(time.time()))
 
-    def _paint(self, pair: Pair, result: Result, started: float) -> Result:
+    def _open(self, pair: Pair, row: Result) -> _Opened:
+        """Read what a pair is made of; the key is that of the very bytes that were decoded."""
         import torch
 
+        crash_point("pair-begun", pair_id=pair.pair_id)
         if self.job.threads:
             torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
         config = StyleConfig(**pair.settings)
@@ -164,8 +213,8 @@ class Worker:
             stylizer.weights.sha256,
             ALGORITHM,
         )
-        result = replace(
-            result,
+        row = replace(
+            row,
             key=key,
             inputs=tuple(inputs),
             backbone=stylizer.weights.backbone,
@@ -173,29 +222,34 @@ class Worker:
             device=str(stylizer.device),
             dtype=str(stylizer.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
-            batch=1,
         )
+        return _Opened(pair, row, config, pictures)
 
-        def on_step(step: Any, image: Any) -> None:
-            if self._stopping.is_set():
-                raise Interrupted("stopped")
+    def _paint(self, group: Sequence[_Opened]) -> list[Result | None]:
+        """Paint pairs of one size and objective together, and write their pictures."""
+        started = time.monotonic()
+        stylizer = self._stylizer(group[0].config.backbone)
+        results: list[Result | None] = []
+        for opened, done in zip(group, self._transfer(stylizer, group, started), strict=True):
+            row = replace(opened.row, batch=len(group))
+            try:
+                row = self._write(opened, row, done, stylizer)
+            except StylizeError as error:
+                row = _failed(row, error)
             seconds = time.monotonic() - started
-            if self.job.timeout and seconds > self.job.timeout:
-                raise TimeLimitError(
-                    f"took more than {self.job.timeout:g} s, at step {step.step} of "
-                    f"{config.steps} (raise --timeout, or lower size or steps)"
-                )
-            self._status = Status(pair.pair_id, step.step, config.steps, step.loss, seconds)
-            if self.job.previews and step.step % self.job.previews == 0:
-                self._preview(pair, image)
+            results.append(replace(row, seconds=seconds, finished_at=utc(time.time())))
+        return results
 
-        done, notes = self._transfer(stylizer, pictures, config, on_step)
-        _check_not_black(done.image, pictures["content"])
+    def _write(self, opened: _Opened, row: Result, done: Any, stylizer: Any) -> Result:
+        """Put a finished picture where it belongs; its row, ok. Raises what it diverged by."""
+        if isinstance(done, StylizeError):
+            raise done
+        _check_not_black(done.image, opened.pictures["content"])
         width, height = done.image.size
-        result = replace(
-            result,
+        row = replace(
+            row,
             status="ok",
-            notes=notes,
+            notes=done.notes,
             width=width,
             height=height,
             steps=len(done.curve),
@@ -211,35 +265,67 @@ class Worker:
             ),
             peak_memory=_peak_memory(stylizer.device),
         )
-        suffix = PurePosixPath(pair.output).suffix
-        data = encode(done.image, suffix, metadata(result))
-        storage.put(storage.output_path(self.job.out, pair.output), data, point="picture")
-        return replace(
-            result, output_sha256=hashlib.sha256(data).hexdigest(), output_bytes=len(data)
-        )
+        output = opened.pair.output
+        data = encode(done.image, PurePosixPath(output).suffix, metadata(row))
+        storage.put(storage.output_path(self.job.out, output), data, point="picture")
+        return replace(row, output_sha256=hashlib.sha256(data).hexdigest(), output_bytes=len(data))
 
-    def _transfer(
-        self, stylizer: Any, pictures: Mapping[str, Any], config: StyleConfig, on_step: Any
-    ) -> tuple[Any, str]:
-        """The transfer, and a note of what was changed if memory only sufficed for less."""
+    def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
+        """What a pair's step is told to: it looks at the clock and whether to stop."""
+        pair, steps = opened.pair, opened.config.steps
+
+        def on_step(step: Any, image: Any) -> None:
+            if self._stopping.is_set():
+                raise Interrupted("stopped")
+            seconds = time.monotonic() - started
+            limit = self.job.timeout * together
+            if limit and seconds > limit:
+                raise TimeLimitError(
+                    f"took more than {limit:g} s, at step {step.step} of {steps} "
+                    "(raise --timeout, or lower size or steps)"
+                )
+            if first:
+                self._status = Status(pair.pair_id, step.step, steps, step.loss, seconds, together)
+            if self.job.previews and step.step % self.job.previews == 0:
+                self._preview(pair, image)
+
+        return on_step
+
+    def _transfer(self, stylizer: Any, group: Sequence[_Opened], started: float) -> list[Any]:
+        """The transfers; where memory does not suffice, once more with less of it, one picture
+        after the other, and with a note of that."""
         import torch
 
-        styles = [picture for role, picture in pictures.items() if role.startswith("style")]
-        paint = functools.partial(
-            stylizer.transfer,
-            pictures["content"],
-            styles,
-            init=pictures.get("init"),
-            mask=pictures.get("mask"),
-            on_step=on_step,
-        )
+        from stylize.transfer import Request
+
+        requests = []
+        for opened in group:
+            pictures = opened.pictures
+            requests.append(
+                Request(
+                    pictures["content"],
+                    [picture for role, picture in pictures.items() if role.startswith("style")],
+                    opened.config,
+                    pictures.get("init"),
+                    pictures.get("mask"),
+                    self._on_step(opened, len(group), opened is group[0], started),
+                )
+            )
         try:
-            return paint(config), ""
+            return list(stylizer.transfer_batch(requests))
         except (MemoryError, torch.OutOfMemoryError):
             if stylizer.device.type == "cuda":
                 torch.cuda.empty_cache()
-        less = replace(config, history=min(config.history, 5))
-        return paint(less), f"memory was short: history {config.history} -> {less.history}"
+        done: list[Any] = []
+        for request in requests:
+            config = request.config
+            less = replace(config, history=min(config.history, 5))
+            (result,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
+            if not isinstance(result, StylizeError):
+                note = f"memory was short: history {config.history} -> {less.history}"
+                result = replace(result, notes=f"{note}; {result.notes}" if result.notes else note)
+            done.append(result)
+        return done
 
     def _stylizer(self, backbone: str) -> Any:
         from stylize import weights
@@ -250,7 +336,11 @@ class Worker:
             if path is None:
                 raise WeightsError(f"this run has no weights for {backbone}")
             self._stylizers[backbone] = Stylizer(
-                weights.load(path), device=self.job.device, dtype=self.job.dtype
+                weights.load(path),
+                device=self.job.device,
+                dtype=self.job.dtype,
+                tile=self.job.tile,
+                compile=self.job.compile,
             )
         return self._stylizers[backbone]
 

@@ -98,18 +98,18 @@ class Encoder(nn.Module):
         need = minimum_side(last)
         if min(height, width) < need:
             raise ImageSizeError(f"image is {width}x{height}; {last} needs at least {need}x{need}")
-        return self._features(image, tuple(sorted(wanted)), last)
+        x = (image - self.get_buffer("mean")).to(self.dtype)
+        if self.padding == "replicate":
+            x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self._features(x, tuple(sorted(wanted)), last)
 
     def compile_features(self, mode: str) -> None:
         """Let `torch.compile` make the network's code: worth its time for many pictures."""
         self._features = torch.compile(self._features, mode=mode)  # type: ignore[method-assign]
 
-    def _features(self, image: Tensor, wanted: tuple[str, ...], last: str) -> dict[str, Tensor]:
+    def _features(self, x: Tensor, wanted: tuple[str, ...], last: str) -> dict[str, Tensor]:
         features: dict[str, Tensor] = {}
-        x = (image - self.get_buffer("mean")).to(self.dtype)
-        if self.padding == "replicate":
-            x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             block = conv[4]
             if conv.endswith("_1") and block != "1":

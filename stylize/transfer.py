@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import math
@@ -264,6 +265,12 @@ class Stylizer:
             losses = minimum.losses.map(lambda part, row=row: part[row : row + 1])
             finished.append(sitter.finish(picture, losses, notes))
         return finished
+
+    def in_tiles(self) -> Stylizer:
+        """One that sees pictures in smaller tiles, for want of memory; the rest is shared."""
+        other = copy.copy(self)
+        other.tile = min(self.tile or _TILE, _TILE) // 2
+        return other
 
     def _scene(self, sitter: _Sitter, stage: Stage) -> _Scene:
         """Everything that a stage's loss needs of one picture, at the stage's size."""

@@ -552,7 +552,9 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(slow: Path) -> None:
 
 
 def test_a_pair_past_its_time_ends_as_timeout_and_the_others_are_done(slow: Path) -> None:
-    rows = [{"id": "long", "content": "c0.jpg", "steps": 1_000_000}, {"content": "c1.jpg"}]
+    # So large that it cannot end as stalled, nothing better to be found, within the limit.
+    slowly = {"steps": 1_000_000, "size": 512}
+    rows = [{"id": "long", "content": "c0.jpg", **slowly}, {"content": "c1.jpg"}]
     write_csv(slow, [rows[0], rows[1] | {"id": "short"}])
     done = cli(slow, *TINY, "--workers", 1, "--timeout", 4)
     assert done.returncode == 3
@@ -652,3 +654,42 @@ def test_a_link_that_leads_out_of_the_output_folder_is_refused(slow: Path) -> No
     assert statuses(out) == {"leaves": "failed", "stays": "ok"}
     assert "leaves the output folder through a symbolic link" in done.stderr
     assert list(outside.iterdir()) == []
+
+
+def test_pairs_of_one_size_and_objective_are_painted_together_and_die_apart(
+    slow: Path, tmp_path: Path
+) -> None:
+    with Image.open(tmp_path / "c1.jpg") as image:
+        image.rotate(90, expand=True).resize((30, 40)).save(tmp_path / "c1.jpg")  # another shape
+    (tmp_path / "c2.jpg").write_bytes(b"no picture")
+    run = (slow, *TINY, "--workers", 1, "--batch", 6)
+    done = cli(*run)
+    assert done.returncode == 3
+    out = slow.with_suffix("")
+    rows = index_rows(out)
+    assert statuses(out) == {f"g{i}": "failed" if i == 2 else "ok" for i in range(6)}
+    assert {name: row["batch"] for name, row in rows.items()} == {
+        **dict.fromkeys(("g0", "g3", "g4", "g5"), 4),
+        "g1": 1,
+        "g2": None,
+    }
+    alone = cli(*run[:-2], "-o", tmp_path / "alone")
+    assert alone.returncode == 3
+    for name, row in index_rows(tmp_path / "alone").items():
+        if name != "g2":
+            assert row["batch"] == 1
+            assert row["key"] == rows[name]["key"]
+            assert rows[name]["loss"] == pytest.approx(row["loss"], rel=0.01)
+    check_whole(out)
+
+    # A pair that kills its worker: the others of its group are not blamed, nor is their first
+    # death counted against any.
+    died = cli(*run, "--force", STYLIZE_CRASH_AT="pair-begun@g4")
+    assert died.returncode == 3
+    assert "5 more: their worker died; each is tried alone" in died.stderr
+    assert {name: row["status"] for name, row in index_rows(out).items()} == {
+        **dict.fromkeys(("g0", "g1", "g3", "g5"), "ok"),
+        "g2": "failed",
+        "g4": "poison",
+    }
+    assert "its worker died 2 times" in index_rows(out)["g4"]["error_message"]
