@@ -470,3 +470,29 @@ def test_looking_seldom_changes_nothing_but_when_it_is_told() -> None:
     assert len(told[1]) == 60
     assert told[1] == told[7]
     assert torch.equal(images[0], images[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_no_step_on_the_gpu_waits_for_it(bundled: Weights) -> None:
+    encoder = Encoder(bundled, device="cuda", dtype=torch.bfloat16)
+    config = StyleConfig.of("draft", style_layers=(("relu2_1", 1.0),))
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(18)).cuda()
+    with torch.no_grad():
+        features = encoder(pictures, ["relu4_2", "relu2_1"])
+    style = {"relu2_1": Statistic.of(features["relu2_1"].flip(0), "gram")}
+    loss = PerceptualLoss(encoder, config, {"relu4_2": features["relu4_2"]}, style)
+    minimize(loss, pictures, evaluations=3)  # libraries start
+    waited: list[int] = []
+
+    def guarded(x: Tensor) -> Losses:
+        # From the second evaluation to the last before the look nothing may wait.
+        torch.cuda.set_sync_debug_mode("error" if len(waited) < 8 else "default")
+        waited.append(1)
+        return loss(x)
+
+    try:
+        minimize(guarded, pictures, evaluations=10, look_every=10)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waited) == 10

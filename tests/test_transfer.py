@@ -644,3 +644,18 @@ def test_the_gpu_agrees_with_the_cpu(bundled: Weights, transfer: Transfer, prese
     mask = Image.new("L", (48, 32), 128)
     result = there.transfer(PHOTO, PAINTING, config, mask=mask)
     assert result.loss == pytest.approx(transfer(config, mask=mask).loss, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_batch_on_the_gpu_ends_within_1_percent_of_the_cpu(
+    bundled: Weights, stylizer: Stylizer, compile: bool
+) -> None:
+    there = Stylizer(bundled, device="cuda", dtype="float32", compile=compile)
+    config = StyleConfig.of("draft", size=96)
+    requests = [replace(request, config=config) for request in batch()]
+    for request, together in zip(requests, there.transfer_batch(requests), strict=True):
+        assert isinstance(together, StyleResult)
+        alone = stylizer.transfer(request.content, request.style, request.config)
+        assert together.loss == pytest.approx(alone.loss, rel=0.01)
