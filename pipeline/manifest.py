@@ -337,6 +337,8 @@ def output_problem(output: str) -> str | None:
         return f"{shown} lies in {first}/, which the index keeps for itself; use another folder"
     if first in ("report", "report.html"):
         return f"{shown} lies in {first}, which `stylize-batch report` writes; use another folder"
+    if output.lower().endswith(".preview.jpg"):
+        return f"{shown} is a name that `--preview-every` writes; use another"
     if os.path.splitext(output)[1].lower() not in _PICTURES:
         return f"{shown} must end in {', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}"
     longest = max(len(part.encode(errors="replace")) for part in parts)

@@ -7,26 +7,28 @@ the run goes on.
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console, ConsoleRenderable, Group
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.text import Text
 
-from pipeline.records import Pair, Result
+from pipeline.live import Row, Screen, duration, overview, table
+from pipeline.records import FAILURES, Pair, Result
 from pipeline.tables import quoted
 from pipeline.worker import Status
 
 __all__ = ["Estimate", "Progress", "duration", "visible"]
 
-_PLAIN_EVERY = 10.0  # seconds between plain lines while nothing finishes
+_STATUS_EVERY = 10.0  # seconds between lines while nothing finishes
+_RESULT_EVERY = 1.0  # seconds between plain lines of what was painted
 _LONGEST = 1000  # characters of a message that are shown
 
 
@@ -36,13 +38,6 @@ def visible(text: str) -> str:
     return quoted(cut, limit=len(cut))[1:-1]
 
 
-def duration(seconds: float) -> str:
-    """0:42, 12:05, 3:00:00"""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Rich would end the process, and send standard output to nowhere."""
@@ -50,37 +45,51 @@ class _Console(Console):
 
 
 class Estimate:
-    """Time left, from the work done so far: pixels x evaluations, pairs in hand included."""
+    """Time left, from the work done so far: pixels x evaluations, pairs in hand included.
+
+    Pairs that failed are no work done: they would promise that the others are as quick.
+    """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        self._work = {p.pair_id: _work(p) for p in pairs}
-        self.total = sum(self._work.values())
-        self.finished = 0.0
-        self._began: float | None = None
+        self._open = {pair.pair_id: _work(pair) for pair in pairs}
+        self._painted = self._in_hand = 0.0
+        self._began: float | None = None  # when the first pair was in hand
+        self._before = 0.0  # what was done of it then
 
-    def finish(self, pair_id: str) -> None:
-        self.finished += self._work.get(pair_id, 0.0)
+    def update(self, statuses: Sequence[Status]) -> None:
+        """What the workers have in hand now."""
+        busy = [status for status in statuses if status.pair_id]
+        self._in_hand = sum(self._open.get(s.pair_id, 0.0) * s.share * s.batch for s in busy)
+        if self._began is None and busy:
+            self._began, self._before = time.monotonic(), self._in_hand
 
-    def left(self, statuses: Sequence[Status]) -> float | None:
+    def finish(self, pair_id: str, painted: bool) -> None:
+        work = self._open.pop(pair_id, 0.0)
+        self._painted += work if painted else 0.0
+
+    def elapsed(self) -> float:
+        """Seconds since the first pair was begun."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def left(self) -> float | None:
         """Seconds left, or None while nothing is known."""
-        in_hand = sum(
-            self._work.get(s.pair_id, 0.0) * s.step / max(1, s.steps) for s in statuses if s.pair_id
-        )
-        done = self.finished + in_hand
-        if self._began is None:
-            if done <= 0:
-                return None
-            self._began = time.monotonic()
-            self._before = done
+        done = self._painted + self._in_hand - self._before
+        elapsed = self.elapsed()
+        if done <= 0 or elapsed < 1:
             return None
-        elapsed = time.monotonic() - self._began
-        if done <= self._before or elapsed < 1:
-            return None
-        return (self.total - done) * elapsed / (done - self._before)
+        return max(0.0, sum(self._open.values()) - self._in_hand) * elapsed / done
 
 
 def _work(pair: Pair) -> float:
     return float(pair.settings["size"] ** 2 * max(1, pair.settings["steps"]))
+
+
+def _label(pair: Pair) -> str:
+    """The id that the manifest gave, else the names of photograph and style."""
+    if not re.fullmatch("[0-9a-f]{12}", pair.pair_id):
+        return visible(pair.pair_id)
+    styles = "+".join(PurePath(style.strip()).stem for style in pair.style.split("|"))
+    return visible(f"{PurePath(pair.content).stem} \N{MULTIPLICATION SIGN} {styles}")
 
 
 class Progress:
@@ -95,36 +104,36 @@ class Progress:
             style = "live" if self._console.is_terminal else "plain"
         self._style = style
         self._total = len(pairs)
+        self._labels = {pair.pair_id: _label(pair) for pair in pairs}
+        self._longest = max((len(label) for label in self._labels.values()), default=0)
+        self._most_steps = max((pair.settings["steps"] for pair in pairs), default=0)
         self._estimate = Estimate(pairs)
-        self._counts = {"ok": 0}
+        self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *FAILURES), 0))
         self._statuses: Sequence[Status] = ()
         self._began = time.monotonic()
-        self._said = 0.0
-        self._recent: deque[float] = deque(maxlen=50)
-        self._live: Live | None = None
+        self._said = self._said_painted = -math.inf  # when the last line was printed, and of these
+        self._unsaid = 0  # pairs painted since
+        self._screen: Screen | None = None
 
     def __enter__(self) -> Progress:
         if self._style == "live":
-            self._live = Live(
-                get_renderable=self._render,
-                console=self._console,
-                refresh_per_second=4,
-                transient=True,
-            )
-            self._guard(self._live.start)
+            self._screen = Screen(self._console, self._content)
+            self._guard(self._screen.start)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._guard(self._live.stop)
-            self._live = None
+        if self._screen:
+            self._guard(self._screen.stop)
+            self._screen = None
+
+    @property
+    def _done(self) -> int:
+        return sum(self._counts.values())
 
     def result(self, result: Result) -> None:
         """A pair is finished, one way or another."""
-        self._counts[result.status] = self._counts.get(result.status, 0) + 1
-        self._estimate.finish(result.pair_id)
-        self._recent.append(time.monotonic())
-        done = sum(self._counts.values())
+        self._counts[result.status] += 1
+        self._estimate.finish(result.pair_id, result.status == "ok")
         if self._style == "json":
             self._json(
                 "result",
@@ -134,38 +143,54 @@ class Progress:
                 loss=result.loss,
                 seconds=result.seconds,
                 error=result.error_message or None,
-                done=done,
+                done=self._done,
                 total=self._total,
             )
         elif result.status != "ok":
             kind = f"{result.status}: " if result.status != "failed" else ""
             self._print(
-                f"[red]✗[/] {done}/{self._total} {escape(visible(result.pair_id))} (row "
+                f"[red]✗[/] {self._done}/{self._total} {escape(visible(result.pair_id))} (row "
                 f"{result.row}): {kind}{escape(visible(result.error_message))}"
             )
         elif self._style == "plain":
-            self._print(
-                f"✓ {done}/{self._total} {escape(visible(result.output))} "
-                f"{duration(result.seconds or 0)}, loss {result.loss:.4g}{self._ahead()}"
-            )
-            self._said = time.monotonic()
+            self._painted(result)
+
+    def _painted(self, result: Result) -> None:
+        """A plain line, at most one a second; the next has the count of those between."""
+        self._unsaid += 1
+        now = time.monotonic()
+        if now - self._said_painted < _RESULT_EVERY and self._done < self._total:
+            return
+        others = f" and {self._unsaid - 1} more" if self._unsaid > 1 else ""
+        self._print(
+            f"✓ {self._done}/{self._total} {escape(visible(result.output))}{others} "
+            f"{duration(result.seconds or 0)}, loss {result.loss:.4g}{self._ahead()}"
+        )
+        self._said = self._said_painted = now
+        self._unsaid = 0
 
     def status(self, statuses: Sequence[Status]) -> None:
         """What each worker is doing now."""
         self._statuses = statuses
-        if self._style == "plain" and time.monotonic() - self._said > _PLAIN_EVERY:
-            busy = [s for s in statuses if s.pair_id and s.step]
-            if busy:
-                one = max(busy, key=lambda s: s.step / max(1, s.steps))
-                others = f" and {len(busy) - 1} more" if len(busy) > 1 else ""
-                self._print(
-                    f"… {escape(visible(one.pair_id))} step {one.step}/{one.steps}{others}"
-                    f"{self._ahead()}"
-                )
-                self._said = time.monotonic()
-        elif self._style == "json" and time.monotonic() - self._said > _PLAIN_EVERY:
-            self._json("status", workers=[vars(s) for s in statuses if s.pair_id])
-            self._said = time.monotonic()
+        self._estimate.update(statuses)
+        busy = [status for status in statuses if status.pair_id and status.step]
+        if not busy or time.monotonic() - self._said < _STATUS_EVERY:
+            return
+        if self._style == "plain":
+            one = max(busy, key=lambda s: s.share)
+            others = f" and {len(busy) - 1} more" if len(busy) > 1 else ""
+            self._print(
+                f"… {escape(self._name(one))} step {one.step}/{one.steps}{others}{self._ahead()}"
+            )
+        elif self._style == "json":
+            self._json(
+                "status",
+                done=self._done,
+                total=self._total,
+                seconds_left=self._estimate.left(),
+                workers=[_finite(vars(status)) for status in busy],
+            )
+        self._said = time.monotonic()
 
     def note(self, line: str) -> None:
         """Something the user should know."""
@@ -174,53 +199,48 @@ class Progress:
         else:
             self._print(f"[yellow]·[/] {escape(visible(line))}")
 
-    def _ahead(self) -> str:
-        left = self._estimate.left(self._statuses)
-        return "" if left is None else f", {duration(left)} left"
+    def _name(self, status: Status) -> str:
+        name = self._labels.get(status.pair_id, visible(status.pair_id))
+        return name if status.batch == 1 else f"{name} +{status.batch - 1}"
 
-    def _render(self) -> RenderableType:
-        done = sum(self._counts.values())
-        failed = done - self._counts["ok"]
-        elapsed = time.monotonic() - self._began
-        left = self._estimate.left(self._statuses)
-        facts = [f"{done}/{self._total}"]
-        if failed:
-            facts.append(f"[red]{failed} failed[/]")
-        if done:
-            facts.append(f"{3600 * done / elapsed:.0f} pairs/h")
-        if left is not None:
-            end = datetime.now() + timedelta(seconds=left)
-            facts.append(f"{duration(left)} left, until {end:%H:%M}")
-        bar = ProgressBar(total=max(1, self._total), completed=done, width=30)
-        head = Table.grid(padding=(0, 1))
-        head.add_row(bar, "  ".join(facts))
-        busy = [s for s in self._statuses if s.pair_id]
-        # A studio has 200 workers and a screen has 24 lines.
-        room = max(1, self._console.size.height - 4)
-        rows = Table.grid(padding=(0, 1))
-        for s in busy[:room]:
-            rest = s.seconds / s.step * (s.steps - s.step) if s.step else None
-            rows.add_row(
-                f"[cyan]{escape(visible(s.pair_id)[:40])}[/]",
-                ProgressBar(total=max(1, s.steps), completed=s.step, width=16),
-                f"{s.step}/{s.steps}",
-                f"loss {s.loss:.4g}" if s.step else "starting",
-                "" if rest is None else f"{duration(rest)} left",
-            )
-        parts: list[RenderableType] = [head, rows]
-        if not busy:
-            parts = [head, f"starting workers … {duration(elapsed)}"]
-        if len(busy) > room:
-            parts.append(f"… and {len(busy) - room} more workers")
-        return Group(*parts)
+    def _ahead(self) -> str:
+        left = self._estimate.left()
+        return f", {duration(left)} left" if left else ""
+
+    def _content(self, width: int, height: int) -> ConsoleRenderable:
+        """What the live display shows on a terminal of this size."""
+        painted, elapsed = self._counts["ok"], self._estimate.elapsed()
+        head = overview(
+            width,
+            self._done,
+            self._done - painted,
+            self._total,
+            3600 * painted / elapsed if painted and elapsed > 1 else None,
+            self._estimate.left(),
+        )
+        workers = self._statuses
+        if not any(status.pair_id for status in workers):
+            waited = duration(time.monotonic() - self._began)
+            return Group(head, Text("" if self._done else f"starting workers … {waited}"))
+        # A studio has 200 workers and a screen has 24 lines; one stays free for what is printed.
+        room = max(1, height - 5)
+        if len(workers) > room:
+            workers = [status for status in workers if status.pair_id][:room]
+        rows = [
+            Row(self._name(s), s.step, s.steps, s.loss, s.share, s.seconds) if s.pair_id else Row()
+            for s in workers
+        ]
+        hidden = len(self._statuses) - len(rows)
+        more = [Text(f"… and {hidden} more workers")] if hidden else []
+        return Group(head, table(rows, width, self._longest, self._most_steps), *more)
 
     def _print(self, markup: str) -> None:
-        if self._style == "none":
-            return
-        self._guard(lambda: self._console.print(markup))
+        if self._style != "none":
+            show = self._screen.print if self._screen else self._console.print
+            self._guard(lambda: show(markup))
 
     def _json(self, event: str, **facts: Any) -> None:
-        line = json.dumps(_finite({"event": event, **facts}), ensure_ascii=False)
+        line = json.dumps({"event": event, **_finite(facts)}, ensure_ascii=False, allow_nan=False)
         self._guard(lambda: print(line, file=self._stream, flush=True))
 
     def _guard(self, show: Any) -> None:
@@ -228,17 +248,12 @@ class Progress:
             show()
         except (OSError, ValueError):  # the pipe or terminal is closed
             self._style = "none"
-            self._live = None
+            self._screen = None
 
 
-def _finite(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    clean: dict[str, Any] = {}
-    for name, value in facts.items():
-        if isinstance(value, float) and value != value:
-            clean[name] = None
-        elif isinstance(value, list):
-            clean[name] = [_finite(v) if isinstance(v, dict) else v for v in value]
-        else:
-            clean[name] = value
-    return clean
+def _finite(facts: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in facts.items()
+    }

@@ -120,7 +120,13 @@ def run_local(
     pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
 ) -> None:
     """All pairs in this process, one after the other, without Ray; same contract as `run_ray`."""
-    worker = Worker(replace(job, threads=wanted.threads))
+
+    def on_status(status: Status) -> None:
+        events.on_status([status])
+        if events.stop():
+            worker.stop()
+
+    worker = Worker(replace(job, threads=wanted.threads), on_status)
     try:
         worker.ready()
     except NotReadyError as error:

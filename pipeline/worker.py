@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import itertools
 import json
+import math
 import os
 import resource
 import socket
@@ -71,6 +73,7 @@ class Status:
     steps: int = 0
     loss: float = float("nan")
     seconds: float = 0.0
+    share: float = 0.0  # of the pair's work that is done; early steps are small and cheap
     batch: int = 1  # pairs that are optimised together, of which this is the first
 
 
@@ -96,8 +99,9 @@ class NotReadyError(Exception):
 class Worker:
     """Keeps encoder and style targets between pairs; `stop` may come from another thread."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, on_status: Callable[[Status], None] = lambda _: None) -> None:
         self.job = job
+        self.on_status = on_status
         self._stylizers: dict[str, Any] = {}
         self._stopping = threading.Event()
         self._status = Status()
@@ -273,6 +277,7 @@ class Worker:
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
         """What a pair's step is told to: it looks at the clock and whether to stop."""
         pair, steps = opened.pair, opened.config.steps
+        shares = _shares(opened.pictures["content"].size, opened.config)
 
         def on_step(step: Any, image: Any) -> None:
             if self._stopping.is_set():
@@ -285,7 +290,11 @@ class Worker:
                     "(raise --timeout, or lower size or steps)"
                 )
             if first:
-                self._status = Status(pair.pair_id, step.step, steps, step.loss, seconds, together)
+                share = shares[min(step.step, len(shares) - 1)]
+                self._status = Status(
+                    pair.pair_id, step.step, steps, step.loss, seconds, share, together
+                )
+                self.on_status(self._status)
             if self.job.previews and step.step % self.job.previews == 0:
                 self._preview(pair, image)
 
@@ -369,6 +378,15 @@ class Worker:
         storage.put(
             storage.output_path(self.job.out, str(preview)), encode(to_image(image), ".jpg")
         )
+
+
+def _shares(size: tuple[int, int], config: StyleConfig) -> list[float]:
+    """Share of the work that is done after each evaluation, by the pixels of its scale."""
+    from stylize.transfer import plan_stages
+
+    pixels = [math.prod(s.size) for s in plan_stages(size, config) for _ in range(s.evaluations)]
+    total = sum(pixels)
+    return [done / total for done in itertools.accumulate(pixels, initial=0)]
 
 
 def failed_result(pair: Pair, attempt: int) -> Result:

@@ -1,0 +1,182 @@
+"""The part of a terminal that is drawn again and again below what was printed.
+
+`rich.live` with two things more: columns that keep their places, and nothing left behind when the
+terminal is resized.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderResult
+from rich.control import Control
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType, Segment
+from rich.table import Column, Table
+from rich.text import Text
+
+__all__ = ["Row", "Screen", "duration", "overview", "table"]
+
+_REDRAW = 0.25  # seconds
+_BAR, _SHORT_BAR = 30, 10  # columns of the overall bar
+_NARROW = 64  # columns of a terminal that leaves no room for words and bars
+_LABEL = 40  # columns at most of a pair's name
+
+
+def duration(seconds: float) -> str:
+    """0:42, 12:05, 3:00:00"""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Screen:
+    """Draws `content(width, height)` below what is printed, four times a second.
+
+    What terminals do to the lines they show when they are resized differs (cut, fold, push out,
+    bring back), so then the screen is wiped and drawn anew, with the last of what was printed.
+    """
+
+    def __init__(self, console: Console, content: Callable[[int, int], ConsoleRenderable]) -> None:
+        self._console = console
+        self._content = content
+        self._live = Live(self, console=console, auto_refresh=False, transient=True)
+        self._size = console.size
+        self._drawn: list[list[Segment]] = []
+        self._printed: deque[Text] = deque(maxlen=100)
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_drawing, daemon=True)
+
+    def start(self) -> None:
+        self._console.push_render_hook(self)  # type: ignore[arg-type]  # duck-typed, before Live's
+        self._live.start(refresh=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._live.stop()
+        self._console.pop_render_hook()
+
+    def print(self, markup: str) -> None:
+        """A line above what is drawn, to stay."""
+        text = Text.from_markup(markup)
+        with self._lock:
+            self._console.print(text)
+            self._printed.append(text)
+
+    def _keep_drawing(self) -> None:
+        while not self._ended.wait(_REDRAW):
+            try:
+                with self._lock:
+                    self._live.refresh()
+            except (OSError, ValueError):  # the terminal is closed; who prints next will see it
+                return
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """What the console is to write instead of `renderables`; `Live` adds itself to that."""
+        width, height = size = self._console.size
+        self._drawn = self._console.render_lines(self._content(width, height), pad=False)
+        if size == self._size:
+            return renderables
+        self._size = size
+        return [self._wipe(height), *self._last_printed(width, height), *renderables]
+
+    def _wipe(self, height: int) -> Control:
+        """Line by line: some terminals copy what is cleared at once into their history."""
+        line = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_DOWN, 1)]
+        return Control(ControlType.HOME, *line * height, ControlType.HOME)
+
+    def _last_printed(self, width: int, height: int) -> list[Text]:
+        """As much as there is room for."""
+        room, shown = height - len(self._drawn), 0
+        for text in reversed(self._printed):
+            room -= -(-text.cell_len // width)
+            if room < 1:
+                break
+            shown += 1
+        return list(self._printed)[len(self._printed) - shown :]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self._drawn:
+            yield from line
+            yield Segment.line()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One worker. `share` of its pair's work is done; without a label it has none."""
+
+    label: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float = float("nan")
+    share: float = 0.0
+    seconds: float = 0.0
+
+
+def overview(
+    width: int, done: int, failed: int, total: int, per_hour: float | None, left: float | None
+) -> ConsoleRenderable:
+    """The overall bar and the facts beside it, on more lines where they do not fit into one."""
+    facts = [Text(f"{done:,}/{total:,}")]
+    if failed:
+        facts.append(Text(f"{failed:,} failed", "red"))
+    if per_hour is not None:
+        facts.append(Text(f"{per_hour:,.{0 if per_hour >= 20 else 1}f} pairs/h"))
+    if left is not None:
+        facts.append(Text(f"{duration(left)} left, until {_clock(left)}"))
+    room = width - 2 - sum(fact.cell_len + 2 for fact in facts)
+    bar = ProgressBar(total=max(1, total), completed=done, width=max(_SHORT_BAR, min(_BAR, room)))
+    lines: list[list[Text]] = [[]]
+    used = bar.width or 0
+    for fact in facts:
+        used += 2 + fact.cell_len
+        if lines[-1] and used >= width:
+            lines.append([])
+            used = fact.cell_len
+        lines[-1].append(fact)
+    first, *others = (Text("  ", no_wrap=True, overflow="crop").join(line) for line in lines)
+    head = Table.grid(Column(width=bar.width), Column(no_wrap=True), padding=(0, 1, 0, 0))
+    head.add_row(bar, first)
+    return Group(head, *others)
+
+
+def _clock(seconds: float) -> str:
+    """The time of day in so many seconds, with the day where it is another."""
+    now = datetime.now()
+    end = now + timedelta(seconds=seconds)
+    days = (end.date() - now.date()).days
+    return f"{end:%H:%M}" if not days else f"{end:%a %H:%M}" if days < 7 else f"{end:%d %b %H:%M}"
+
+
+def table(rows: Sequence[Row], width: int, longest: int, most_steps: int) -> ConsoleRenderable:
+    """A line for each worker. `longest` label and `most_steps` of the run fix the columns."""
+    digits = len(str(most_steps))
+    narrow = width < _NARROW
+    widths = [2 * digits + 1, 9, 7] if narrow else [16, 2 * digits + 1, 14, 12]
+    label = max(4, min(longest, _LABEL, width - 1 - sum(widths) - len(widths)))
+    columns = [Column(width=w, no_wrap=True, overflow="ellipsis") for w in (label, *widths)]
+    grid = Table.grid(*columns, padding=(0, 1, 0, 0))
+    for row in rows:
+        left = duration(row.seconds / row.share * (1 - row.share)) if row.share else ""
+        loss = f"{row.loss:.4g}" if row.step else "starting"
+        cells: list[ConsoleRenderable] = [
+            Text(row.label, "cyan"),
+            ProgressBar(total=1, completed=row.share, width=16),
+            Text(f"{row.step}/{row.steps}", justify="right"),
+            Text(loss if narrow or not row.step else f"loss {loss}"),
+            Text(left if narrow or not left else f"{left} left", justify="right"),
+        ]
+        if not row.label:
+            cells = [Text("idle", "dim"), *[Text()] * 4]
+        if narrow:
+            del cells[1]
+        grid.add_row(*cells)
+    return grid
