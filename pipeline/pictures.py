@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 from pipeline import storage
 from pipeline.lock import read_run
-from stylize.image import Limits, decode
+from stylize.errors import StylizeError
+from stylize.image import Limits, decode, upright_size
 
 __all__ = ["Inputs", "open_small", "size_of"]
 
@@ -67,10 +68,6 @@ def _open_plain_jpeg(data: bytes, side: int) -> Image.Image | None:
 def size_of(path: str) -> tuple[int, int] | None:
     """Width and height, upright, by the header alone; None for what cannot be read."""
     try:
-        local = storage.local_path(path)
-        with Image.open(local or io.BytesIO(storage.read_bytes(path))) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5
-            width, height = image.size
-            return (height, width) if turned else (width, height)
-    except (OSError, ValueError, SyntaxError):
+        return upright_size(storage.read_bytes(path), _LIMITS)
+    except (OSError, ValueError, StylizeError):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleRenderable, Group
+from rich.console import Console, ConsoleDimensions, ConsoleRenderable, Group
 from rich.markup import escape
 from rich.text import Text
 
@@ -42,6 +43,19 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Rich would end the process, and send standard output to nowhere."""
         raise BrokenPipeError
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """As the terminal has it now. Rich believes COLUMNS and LINES, where a shell or readline
+        may have left those of the start."""
+        try:
+            return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
+        except (OSError, ValueError, AttributeError):  # no terminal
+            return super().size
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        raise AttributeError("it is the terminal's")
 
 
 class Estimate:

@@ -33,6 +33,7 @@ __all__ = [
     "to_image",
     "to_srgb",
     "to_tensor",
+    "upright_size",
 ]
 
 FORMATS = {
@@ -121,6 +122,25 @@ def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
     if not _has_end(data, image):
         decode(data, limits)
     return image.size
+
+
+def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
+    """Width and height as a viewer shows the picture, turned by EXIF. Decodes no pixel.
+
+    Raises `ImageReadError` and `ImageSizeError`.
+    """
+    image = _open(data, limits)
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, by what precedes the pixels: of a PNG Pillow would decode all to look behind them."""
+    try:
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        return int(exif.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a broken EXIF has many ways to say so
+        return 1
 
 
 def _has_end(data: bytes, image: Image.Image) -> bool:

@@ -13,6 +13,7 @@ from forks import Forks
 from helpers import TINY, check_whole, index_rows, picture, pictures, statuses, write_csv
 from PIL import Image
 
+from pipeline.pictures import size_of
 from stylize.errors import ImageReadError, ImageSizeError
 from stylize.image import decode
 
@@ -181,6 +182,14 @@ def test_a_decompression_bomb_is_refused_or_passed_over_and_never_unpacked(
     peak = int(done.stdout.splitlines()[-1]) * 1024
     assert peak < 250e6
     assert json.loads(done.stdout.splitlines()[1])[1] == "ok"
+
+
+def test_the_size_of_a_picture_is_had_without_its_pixels(tmp_path: Path) -> None:
+    # 400 million pixels are promised, and not there: whoever looks at them fails.
+    (tmp_path / "bomb.png").write_bytes(bomb(side=20_000))
+    assert size_of(str(tmp_path / "bomb.png")) == (20_000, 20_000)
+    (tmp_path / "bomb.png").write_bytes(bomb(side=60_000))
+    assert size_of(str(tmp_path / "bomb.png")) is None  # 3600 megapixels
 
 
 def test_a_picture_that_is_a_program_is_not_run() -> None:

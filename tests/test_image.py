@@ -22,6 +22,7 @@ from stylize.image import (
     read_metadata,
     to_image,
     to_tensor,
+    upright_size,
 )
 
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"
@@ -512,3 +513,14 @@ def test_read_metadata_of_others_files_is_empty() -> None:
 def test_an_ending_that_cannot_be_written_is_refused_with_those_that_can(suffix: str) -> None:
     with pytest.raises(ImageReadError, match=r"cannot write .*\.png, \.jpg"):
         encode(noise(), suffix)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize(("turn", "size"), [(1, (24, 16)), (3, (24, 16)), (6, (16, 24))])
+def test_the_upright_size_is_that_of_the_decoded_picture(
+    kind: str, turn: int, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = saved(corners(), kind, exif=exif)
+    assert upright_size(data) == decode(data).size == size

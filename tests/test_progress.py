@@ -89,14 +89,14 @@ class Terminal:
         attributes[1] |= termios.OPOST | termios.ONLCR
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
         self._tell_size(columns, lines)
-        known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.PIPE,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            env={**known, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
+            # Sizes of the start, as readline leaves them: the display must look for itself.
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "70", "LINES": "20"},
             text=True,
         )
         os.close(slave)
@@ -271,8 +271,9 @@ def test_a_terminal_that_folds_lines_shows_no_remains(tmp_path: Path) -> None:
                     heads = [line for line in shown if " 1/8" in line and "✗" not in line]
                     return names == expected and len(heads) == 1
 
-                wait_for(is_clean, 20)  # tmux tells of the new size a little later
-                time.sleep(0.5)
+                with contextlib.suppress(AssertionError):
+                    wait_for(is_clean, 20)  # tmux tells of the new size a little later
+                    time.sleep(0.5)
                 assert is_clean(), tmux("capture-pane", "-p")
         wait_for(lambda: "after the end" in tmux("capture-pane", "-p"))
         assert "frame-001" not in tmux("capture-pane", "-p")

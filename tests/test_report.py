@@ -368,6 +368,47 @@ def test_filters_narrow_the_list_and_failures_give_their_reason(shown: Page) -> 
     assert shown.js("!document.getElementById('empty').hidden")
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("size>103", ["pair-4", "pair-5", "pair-6"]),
+        ("size<=102", ["pair-1", "pair-2"]),
+        ("size=104", ["pair-4"]),
+        ("size!=104 status=ok", ["pair-1", "pair-2", EVIL]),
+        ("loss<400 style=waves", [EVIL]),
+        ("style=night status=ok", ["pair-2", "pair-4"]),
+        ("meta.client=ada size<102", ["pair-1"]),
+        ('error_message="no such"', ["pair-5"]),
+        ("finished_at<2026-01-02 seconds>=99", ["pair-4"]),
+        ("finished_at>2026-01-02", []),
+        ("loss>0", ["pair-1", "pair-2", EVIL, "pair-4"]),  # nothing is no number
+        ("nocolumn=4", []),  # is a word like another
+    ],
+)
+def test_conditions_filter_by_any_column(shown: Page, query: str, found: list[str]) -> None:
+    shown.press("/")
+    shown.press(query)
+    assert shown.names() == found
+
+
+def test_a_failure_shows_its_reason_and_no_empty_frame(shown: Page) -> None:
+    shown.press("/")
+    shown.press("status!=ok")
+    shown.js("document.querySelector('.pair').click()")
+    assert shown.texts("#failure") == ["failed: ImageReadErrorno such file"]
+    assert shown.js("document.querySelector('.stage').getBoundingClientRect().height") == 0
+    shown.press("\ue015")  # the next one's photograph is there
+    assert shown.js("document.querySelector('.stage').getBoundingClientRect().height") > 100
+
+
+def test_a_pair_without_an_id_is_named_by_its_pictures(browser: Any, tmp_path: Path) -> None:
+    append(tmp_path, result(1, pair_id="6ecff96c7732"), result(2, pair_id="harbour"))
+    shown = Page(browser, Path(write_report(str(tmp_path))))
+    assert shown.names() == ["boat \N{MULTIPLICATION SIGN} waves", "harbour"]
+    assert shown.texts(".pair .facts h3 + p") == ["6ecff96c7732", "boat in the style of waves"]
+    assert shown.errors() == []
+
+
 def test_sorting_by_any_column_puts_what_has_no_value_last(shown: Page) -> None:
     shown.element("#sort option[value='loss']").click()
     assert shown.names()[:4] == ["pair-4", EVIL, "pair-2", "pair-1"]
@@ -414,13 +455,13 @@ def test_the_slider_follows_the_mouse(shown: Page) -> None:
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(shown: Page) -> None:
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     shown.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         shown.driver.refresh()
-        assert shown.js("document.documentElement.scrollWidth") <= 390
+        assert shown.js("document.documentElement.scrollWidth") <= 360
         shown.js("document.querySelector('.pair').click()")
-        assert shown.js("document.getElementById('detail').scrollWidth") <= 390
+        assert shown.js("document.getElementById('detail').scrollWidth") <= 360
     finally:
         shown.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

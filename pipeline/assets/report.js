@@ -33,6 +33,11 @@
 
   const stem = (path) => String(path ?? "").trim().split(/[\\/]/).pop().replace(/\.[^.]+$/, "");
   const styleName = (text) => String(text ?? "").split("|").map(stem).join(" + ");
+  // The id that the manifest gave; a made one tells nobody anything.
+  const title = (row) => {
+    const id = String(get("pair_id", row));
+    return /^[0-9a-f]{12}$/.test(id) ? `${stem(get("content", row))} × ${styleName(get("style", row))}` : id;
+  };
   const plural = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
 
   function duration(seconds) {
@@ -145,14 +150,32 @@
     return ranks.get(name);
   }
 
+  // A word of the filter that names a column, like loss<2 or style=waves, as a test of rows; or null.
+  function condition(word) {
+    const [, name, sign, rest] = /^([\w.]+)(<=|>=|!=|=|<|>)(.+)$/.exec(word) ?? [];
+    if (!(name in readers)) return null;
+    const wanted = rest.replace(/"/g, ""), when = TIMES.has(name) ? Date.parse(wanted) / 1000 : NaN;
+    const bound = Number.isNaN(when) ? Number(wanted) : when;
+    return (row) => {
+      const value = get(name, row), number = typeof value === "number";
+      const same = number ? value === bound : String(value ?? "").toLowerCase().includes(wanted);
+      if (sign === "=" || sign === "!=") return same === (sign === "=");
+      return number && ((sign[0] === "<" ? value < bound : value > bound) || (sign[1] === "=" && same));
+    };
+  }
+
   function select() {
-    const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
+    const parts = state.query.toLowerCase().match(/(?:[^\s"]|"[^"]*"?)+/g) ?? [];
+    const conditions = parts.map(condition);
+    const words = parts.filter((_, at) => !conditions[at]);
+    const tests = conditions.filter(Boolean);
     const all = words.length ? texts() : null;
     order = [];
     for (let row = 0; row < count; row++) {
       if (state.status && (state.status === "bad" ? get("status", row) === "ok" : get("status", row) !== state.status)) continue;
       if (state.style && get("style", row) !== state.style) continue;
       if (all && !words.every((word) => all[row].includes(word))) continue;
+      if (!tests.every((test) => test(row))) continue;
       order.push(row);
     }
     const rank = ranksBy(state.sort), sign = state.down ? -1 : 1;
@@ -218,7 +241,7 @@
   }
 
   function pair(place) {
-    const row = order[place], name = String(get("pair_id", row)), ok = get("status", row) === "ok";
+    const row = order[place], name = title(row), ok = get("status", row) === "ok";
     const styles = String(thumb.style(row)).split("|");
     const photo = picture(thumb.content(row), `Photograph ${stem(get("content", row))}`, "not found");
     const style = picture(styles[0], `Style ${styleName(get("style", row))}`, "not found");
@@ -230,7 +253,8 @@
     }
     const facts = make("div", { className: "facts" }, make("h3", { textContent: name }));
     const line = (text, kind = "") => text && facts.append(make("p", { className: kind, textContent: text }));
-    line(`${stem(get("content", row))} in the style of ${styleName(get("style", row))}`);
+    const id = String(get("pair_id", row));
+    line(id === name ? `${stem(get("content", row))} in the style of ${styleName(get("style", row))}` : id);
     if (!ok) line(`${ok || !thumb.result(row) ? "" : `${get("status", row)}; an earlier picture stands. `}${get("error_message", row) ?? ""}`, "why");
     const seconds = get("seconds", row);
     line([ok && get("width", row) ? `${get("width", row)} × ${get("height", row)}` : "", seconds === null ? "" : duration(seconds), get("device", row)].filter(Boolean).join(", "));
@@ -318,7 +342,7 @@
   }
 
   function open(place) {
-    const row = order[place], name = String(get("pair_id", row)), ok = get("status", row) === "ok";
+    const row = order[place], name = title(row), ok = get("status", row) === "ok";
     $("d-name").textContent = name;
     $("d-place").textContent = `${number.format(place + 1)} of ${number.format(order.length)}`;
     $("previous").disabled = place === 0;
@@ -360,14 +384,14 @@
     }));
   }
 
-  const FIRST = ["status", "content", "style", "output", "width", "height", "loss", "content_loss", "style_loss", "tv_loss", "evaluations", "steps", "stop_reason", "seconds", "device", "dtype", "finished_at"];
+  const FIRST = ["pair_id", "status", "content", "style", "output", "width", "height", "loss", "content_loss", "style_loss", "tv_loss", "evaluations", "steps", "stop_reason", "seconds", "device", "dtype", "finished_at"];
   function drawFacts(row) {
     const entries = [];
     const add = (name) => {
       const text = shown(name, get(name, row));
       if (text) entries.push(make("dt", { textContent: name.replace(/_/g, " ") }), make("dd", { textContent: text }));
     };
-    const rest = Object.keys(readers).filter((name) => !FIRST.includes(name) && !["pair_id", "error_type", "error_message"].includes(name));
+    const rest = Object.keys(readers).filter((name) => !FIRST.includes(name) && !["error_type", "error_message"].includes(name));
     FIRST.forEach(add);
     entries.push(make("div", { className: "break" }));
     rest.filter((name) => name.startsWith("meta.")).forEach(add);
@@ -399,7 +423,7 @@
     const ink = (name) => style.getPropertyValue(name).trim();
     const axis = { stroke: ink("--quiet"), font: "11px system-ui, sans-serif", grid: { show: false }, ticks: { show: false } };
     return new uPlot({
-      width: Math.max(160, box.clientWidth), height: 136, legend: { show: false }, padding: [8, 4, 0, 0],
+      width: Math.max(160, box.clientWidth), height: 136, legend: { show: false }, padding: [8, 12, 0, 0],
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
       scales: { x: { time: false }, y: { range: (_, low, high) => (high - low < 1e-9 ? [low - 0.5, high + 0.5] : [low - (high - low) * 0.06, high + (high - low) * 0.06]) } },
       axes: [{ ...axis, size: 24, space: 60 }, { ...axis, size: 50, space: 34, grid: { stroke: ink("--line"), width: 1 }, values: (_, logs) => logs.map((log) => tick(10 ** log)) }],
@@ -492,7 +516,7 @@
       bar.style.width = `${(100 * seconds) / longest}%`;
       return make("div", { className: "device" }, make("p", {}, make("span", { textContent: device }), make("span", { textContent: `${duration(seconds)}, ${plural(n, "pair")}` })), bar);
     }));
-    $("slowest").replaceChildren(...slowest.map((row) => entry(get("pair_id", row), duration(get("seconds", row)), () => show(row))));
+    $("slowest").replaceChildren(...slowest.map((row) => entry(title(row), duration(get("seconds", row)), () => show(row))));
     $("causes").replaceChildren(...causes.map(([status, kind, n]) => entry(kind ? `${status}: ${kind}` : status, number.format(n), () => {
       Object.assign(state, { status, query: kind, style: "" });
       fill();
