@@ -131,7 +131,8 @@ def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
     """
     image = _open(data, limits)
     width, height = image.size
-    return (height, width) if _orientation(image) >= 5 else (width, height)
+    turned = image.format != "TIFF" and _orientation(image) >= 5  # a TIFF's size is turned already
+    return (height, width) if turned else (width, height)
 
 
 def _orientation(image: Image.Image) -> int:

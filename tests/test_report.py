@@ -436,7 +436,7 @@ def test_the_keyboard_reaches_everything(shown: Page) -> None:
     assert shown.js("document.querySelectorAll('#plots canvas').length") == 3
     shown.press(escape)
     assert not shown.js("document.getElementById('detail').open")
-    assert shown.js("document.activeElement.querySelector('h3').textContent") == "pair-1"
+    shown.until("document.activeElement.querySelector('h3')?.textContent === 'pair-1'")
 
 
 def test_the_slider_follows_the_mouse(shown: Page) -> None:
