@@ -27,7 +27,7 @@ __all__ = [
     "parse_setting",
 ]
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Version of what the same settings give; raised when results change on purpose."""
 
 LayerWeights = tuple[tuple[str, float], ...]
@@ -164,18 +164,18 @@ class StyleConfig:
     steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
     content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
-    style_weight: float = _number(40.0, 0, 1e30, "weight of the style loss")
+    style_weight: float = _number(51.0, 0, 1e30, "weight of the style loss")
     tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
     content_layers: LayerWeights = _layers(
         (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
     )
     style_layers: LayerWeights = _layers(
         (
-            ("relu1_1", 8.0),
-            ("relu2_1", 4.0),
-            ("relu3_1", 3.0),
-            ("relu4_1", 2.0),
-            ("relu5_1", 1.0),
+            ("relu1_1", 4.0),
+            ("relu2_1", 18.0),
+            ("relu3_1", 25.0),
+            ("relu4_1", 2.6),
+            ("relu5_1", 1.5),
         ),
         "layers of the style loss; weights are relative",
     )
@@ -183,7 +183,7 @@ class StyleConfig:
         "gram", ("gram", "moments", "wasserstein"), "statistic of the features that is matched"
     )
     relative: bool = _flag(
-        True, "each layer's loss over its target's own energy, so that pairs balance alike"
+        True, "content over its energy, style over its loss at the start, to balance pairs alike"
     )
     feature_scale: str = _choice(
         "caffe", ("unit", "caffe"), "features with mean one, or as the 2014 networks gave them"

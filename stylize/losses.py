@@ -223,6 +223,10 @@ class Losses:
         return self.map(Tensor.detach)
 
 
+_LEAST_SHARE = 0.05
+"""Of a target's energy: a nearer start counts as this near (the style itself is 0)."""
+
+
 def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
     """Layer weights over their sum; layers with weight 0 are left out."""
     total = sum(weight for _, weight in layers)
@@ -235,6 +239,11 @@ class PerceptualLoss:
     Targets come from the same encoder in the same type as the picture's features, so that the
     content itself has content loss 0 and the style itself style loss 0. A part whose weight is 0
     is not computed and reads 0. `mask` (1, 1, H, W): where the style counts.
+
+    With `config.relative` the content loss is over its target's energy, and a layer's style loss
+    over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over
+    the target's energy alone, a painting that shares its colours with the photograph's Gram matrix
+    hardly counts, and one in strong contrasts drowns the subject.
     """
 
     def __init__(
@@ -245,6 +254,7 @@ class PerceptualLoss:
         style: Mapping[str, Statistic],
         mask: Tensor | None = None,
         content_factor: float = 1.0,
+        start: Mapping[str, Statistic] | None = None,
     ) -> None:
         self.encoder = encoder
         self.config = config
@@ -262,8 +272,12 @@ class PerceptualLoss:
         if config.relative:
             for layer, weight in self.content_layers.items():
                 self.content_layers[layer] = weight / energy(content[layer]).clamp(min=1e-12)
+            kind = config.style_loss
             for layer, weight in self.style_layers.items():
-                over = energy(style[layer], config.style_loss).clamp(min=1e-12)
+                over = energy(style[layer], kind).clamp(min=1e-12)
+                if start:
+                    share = style_loss(start[layer], style[layer], kind) / over
+                    over = over * share.clamp(_LEAST_SHARE, 1)
                 self.style_layers[layer] = weight / over
 
     def __call__(self, image: Tensor) -> Losses:

@@ -371,6 +371,7 @@ class Stylizer:
                 target = torch.cat([frame.pad(scene.target) for scene in scenes])
                 content = features_in_tiles(encoder, target, layers, side)
             style: Mapping[str, Statistic] = {}
+            start: Mapping[str, Statistic] = {}
             if style_weight:
                 shares = [share / sum(blend) for share in blend]
                 style = _stack(
@@ -379,12 +380,21 @@ class Stylizer:
                         for scene in scenes
                     ]
                 )
+            if style_weight and config.relative:
+                near = [
+                    color.transport(frame.pad(scene.target), scene.styles[0]).clamp(0, 1)
+                    for scene in scenes
+                ]
+                layers = relative(config.style_layers)
+                start = _stack(
+                    [statistics_in_tiles(encoder, n, layers, config.style_loss, side) for n in near]
+                )
         weights = [frame.pad(scene.weight) for scene in scenes if scene.weight is not None]
         mask = torch.cat(weights) if weights else None
         factor = 1.0 if finest else config.coarse_content
         if not side:
-            return PerceptualLoss(encoder, config, content, style, mask, factor)
-        return TiledLoss(encoder, config, content, style, mask, factor, side=side)
+            return PerceptualLoss(encoder, config, content, style, mask, factor, start)
+        return TiledLoss(encoder, config, content, style, mask, factor, start, side=side)
 
     def _statistics(self, config: StyleConfig, style: Tensor, side: int) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""

@@ -40,13 +40,16 @@ def perceptual(
     style: Tensor,
     mask: Tensor | None = None,
     factor: float = 1.0,
+    start: Tensor | None = None,
 ) -> PerceptualLoss:
     with torch.no_grad():
         targets = encoder(content, [layer for layer, _ in config.content_layers])
         layers = [layer for layer, _ in config.style_layers]
         features = encoder(style, layers)
         statistics = {n: Statistic.of(features[n], config.style_loss) for n in layers}
-    return PerceptualLoss(encoder, config, targets, statistics, mask, factor)
+        near = {} if start is None else encoder(start, layers)
+        started = {n: Statistic.of(f, config.style_loss) for n, f in near.items()}
+    return PerceptualLoss(encoder, config, targets, statistics, mask, factor, started)
 
 
 # Gram matrices
@@ -337,6 +340,33 @@ def test_the_total_is_the_weighted_sum_and_layer_weights_are_relative(bundled: W
     content_part = content_loss(features["x"]["relu1_2"], features["c"]["relu1_2"])
     assert float(parts[0]) == pytest.approx(float(content_part), rel=1e-5)
     assert float(parts[2]) == pytest.approx(float(total_variation_loss(x)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_relative_style_loss_is_1_at_the_start_that_it_is_over(
+    bundled: Weights, kind: str
+) -> None:
+    config = StyleConfig(style_loss=kind, style_layers=(("relu1_1", 1.0), ("relu2_1", 3.0)))
+    encoder = Encoder(bundled)
+    content, style = picture(1), picture(2).square()
+    start = (content + style) / 2
+    # Each layer is over its own loss at the start, so 1/4 + 3/4 whatever the two pictures are.
+    loss = perceptual(encoder, config, content, style, start=start)
+    assert float(loss(start).style) == pytest.approx(1, rel=1e-5)
+
+
+def test_a_start_that_is_the_style_counts_a_twentieth_and_one_that_is_black_no_more_than_whole(
+    bundled: Weights,
+) -> None:
+    config = StyleConfig(style_layers=(("relu1_1", 1.0),))
+    encoder = Encoder(bundled)
+    content, style, x = picture(1), picture(2), picture(3)
+    plain = float(perceptual(encoder, config, content, style)(x).style)
+    at_style = perceptual(encoder, config, content, style, start=style)
+    assert float(at_style(x).style) == pytest.approx(20 * plain, rel=1e-5)
+    beyond = perceptual(encoder, config, content, 0.1 * style, start=1 - 0.1 * style)
+    capped = perceptual(encoder, config, content, 0.1 * style)
+    assert float(beyond(x).style) == pytest.approx(float(capped(x).style), rel=1e-5)
 
 
 def test_relative_weights_sum_to_one_and_leave_out_zeros() -> None:
