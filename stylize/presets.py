@@ -34,9 +34,9 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # The best picture for the time: coarse to fine, from the photograph in the style's colours.
     # Each layer's style loss is over what the start has of it, so that a style in strong contrasts
     # does not drown the subject, nor one near the photograph's own statistics leave it as it is.
-    # relu2_1 and relu3_1, the strokes, weigh most: they take little from the subject, which lives
-    # in relu4_2 beside relu4_1; that and relu5_1 have enough to make whole swirls. The coarse
-    # scales, which decide where things are, hold on to the photograph four times as strongly.
+    # relu2_1 and relu3_1, the strokes, weigh most; twice as much drowns the subject of a strong
+    # style. relu4_1 and relu5_1 have enough to make whole swirls. The coarse scales, which decide
+    # where things are, hold on to the photograph four times as strongly.
     "default": {},
     # Seconds, to look at.
     "draft": {"size": "256", "steps": "40"},
