@@ -28,6 +28,7 @@ _NEURAL_STYLE = {
     "clamp": "false",
     "coarse_content": "1",
     "scales": "1",
+    "plateau": "0",
 }
 
 PRESETS: Mapping[str, Mapping[str, str]] = {
@@ -58,6 +59,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "clamp": "false",
         "coarse_content": "1",
         "scales": "1",
+        "plateau": "0",
     },
     "neural-style": _NEURAL_STYLE,
     # The same without what differs between programs: the objective that speed is measured on.

@@ -552,8 +552,8 @@ def test_a_batch_gives_what_separate_runs_give(bundled: Weights, settings: dict[
 
 
 def test_a_batch_in_float32_ends_within_1_percent_of_separate_runs(stylizer: Stylizer) -> None:
-    # At 96 px and with all layers: small pictures of few layers have losses that rounding sways.
-    config = StyleConfig.of("draft", size=96)
+    # At 96 px, with all layers and until it is level: rounding sways a loss that still falls fast.
+    config = StyleConfig.of("draft", size=96, steps=100)
     requests = [replace(request, config=config) for request in batch()[:2]]
     for request, together in zip(requests, stylizer.transfer_batch(requests), strict=True):
         assert isinstance(together, StyleResult)
@@ -567,13 +567,13 @@ def test_each_picture_of_a_batch_tells_its_own_steps_and_ends_on_its_own(
     told: list[list[float]] = [[], [], []]
     requests = [
         replace(request, on_step=lambda step, _, row=row: told[row].append(step.loss))
-        for row, request in enumerate(batch(steps=60, plateau=0.1))
+        for row, request in enumerate(batch(steps=300, plateau=0.1))
     ]
     results = stylizer.transfer_batch(requests)
     for losses, result in zip(told, results, strict=True):
         assert isinstance(result, StyleResult)
         assert losses == [step.loss for step in result.curve]
-        assert result.evaluations == len(losses) < 60
+        assert result.evaluations == len(losses) < 300
         assert result.stop_reason == "plateau"
     assert len({len(losses) for losses in told}) > 1
 
@@ -653,7 +653,7 @@ def test_a_batch_on_the_gpu_ends_within_1_percent_of_the_cpu(
     bundled: Weights, stylizer: Stylizer, compile: bool
 ) -> None:
     there = Stylizer(bundled, device="cuda", dtype="float32", compile=compile)
-    config = StyleConfig.of("draft", size=96)
+    config = StyleConfig.of("draft", size=96, steps=100)
     requests = [replace(request, config=config) for request in batch()]
     for request, together in zip(requests, there.transfer_batch(requests), strict=True):
         assert isinstance(together, StyleResult)
