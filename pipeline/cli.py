@@ -630,6 +630,15 @@ def montage_command(
         str, typer.Option(help="column of the index, setting or meta.NAME whose values are rows")
     ] = "",
     cols: Annotated[str, typer.Option(help="the same for columns")] = "",
+    wrap: Annotated[
+        int, typer.Option(min=0, help="instead: so many pictures a line, as in the manifest")
+    ] = 0,
+    caption: Annotated[
+        str, typer.Option(help="what stands below each picture: a column, setting or meta.NAME")
+    ] = "",
+    inputs: Annotated[
+        str, typer.Option(help="originals: none, beside the grid, or the style inset in each cell")
+    ] = "none",
     cell: Annotated[int, typer.Option(min=16, max=4096, help="pixels of a cell's side")] = 256,
 ) -> None:
     """Lay a run out as a labelled grid; without --rows and --cols: photograph, style, result."""
@@ -637,7 +646,17 @@ def montage_command(
 
     with _clear_errors():
         _check_out(out)
-        for note in montage(out, target, rows=rows, cols=cols, cell=cell):
+        notes = montage(
+            out,
+            target,
+            rows=rows,
+            cols=cols,
+            wrap=wrap,
+            caption=caption,
+            inputs=inputs,
+            cell=cell,
+        )
+        for note in notes:
             _say(note)
     _tell(target)
 

@@ -10,8 +10,9 @@ from helpers import cli
 from PIL import Image, ImageChops
 
 from pipeline.index import Index
+from pipeline.layout import Cell, Grid, lay_out, natural
 from pipeline.lock import read_run, write_run
-from pipeline.montage import Cell, Grid, draw, lay_out, montage, natural
+from pipeline.montage import draw, montage
 from pipeline.pictures import Inputs
 from pipeline.records import Result
 from pipeline.run import _note_inputs

@@ -1,0 +1,275 @@
+"""What goes where in a montage: the cells of a grid, their labels, the originals beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import storage
+from pipeline.pictures import Inputs
+from pipeline.records import Result
+from pipeline.tables import as_text
+
+__all__ = ["INPUTS", "Cell", "Grid", "lay_out", "natural"]
+
+INPUTS = ("none", "beside", "inset")
+"""Where a grid shows the originals: nowhere, in front of it, or the style in each picture."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands at one place of a grid: a picture, or words where there is none."""
+
+    path: str = ""
+    note: str = ""  # small, below
+    words: str = ""  # instead of a picture
+    alarm: bool = False  # the words tell of a failure
+    inset: str = ""  # a second picture, small in the lower left corner
+
+
+@dataclass
+class Grid:
+    """Cells by (row, column), with labels; `heading` names what the axes are. The first `aside`
+    rows and columns are originals, a little apart from the rest."""
+
+    rows: list[str]
+    cols: list[str]
+    cells: dict[tuple[int, int], Cell]
+    row_heading: str = ""
+    col_heading: str = ""
+    notes: list[str] = field(default_factory=list)
+    aside: tuple[int, int] = (0, 0)
+
+
+def lay_out(
+    results: Sequence[Result],
+    out: str,
+    rows: str = "",
+    cols: str = "",
+    *,
+    wrap: int = 0,
+    caption: str = "",
+    inputs: str = "none",
+) -> Grid:
+    """A grid by columns of the index; or `wrap` pictures a line, in the manifest's order; or, with
+    neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
+    if not results:
+        raise ValueError(f"--rows, --cols: {out} has no pair yet")
+    if inputs not in INPUTS:
+        raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(INPUTS)}")
+    if not (rows or cols or wrap):
+        if caption or inputs != "none":
+            raise ValueError("--caption, --inputs: they go with --rows, --cols or --wrap")
+        return _strip(results, out)
+    if wrap and (rows or cols):
+        raise ValueError(f"--wrap {wrap}: it goes without --rows and --cols")
+    if wrap:
+        grid, places = _wrapped(len(results), wrap), {}
+        for number, result in enumerate(results):
+            places[divmod(number, wrap)] = [result]
+        caption = caption or "pair_id"
+    else:
+        grid, places = _by_values(results, rows, cols)
+    originals = Inputs(out)
+    for place, found in places.items():
+        first = next((r for r in found if r.status == "ok"), found[0])
+        words = [_label(first, caption)] if caption else []
+        words += [f"1 of {len(found)}"] if len(found) > 1 else []
+        inset = originals.path(_styles(first)[0]) if inputs == "inset" and _styles(first) else ""
+        grid.cells[place] = _painted(first, out, ", ".join(filter(None, words)), inset)
+    crowded = sum(len(found) > 1 for found in places.values())
+    if crowded:
+        grid.notes.append(
+            f"{crowded} of {len(places)} cells stand for several pairs and show the first; "
+            "another --rows or --cols may tell them apart"
+        )
+    return _with_originals(grid, places, originals) if inputs == "beside" else grid
+
+
+_Places = dict[tuple[int, int], list[Result]]
+"""The pairs that belong into each cell, by (row, column)."""
+
+
+def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _Places]:
+    values = [(_text(r, rows, "--rows"), _text(r, cols, "--cols")) for r in results]
+    row_values = sorted({row for row, _ in values}, key=natural)
+    col_values = sorted({col for _, col in values}, key=natural)
+    places: _Places = {}
+    for result, (row, col) in zip(results, values, strict=True):
+        places.setdefault((row_values.index(row), col_values.index(col)), []).append(result)
+    labels = _labels(rows, row_values), _labels(cols, col_values)
+    headings = [name.removeprefix("meta.") for name in (rows, cols)]
+    return Grid(*labels, {}, *headings), places
+
+
+def _wrapped(number: int, wrap: int) -> Grid:
+    return Grid([""] * math.ceil(number / wrap), [""] * min(number, wrap), {})
+
+
+def _strip(results: Sequence[Result], out: str) -> Grid:
+    inputs = Inputs(out)
+    grid = Grid([r.pair_id for r in results], ["photograph", "style", "result"], {})
+    for row, result in enumerate(results):
+        styles = [style.strip() for style in result.style.split("|")]
+        note = f"1 of {len(styles)} styles" if len(styles) > 1 else ""
+        grid.cells[row, 0] = Cell(inputs.path(result.content), words=" ")
+        grid.cells[row, 1] = Cell(inputs.path(styles[0]), note, words=" ")
+        grid.cells[row, 2] = _painted(result, out, "")
+    return grid
+
+
+def _painted(result: Result, out: str, note: str, inset: str = "") -> Cell:
+    if result.status != "ok":
+        words = f"{result.status}\n{result.error_type}"
+        return Cell(note=note, words=words, alarm=True)
+    return Cell(storage.join(out, result.output), note, "the picture is gone", inset=inset)
+
+
+# --- originals beside the grid -----------------------------------------------------------------
+
+
+def _with_originals(grid: Grid, places: _Places, originals: Inputs) -> Grid:
+    """The grid with what went into it before it: the original of a whole column above that, of a
+    whole row left of that, and one of the whole grid left of the first row that has room."""
+    above: list[dict[int, Cell]] = []
+    left: list[dict[int, Cell]] = []
+    for role, of in (("photograph", _photograph), ("style", _styles)):
+        by_col = _shared(places, 1, of)
+        by_row = _shared(places, 0, of)
+        everywhere = {path for found in places.values() for r in found for path in of(r)}
+        if len(everywhere) == 1:
+            cell = Cell(originals.path(*everywhere), role, " ")
+            _put(left, cell, sorted(by_row))
+            continue
+        for at, path in by_col.items():
+            _put(above, Cell(originals.path(path), role, " "), [at])
+        for at, path in by_row.items():
+            _put(left, Cell(originals.path(path), role, " "), [at])
+    down, right = len(above), len(left)
+    cells = {(r + down, c + right): cell for (r, c), cell in grid.cells.items()}
+    cells |= {(r, c + right): cell for r, line in enumerate(above) for c, cell in line.items()}
+    cells |= {(r + down, c): cell for c, line in enumerate(left) for r, cell in line.items()}
+    return dataclasses.replace(
+        grid,
+        rows=[""] * down + grid.rows,
+        cols=[""] * right + grid.cols,
+        cells=cells,
+        aside=(down, right),
+    )
+
+
+def _put(lines: list[dict[int, Cell]], cell: Cell, places: Sequence[int]) -> None:
+    """Into the first line that has one of the places free, or into a new one."""
+    for line in lines:
+        for place in places:
+            if place not in line:
+                line[place] = cell
+                return
+    lines.append({places[0]: cell})
+
+
+def _shared(places: _Places, axis: int, of: Callable[[Result], Sequence[str]]) -> dict[int, str]:
+    """Row (axis 0) or column (axis 1) -> the one original that all its pairs have."""
+    found: dict[int, set[str]] = {}
+    for place, results in places.items():
+        for result in results:
+            found.setdefault(place[axis], set()).update(of(result))
+    return {at: next(iter(paths)) for at, paths in sorted(found.items()) if len(paths) == 1}
+
+
+def _photograph(result: Result) -> list[str]:
+    """The photograph, where it counts: not in a style reconstruction."""
+    settings = _settings(result.settings)
+    weighs = settings.get("content_weight", 1) and settings.get("strength", 0) < 1
+    starts = settings.get("init", "matched") in ("matched", "content")
+    return [result.content] if weighs or starts else []
+
+
+def _styles(result: Result) -> list[str]:
+    """The styles, where they count: not in a content reconstruction."""
+    settings = _settings(result.settings)
+    weighs = settings.get("style_weight", 1) and settings.get("strength", 1) > 0
+    return [style.strip() for style in result.style.split("|")] if weighs else []
+
+
+# --- values and labels -------------------------------------------------------------------------
+
+
+def _text(result: Result, name: str, option: str) -> str:
+    """The value of an axis for a pair: a setting, a column of the index, or ``meta.NAME``."""
+    if not name:
+        return ""
+    if name.startswith("meta."):
+        return result.meta.get(name.removeprefix("meta."), "")
+    settings = _settings(result.settings)
+    if name in settings:
+        return as_text(name, settings[name])
+    columns = [c for c in vars(result) if c not in ("loss_curve", "inputs", "settings", "meta")]
+    if name not in columns:
+        known = [*settings, *columns, *(f"meta.{key}" for key in result.meta)]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "see the columns with: stylize-batch report"
+        raise ValueError(f"{option} {name!r}: no column and no setting has this name; {hint}")
+    return as_text("", getattr(result, name))
+
+
+@functools.lru_cache(maxsize=256)
+def _settings(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    return values if isinstance(values, dict) else {}
+
+
+def natural(text: str) -> tuple[int, float, list[tuple[int, int, str]]]:
+    """A key to sort by: numbers as numbers and first, then text, its digits as numbers too."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isnan(number):
+        return 0, number, []
+    parts = re.findall(r"\d+|\D+", text.casefold())
+    return 1, 0.0, [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
+
+
+def _label(result: Result, name: str) -> str:
+    return _labels(name, [_text(result, name, "--caption")])[0]
+
+
+def _labels(name: str, values: Sequence[str]) -> list[str]:
+    """Values as they are shown: paths by their stem and layer lists without equal weights, as
+    long as that keeps them apart."""
+    short = list(values)
+    if name in ("content", "style", "output", "init", "mask"):
+        short = [" + ".join(_stem(path) for path in value.split("|")) for value in values]
+    elif name.endswith("_layers"):
+        short = [_layers(value) for value in values]
+    elif not name.startswith("meta."):  # those stay as they are written
+        short = [_number(value) for value in values]
+    chosen = short if len(set(short)) == len(values) else values
+    return [label or "none" if name else "" for label in chosen]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path.strip().rpartition("/")[2])[0]
+
+
+def _layers(value: str) -> str:
+    pairs = [part.partition(":")[::2] for part in value.split(",")]
+    if len({weight for _, weight in pairs}) == 1:
+        return ", ".join(name for name, _ in pairs)
+    return value.replace(",", ", ")
+
+
+def _number(value: str) -> str:
+    try:
+        return value if value.lstrip("-").isdecimal() else f"{float(value):.4g}"
+    except ValueError:
+        return value
