@@ -163,6 +163,82 @@ def test_a_failure_is_said_and_a_missing_cell_is_blank(out: Path) -> None:
     assert set(colours(image.crop((0, 0, 20, image.height)))) == {(255, 255, 255)}
 
 
+def test_originals_stand_beside_what_they_went_into(out: Path) -> None:
+    """One photograph in two styles: each style above its column, the photograph left of the row."""
+    rows = [result(1, style="styles/a.png"), result(2, style="styles/b.png")]
+    grid = lay_out(rows, str(out), "", "style", inputs="beside")
+    assert grid.aside == (1, 1)
+    assert grid.cols == ["", "a", "b"]
+    shown = {place: (Path(cell.path).name, cell.note) for place, cell in grid.cells.items()}
+    assert shown == {
+        (0, 1): ("a.png", "style"),
+        (0, 2): ("b.png", "style"),
+        (1, 0): ("red.png", "photograph"),
+        (1, 1): ("1.png", ""),
+        (1, 2): ("2.png", ""),
+    }
+
+
+def test_an_original_without_weight_is_not_shown(out: Path) -> None:
+    """The paper's figure 1: the photograph before its reconstructions, the style before its own."""
+    content = {"content_weight": 1, "style_weight": 0, "init": "noise"}
+    style = {"content_weight": 0, "style_weight": 1, "init": "noise"}
+    rows = [
+        result(1, settings=content, meta={"kind": "content"}),
+        result(2, settings=style, meta={"kind": "style"}),
+    ]
+    grid = lay_out(rows, str(out), "meta.kind", inputs="beside")
+    assert (grid.rows, grid.row_heading, grid.aside) == (["content", "style"], "kind", (0, 1))
+    notes = {place: cell.note for place, cell in grid.cells.items() if cell.note}
+    assert notes == {(0, 0): "photograph", (1, 0): "style"}
+
+
+def test_the_inset_is_the_style_in_the_lower_left_corner(out: Path) -> None:
+    target = out / "inset.png"
+    montage(write(out, result(1)), str(target), cols="style", inputs="inset", cell=60)
+    with Image.open(target) as image:
+        at = {
+            colour: [
+                (x, y)
+                for x in range(image.width)
+                for y in range(image.height)
+                if image.getpixel((x, y)) == colour
+            ]
+            for colour in (GREEN, BLUE)
+        }
+    assert len(at[GREEN]) == 19 * 13  # a third of 60 x 40
+    assert len(at[BLUE]) == 60 * 40 - (19 + 2) * (13 + 2)  # and its white edge
+    assert min(x for x, _ in at[GREEN]) == min(x for x, _ in at[BLUE])
+    assert max(y for _, y in at[GREEN]) == max(y for _, y in at[BLUE])
+
+
+def test_pictures_are_wrapped_in_the_manifests_order_and_captioned(out: Path) -> None:
+    rows = [result(n, meta={"panel": p}) for n, p in enumerate("CAB", 1)]
+    grid = lay_out(rows, str(out), wrap=2, caption="meta.panel")
+    notes = {place: cell.note for place, cell in grid.cells.items()}
+    assert notes == {(0, 0): "C", (0, 1): "A", (1, 0): "B"}
+    assert [cell.note for cell in lay_out(rows, str(out), wrap=9).cells.values()] == [
+        "p1",
+        "p2",
+        "p3",
+    ]
+
+
+def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
+    with pytest.raises(ValueError, match="--wrap 2: it goes without --rows and --cols"):
+        lay_out([result(1)], str(out), "style", wrap=2)
+    with pytest.raises(ValueError, match="--inputs: they go with --rows, --cols or --wrap"):
+        lay_out([result(1)], str(out), inputs="beside")
+    with pytest.raises(ValueError, match="--inputs 'aside': it must be none or beside or inset"):
+        lay_out([result(1)], str(out), "style", inputs="aside")
+
+
+def test_what_is_passed_through_is_labelled_as_it_is_written(out: Path) -> None:
+    rows = [result(1, meta={"a/b": "1e-4"}), result(2, meta={"a/b": "1e-5"})]
+    grid = lay_out(rows, str(out), "", "meta.a/b")
+    assert (grid.cols, grid.col_heading) == (["1e-5", "1e-4"], "a/b")
+
+
 def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
     with pytest.raises(ValueError, match=r"--rows 'stlye'.*did you mean style\?"):
         lay_out([result(1)], str(out), "stlye")
