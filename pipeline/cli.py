@@ -640,6 +640,7 @@ def montage_command(
         str, typer.Option(help="originals: none, beside the grid, or the style inset in each cell")
     ] = "none",
     cell: Annotated[int, typer.Option(min=16, max=4096, help="pixels of a cell's side")] = 256,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="of a .jpg or .webp")] = 92,
 ) -> None:
     """Lay a run out as a labelled grid; without --rows and --cols: photograph, style, result."""
     from pipeline.montage import montage
@@ -655,6 +656,7 @@ def montage_command(
             caption=caption,
             inputs=inputs,
             cell=cell,
+            quality=quality,
         )
         for note in notes:
             _say(note)

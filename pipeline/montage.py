@@ -35,6 +35,7 @@ def montage(
     caption: str = "",
     inputs: str = "none",
     cell: int = 256,
+    quality: int = 92,
 ) -> list[str]:
     """Draw the run in `out` into the file `target` (.png, .jpg, .pdf …); returns what to tell.
     What goes where is `lay_out`'s.
@@ -48,11 +49,10 @@ def montage(
         raise ValueError(f"-o {target}: the ending must be one of {', '.join(formats)}")
     results = sorted(read_results(out).values(), key=lambda r: (r.row, r.pair_id))
     grid = lay_out(results, out, rows, cols, wrap=wrap, caption=caption, inputs=inputs)
-    options: dict[str, Any] = {"PDF": {"resolution": _DPI}, "PNG": {"optimize": False}}
-    quality = {"JPEG": {"quality": 92}, "WEBP": {"quality": 92}}
-    buffer = io.BytesIO()
     kind = formats[ending]
-    draw(grid, cell).save(buffer, kind, **options.get(kind, quality.get(kind, {})))
+    options: dict[str, Any] = {"PDF": {"resolution": _DPI}, "PNG": {"optimize": False}}
+    buffer = io.BytesIO()
+    draw(grid, cell).save(buffer, kind, **options.get(kind, {"quality": quality}))
     storage.put(target, buffer.getvalue())
     return grid.notes
 
