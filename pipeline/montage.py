@@ -72,9 +72,10 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
     for row, col in grid.cells:
         if sizes[row, col] is None:  # words stand in a frame of the size of their neighbours
             sizes[row, col] = (widths[col], heights[row])
-    for (row, col), item in grid.cells.items():
-        if item.note:
-            heights[row] = max(heights[row], (sizes[row, col] or blank)[1] + _line(small) + 4)
+    # Below the pictures of a row that has notes there is room for them in each cell.
+    noted = {row for (row, _), item in grid.cells.items() if item.note}
+    note_heights = [(_line(small) + 4) * (row in noted) for row in range(len(heights))]
+    pictures, heights = heights, [sum(both) for both in zip(heights, note_heights, strict=True)]
     row_labels = [_wrap(label, font, round(cell * 0.9), 4) for label in grid.rows]
     col_labels = [_wrap(c, font, w, 3) for c, w in zip(grid.cols, widths, strict=True)]
     row_heading = _wrap(grid.row_heading, small, round(cell * 0.9), 1)
@@ -102,13 +103,12 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
         pen.text((left - 2 * gap, top - gap), row_heading[0], _QUIET, small, anchor="rb")
     for x, w, label in zip(xs, widths, col_labels, strict=True):
         _write(pen, (x + w / 2, top - gap - len(label) * _line(font)), label, font, "m")
-    for y, h, label in zip(ys, heights, row_labels, strict=True):
+    for y, h, label in zip(ys, pictures, row_labels, strict=True):
         _write(pen, (left - 2 * gap, y + (h - len(label) * _line(font)) / 2), label, font, "r")
     for (row, col), item in grid.cells.items():
         size = sizes[row, col] or blank
-        note_height = _line(small) + 4 if item.note else 0
         x = xs[col] + (widths[col] - size[0]) // 2
-        y = ys[row] + (heights[row] - note_height - size[1]) // 2
+        y = ys[row] + (pictures[row] - size[1]) // 2
         _draw_cell(canvas, pen, item, (x, y), size, small)
         if item.note:
             at = (xs[col] + widths[col] / 2, y + size[1] + 4)
