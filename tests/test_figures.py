@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def rows_of(figure: str) -> list[dict[str, str]]:
     with open(ROOT / "manifests" / f"{figure}.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
+
+StyleLosses = Callable[[Image.Image, Image.Image], list[float]]
 
 # Longest side and steps of the miniatures, and the rows that stand for all.
 MINIATURES = {
@@ -87,7 +90,7 @@ def distance(a: Image.Image, b: Image.Image) -> float:
 
 
 @pytest.fixture(scope="module")
-def style_losses(bundled: Weights):  # type: ignore[no-untyped-def]
+def style_losses(bundled: Weights) -> StyleLosses:
     """Function of two pictures: by layer, the Gram loss over the energy of the second's Gram."""
     stylizer = Stylizer(bundled, device="cpu", dtype="float32")
     encoder = stylizer.encoder(StyleConfig.of("paper"))
@@ -134,8 +137,8 @@ def test_figure_1_the_deeper_the_layer_the_less_of_the_pixels_comes_back(checkou
     assert errors[4] > 4 * errors[1]
 
 
-def test_figure_1_a_style_is_matched_up_to_the_layers_that_were_asked_for(  # type: ignore[no-untyped-def]
-    checkout: Path, style_losses
+def test_figure_1_a_style_is_matched_up_to_the_layers_that_were_asked_for(
+    checkout: Path, style_losses: StyleLosses
 ) -> None:
     found = painted(checkout, "figure1")
     style = original("images/night-strokes.jpg", (64, 51))
@@ -146,8 +149,8 @@ def test_figure_1_a_style_is_matched_up_to_the_layers_that_were_asked_for(  # ty
             assert losses[depth] > 2 * max(losses[:depth])
 
 
-def test_figure_2_the_photograph_is_a_panel_and_each_result_is_nearest_to_its_own_style(  # type: ignore[no-untyped-def]
-    checkout: Path, style_losses
+def test_figure_2_the_photograph_is_a_panel_and_each_result_is_nearest_to_its_own_style(
+    checkout: Path, style_losses: StyleLosses
 ) -> None:
     found = painted(checkout, "figure2")
     size = found["A"].size
