@@ -105,9 +105,9 @@ def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _
     places: _Places = {}
     for result, (row, col) in zip(results, values, strict=True):
         places.setdefault((row_values.index(row), col_values.index(col)), []).append(result)
-    labels = _labels(rows, row_values), _labels(cols, col_values)
-    headings = [name.removeprefix("meta.") for name in (rows, cols)]
-    return Grid(*labels, {}, *headings), places
+    row_name, col_name = rows.removeprefix("meta."), cols.removeprefix("meta.")
+    row_labels, col_labels = _labels(rows, row_values), _labels(cols, col_values)
+    return Grid(row_labels, col_labels, {}, row_name, col_name), places
 
 
 def _wrapped(number: int, wrap: int) -> Grid:
