@@ -1,15 +1,16 @@
 """The batch: manifests, scheduling, the index, the command line.
 
-from pipeline import read_index
+from pipeline import plot_curves, read_index
 
 table = read_index("OUT")  # pyarrow.Table, the newest row of each pair
+plot_curves("OUT")  # its loss curves as a matplotlib figure
 """
 
 from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["read_index"]
+__all__ = ["plot_curves", "read_index"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from pipeline.index import read_index
 
         return read_index
+    if name == "plot_curves":
+        from pipeline.curves import plot_curves
+
+        return plot_curves
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

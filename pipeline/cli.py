@@ -531,25 +531,71 @@ def pair_command(
     settings: dict[str, str] | None = None,
 ) -> None:
     """Paint one pair; no Ray, no index."""
-    from pipeline.one import paint_one
+    from pipeline.one import make_stylizer, paint_one, read_one
     from stylize.image import FORMATS, Limits
 
     if Path(out).suffix.lower() not in FORMATS:
         raise _Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
     with _clear_errors():
-        line = paint_one(
-            content,
-            style.split("|"),
-            out,
-            settings or {},
+        limits = Limits(max_side, max_megapixels)
+        one = read_one(content, style.split("|"), settings or {}, limits)
+        stylizer = make_stylizer(
+            one.config.backbone,
             weights_file=weights,
             convention=weights_convention,
             device=device,
             dtype=dtype,
             threads=threads,
-            limits=Limits(max_side, max_megapixels),
             say=_say,
         )
+        line = paint_one(one, out, stylizer)
+    _tell(line)
+
+
+@app.command("explain")
+@_with_settings
+def explain_command(
+    content: Annotated[str, typer.Argument(help="the photograph")],
+    style: Annotated[str, typer.Argument(help="the painting")],
+    out: Annotated[str, typer.Option("--out", "-o", help="folder to write")],
+    layers: Annotated[
+        str,
+        typer.Option(help="layers of the feature maps [default: those of the losses]"),
+    ] = "",
+    weights: _Weights = "",
+    weights_convention: _Convention = "torchvision",
+    device: _Device = "auto",
+    dtype: _Dtype = "auto",
+    threads: _Threads = 0,
+    max_side: _Side = 20_000,
+    max_megapixels: _Megapixels = 200.0,
+    settings: dict[str, str] | None = None,
+) -> None:
+    """Paint one pair and show how: Gram matrices, feature maps, losses by layer, a film.
+
+    --size is 256 here unless it, or a preset that names one, is given.
+    """
+    from pipeline.explain import explain_one, parse_layers
+    from pipeline.one import make_stylizer, read_one
+    from stylize.image import Limits
+    from stylize.presets import PRESETS
+
+    settings = settings or {}
+    if "size" not in PRESETS.get(settings.get("preset", ""), {}):
+        settings.setdefault("size", "256")
+    with _clear_errors():
+        wanted = parse_layers(layers)
+        one = read_one(content, [style], settings, Limits(max_side, max_megapixels))
+        stylizer = make_stylizer(
+            one.config.backbone,
+            weights_file=weights,
+            convention=weights_convention,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            say=_say,
+        )
+        line = explain_one(one, (content, style), out, stylizer, wanted)
     _tell(line)
 
 

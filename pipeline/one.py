@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.progress import duration
@@ -12,64 +13,86 @@ from stylize.config import StyleConfig, parse_setting
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode
 
-__all__ = ["paint_one"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from stylize.transfer import Stylizer
+
+__all__ = ["One", "paint_one", "read_one"]
 
 
-def paint_one(
-    content: str,
-    styles: Sequence[str],
-    out: str,
-    settings: Mapping[str, str],
+@dataclass(frozen=True)
+class One:
+    """One pair, its pictures decoded."""
+
+    config: StyleConfig
+    photo: Image.Image
+    paintings: list[Image.Image]
+    init: Image.Image | None
+    mask: Image.Image | None
+
+
+def read_one(
+    content: str, styles: Sequence[str], settings: Mapping[str, str], limits: Limits
+) -> One:
+    """Settings checked and pictures read. Raises `StylizeError` in its forms."""
+    values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
+    config = StyleConfig.of(values.pop("preset", "default"), **values)
+    return One(
+        config,
+        photo=_read("content", content, limits),
+        paintings=[_read("style", style, limits) for style in styles],
+        init=_read("init", config.init_path, limits) if config.init_path else None,
+        mask=_read("mask", config.mask, limits) if config.mask else None,
+    )
+
+
+def make_stylizer(
+    backbone: str,
     *,
     weights_file: str,
     convention: str,
     device: str,
     dtype: str,
     threads: int,
-    limits: Limits,
     say: Callable[[str], None],
-) -> str:
-    """Paint `content` in the style of `styles` into the file `out`; the line to print at the end.
-
-    Raises `StylizeError` in its forms, and `storage.StorageError`.
-    """
-    for name in settings:
-        parse_setting(name, settings[name])
-    values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
-    config = StyleConfig.of(values.pop("preset", "default"), **values)
-    if convention not in ("torchvision", "caffe"):
-        raise ConfigError(
-            f"--weights-convention is {convention!r}; it must be torchvision or caffe"
-        )
-    photo = _read("content", content, limits)
-    paintings = [_read("style", style, limits) for style in styles]
-    init = _read("init", config.init_path, limits) if config.init_path else None
-    mask = _read("mask", config.mask, limits) if config.mask else None
-
+) -> Stylizer:
+    """The backbone of a config, or that of a file, ready. Raises `StylizeError` in its forms."""
     import torch
 
     from stylize import weights
     from stylize.transfer import Stylizer
 
+    if convention not in ("torchvision", "caffe"):
+        raise ConfigError(
+            f"--weights-convention is {convention!r}; it must be torchvision or caffe"
+        )
     if threads:
         torch.set_num_threads(threads)
     path = (
         weights.import_file(weights_file, convention)  # type: ignore[arg-type]
         if weights_file
-        else weights.find(config.backbone, say)
+        else weights.find(backbone, say)
     )
-    stylizer = Stylizer(weights.load(path), device=device, dtype=dtype)
-    result = stylizer.transfer(photo, paintings, config, init=init, mask=mask)
+    return Stylizer(weights.load(path), device=device, dtype=dtype)
+
+
+def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
+    """Paint a pair into the file `out`; the line to print at the end.
+
+    Raises `StylizeError` in its forms, and `storage.StorageError`.
+    """
     from stylize.image import encode
 
-    data = encode(result.image, os.path.splitext(out)[1], config.to_json())
+    result = stylizer.transfer(one.photo, one.paintings, one.config, init=one.init, mask=one.mask)
+    data = encode(result.image, os.path.splitext(out)[1], one.config.to_json())
     storage.put(out, data)
     return f"{out}: loss {result.loss:.4g} after {result.evaluations} evaluations, " + duration(
         result.seconds
     )
 
 
-def _read(role: str, path: str, limits: Limits) -> Any:
+def _read(role: str, path: str, limits: Limits) -> Image.Image:
     try:
         return decode(storage.read_bytes(path), limits)
     except OSError as error:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
 from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
 from stylize.weights import Weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
 
@@ -92,6 +96,13 @@ class StyleResult:
     def save(self, path: str | Path) -> None:
         """Write the picture, whole or not at all. Raises `OSError`, `ImageReadError`."""
         write_atomic(path, encode(self.image, Path(path).suffix, self.config.to_json()))
+
+    def plot(self) -> Figure:
+        """Loss and its weighted parts over the evaluations, as a matplotlib figure, which shows
+        itself in a notebook."""
+        from stylize.plot import plot_result
+
+        return plot_result(self)
 
     def _repr_png_(self) -> bytes:
         return encode(self.image, ".png")

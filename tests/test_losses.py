@@ -173,6 +173,14 @@ def test_the_gradient_of_the_gram_loss_is_4w_g_minus_a_f_over_n2_m() -> None:
     assert torch.allclose(gradient[0].flatten(1), by_hand, rtol=1e-12, atol=1e-15)
 
 
+def test_the_gradient_of_the_content_loss_is_2_f_minus_p_over_n_m() -> None:
+    features, target = field(8).requires_grad_(True), field(9)
+    (gradient,) = torch.autograd.grad(content_loss(features, target).sum(), features)
+    by_hand = 2 * (features.detach() - target) / (3 * 20)  # N = 3, M = 4 * 5
+    assert by_hand.abs().max() > 1e-3
+    assert torch.allclose(gradient, by_hand, rtol=1e-12, atol=1e-15)
+
+
 def gaussian(mean: list[float], covariance: Tensor) -> Statistic:
     mu = torch.tensor([mean], dtype=torch.float64)
     return Statistic(covariance[None] + mu[:, :, None] * mu[:, None, :], mu)

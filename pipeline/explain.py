@@ -1,0 +1,272 @@
+"""One transfer explained in pictures: a folder with a page, figures and a film.
+
+What is drawn is computed by `stylize.explain`. Imports torch and matplotlib inside.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+import io
+import os
+import string
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipeline import __version__, storage
+from pipeline.one import One
+from pipeline.progress import duration
+from pipeline.tables import as_text
+from stylize.config import SETTINGS, StyleConfig, parse_setting
+from stylize.errors import ConfigError
+from stylize.image import encode, fit, match_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from stylize.explain import Explanation, Grams, Look, Maps
+    from stylize.transfer import Stylizer
+
+__all__ = ["explain_one", "film", "gram_figure", "loss_figure", "map_figure", "parse_layers"]
+
+_FILM_SIDE = 384  # pixels
+_FRAME, _LAST = 90, 2500  # milliseconds that a frame of the film stands, and the last one
+_DECADES = 4  # of a Gram matrix's values that are told apart by colour
+_DPI = 110
+
+
+def parse_layers(text: str) -> tuple[str, ...]:
+    """The layers of `--layers`, in their order. Raises `ConfigError`."""
+    if not text:
+        return ()
+    try:
+        return tuple(name for name, _ in parse_setting("content_layers", text))
+    except ConfigError as error:
+        limit = "names like relu1_1,relu4_2, each once"
+        raise ConfigError(f"--layers is {text!r}; it must be {limit}") from error
+
+
+def explain_one(
+    one: One, names: tuple[str, str], out: str, stylizer: Stylizer, layers: Sequence[str]
+) -> str:
+    """Paint the pair and write the folder `out`; the line to print at the end.
+
+    `names`: what the page calls photograph and style. Raises `StylizeError` in its forms, and
+    `StorageError`, the latter before anything is painted where the folder cannot be written.
+    """
+    from stylize.explain import explain_transfer
+
+    page = storage.join(out, "explain.html")
+    photo = match_size(one.photo, fit(one.photo.size, one.config.size))
+    storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
+    found = explain_transfer(
+        one.photo,
+        one.paintings[0],
+        one.config,
+        stylizer,
+        layers=layers,
+        init=one.init,
+        mask=one.mask,
+    )
+    files = {
+        "content.png": encode(found.content, ".png"),
+        "style.png": encode(found.style, ".png"),
+        "result.png": encode(found.result.image, ".png", one.config.to_json()),
+        "losses.png": _png(loss_figure(found)),
+        "film.gif": film(found.looks, found.result.image),
+    }
+    if found.grams:
+        files["gram.png"] = _png(gram_figure(found.grams))
+    for layer, maps in found.maps.items():
+        files[f"features-{layer}.png"] = _png(map_figure(layer, maps))
+    for name, data in files.items():
+        storage.put(storage.join(out, name), data)
+    storage.put(page, _page(found, names).encode("utf-8", "replace"))
+    done = found.result
+    return f"{page}: loss {done.loss:.4g} after {done.evaluations} evaluations, " + duration(
+        done.seconds
+    )
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+def gram_figure(grams: Mapping[str, Grams]) -> Figure:
+    """Gram matrices as heat maps, a row a layer: style, photograph, result, on one scale a row.
+
+    Channels stand in the order that `channel_order` gives the style's.
+    """
+    from stylize.explain import channel_order
+    from stylize.plot import figure
+
+    made = figure(9, 0.5 + 2.75 * len(grams))
+    axes = made.subplots(len(grams), 3, squeeze=False)
+    for row, (layer, three) in zip(axes, grams.items(), strict=True):
+        order = channel_order(three.style)
+        top = max(float(np.percentile(three.style.abs().numpy(), 99.9)), 1e-30)
+        norm = {"norm": "log", "vmin": top * 10.0**-_DECADES, "vmax": top}
+        for axis, name in zip(row, ("style", "content", "result"), strict=True):
+            gram = getattr(three, name)
+            values = gram[order][:, order].abs().numpy().clip(norm["vmin"], None)
+            shown = axis.imshow(values, cmap="magma", **norm)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if name != "style":
+                energy = three.style.square().sum().clamp(min=1e-30)
+                away = float((gram - three.style).square().sum() / energy)
+                axis.set_xlabel(f"$E_l$ = {away:.3g}", fontsize=9)
+        row[0].set_ylabel(f"{layer}\n{len(order)} channels", fontsize=10)
+        bar = made.colorbar(shown, ax=list(row), shrink=0.85, pad=0.015)
+        bar.ax.tick_params(labelsize=8)
+    for axis, name in zip(axes[0], ("style", "photograph", "result"), strict=True):
+        axis.set_title(name, fontsize=11)
+    return made
+
+
+def map_figure(layer: str, maps: Maps) -> Figure:
+    """A layer's strongest feature maps, a column a channel: photograph, style, result.
+
+    Each channel has one scale in the three rows, from 0, or its least value, to its largest.
+    """
+    from stylize.plot import figure
+
+    number = len(maps.channels)
+    three = {"photograph": maps.content, "style": maps.style, "result": maps.result}
+    low = [min(0.0, *(float(m[k].min()) for m in three.values())) for k in range(number)]
+    high = [max(float(m[k].max()) for m in three.values()) for k in range(number)]
+    ratios = [m.shape[1] / m.shape[2] for m in three.values()]
+    made = figure(11, 0.45 + 11 / number * sum(ratios))
+    axes = made.subplots(3, number, squeeze=False, height_ratios=ratios)
+    for row, (name, values) in zip(axes, three.items(), strict=True):
+        for k, axis in enumerate(row):
+            axis.imshow(values[k].numpy(), cmap="magma", vmin=low[k], vmax=high[k])
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(name, fontsize=9)
+    for axis, channel in zip(axes[0], maps.channels, strict=True):
+        axis.set_title(f"channel {channel}", fontsize=9)
+    return made
+
+
+def loss_figure(found: Explanation) -> Figure:
+    """What each layer adds to the loss over the evaluations, and the loss itself."""
+    from stylize.plot import figure, loss_axes
+
+    made = figure(9, 5)
+    axes = loss_axes(made, "weight times loss")
+    steps = [look.step.step for look in found.looks]
+    curve = found.result.curve
+    axes.plot(
+        [s.step for s in curve], [s.loss for s in curve], color="0.3", linewidth=2.4, label="total"
+    )
+    if found.looks:
+        for place, layer in enumerate(found.looks[0].content):
+            values = [look.content[layer] for look in found.looks]
+            axes.plot(steps, values, "--", color=f"C{place}", label=f"content {layer}")
+        shades = _shades(len(found.looks[0].style))
+        for shade, layer in zip(shades, found.looks[0].style, strict=True):
+            values = [look.style[layer] for look in found.looks]
+            axes.plot(steps, values, color=shade, linewidth=1.5, label=f"style {layer}")
+    if found.result.config.tv_weight:
+        weighted = [found.result.config.tv_weight * s.tv_loss for s in curve]
+        axes.plot([s.step for s in curve], weighted, ":", color="0.5", label="total variation")
+    at = 1
+    for stage in found.stages:
+        if at > 1:
+            axes.axvline(at - 0.5, color="0.7", linewidth=0.8)
+        width, height = stage.size
+        axes.text(
+            at,
+            1.01,
+            f"{width}x{height}",
+            transform=axes.get_xaxis_transform(),
+            fontsize=9,
+            color="0.35",
+        )
+        at += stage.evaluations
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return made
+
+
+def _shades(number: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.92 * k / max(1, number - 1)) for k in range(number)]
+
+
+def film(looks: Sequence[Look], result: Image.Image) -> bytes:
+    """The optimisation as a GIF that ends on the result; a line below shows how far it is."""
+    size = fit(result.size, min(_FILM_SIDE, max(result.size)))
+    last = looks[-1].step.step if looks else 1
+    frames = [_frame(look.picture, size, look.step.step / last) for look in looks]
+    frames.append(_frame(result, size, 1))
+    times = [_FRAME] * (len(frames) - 1) + [_LAST]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    return buffer.getvalue()
+
+
+def _frame(picture: Image.Image, size: tuple[int, int], share: float) -> Image.Image:
+    line = 4
+    canvas = Image.new("RGB", (size[0], size[1] + line), "#202020")
+    canvas.paste(match_size(picture, size))
+    pen = ImageDraw.Draw(canvas)
+    pen.rectangle((0, size[1], round(share * (size[0] - 1)), size[1] + line), "#e8a33d")
+    return canvas.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def _page(found: Explanation, names: tuple[str, str]) -> str:
+    """The page, which shows the files beside it."""
+    template = importlib.resources.files("pipeline").joinpath("assets", "explain.html")
+    content, style = (html.escape(os.path.basename(name)) for name in names)
+    result = found.result
+    sizes = ", ".join(f"{s.size[0]}x{s.size[1]} ({s.evaluations})" for s in found.stages)
+    maps = "\n".join(
+        f'<h3>{layer}</h3><img src="features-{layer}.png" loading="lazy" '
+        f'alt="The strongest feature maps of {layer} of photograph, style and result">'
+        for layer in found.maps
+    )
+    return string.Template(template.read_text("utf-8")).substitute(
+        content=content,
+        style=style,
+        loss=f"{result.loss:.4g}",
+        steps=result.evaluations,
+        seconds=duration(result.seconds),
+        sizes=sizes,
+        grams='<img src="gram.png" alt="Gram matrices of style, photograph and result">'
+        if found.grams
+        else "",
+        maps=maps,
+        coarse=_coarse(found),
+        version=__version__,
+        settings=html.escape(_changed(result.config)),
+    )
+
+
+def _coarse(found: Explanation) -> str:
+    factor = found.result.config.coarse_content
+    if len(found.stages) == 1 or factor == 1:
+        return ""
+    return (
+        f"At the coarser sizes the optimiser counts content {factor:g} times as much as is drawn."
+    )
+
+
+def _changed(config: StyleConfig) -> str:
+    """The preset, and the settings that are not its own."""
+    own = StyleConfig.of(config.preset)
+    other = [name for name in SETTINGS if getattr(config, name) != getattr(own, name)]
+    parts = [f"preset {config.preset}", *(f"{n} {as_text(n, getattr(config, n))}" for n in other)]
+    return ", ".join(parts)

@@ -1,0 +1,339 @@
+"""Looking inside one transfer: Gram matrices, feature maps, the loss of each layer. Draws nothing.
+
+explained = explain_transfer(photo, painting, config, stylizer)
+explained.grams["relu3_1"].style  # (N, N)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from stylize import color
+from stylize.config import StyleConfig
+from stylize.image import MIN_SIDE, fit, match_size, to_image, to_tensor
+from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
+from stylize.optimize import Step
+from stylize.transfer import Stage, StyleResult, Stylizer, plan_stages
+
+__all__ = [
+    "Explanation",
+    "Grams",
+    "LayerLosses",
+    "Look",
+    "Maps",
+    "channel_order",
+    "explain_transfer",
+    "look_at",
+    "strongest",
+]
+
+MAPS = 8
+"""Feature maps that are kept of each layer."""
+
+
+@dataclass(frozen=True)
+class Grams:
+    """One layer's Gram matrices (N, N), float32: of the style, the photograph and the result."""
+
+    style: Tensor
+    content: Tensor
+    result: Tensor
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One layer's strongest feature maps (K, h, w) of each picture; row k is channel
+    `channels[k]`."""
+
+    channels: tuple[int, ...]
+    content: Tensor
+    style: Tensor
+    result: Tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """The picture at one evaluation, and what each layer adds to `Step.loss` there."""
+
+    step: Step
+    picture: Image.Image
+    content: Mapping[str, float]  # layer: weight times loss
+    style: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A transfer with its inside: pictures at the size that was worked at, grams by style layer,
+    maps by chosen layer, looks in the order of their steps; stages as long as they were."""
+
+    content: Image.Image
+    style: Image.Image
+    result: StyleResult
+    stages: tuple[Stage, ...]
+    grams: Mapping[str, Grams]
+    maps: Mapping[str, Maps]
+    looks: tuple[Look, ...]
+
+
+def explain_transfer(
+    content: Image.Image,
+    style: Image.Image,
+    config: StyleConfig,
+    stylizer: Stylizer,
+    *,
+    layers: Sequence[str] = (),
+    init: Image.Image | None = None,
+    mask: Image.Image | None = None,
+    looks: int = 60,
+) -> Explanation:
+    """Paint `content` in the style of `style`, RGB pictures, and keep what explains the result.
+
+    `layers`: those of the feature maps, by default all that a loss looks at. `looks`: at how many
+    evaluations, see `look_at`; each costs a pass through the network without its gradient.
+    Raises `StylizeError` in its forms, for layers that cannot be had before anything is painted.
+    """
+    stages = plan_stages(content.size, config)
+    losses = LayerLosses(stylizer, content, style, config, mask)
+    style_layers = tuple(relative(config.style_layers))
+    layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
+    target, painting = losses.pictures(stages[-1].size)
+    wanted = {*layers, *style_layers}
+    photo, paint = losses.inside(target, wanted), losses.inside(painting, wanted, extend=False)
+    channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
+    weight = losses.weight(target)
+
+    def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+        return {layer: _gram(features[layer], mask) for layer in style_layers}
+
+    def maps_of(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: features[n][0, list(kept)].float().cpu() for n, kept in channels.items()}
+
+    grams = [grams_of(paint, None), grams_of(photo, weight)]
+    maps = [maps_of(photo), maps_of(paint)]
+    del photo, paint  # of a large picture gigabytes, which painting may need
+    watcher = _Watcher(losses, look_at(stages, looks))
+    result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
+    watcher.look()
+    made = losses.tensor(result.image)
+    if config.preserve_color == "luminance":  # the losses never saw the colours put back
+        made = color.luminance(made)
+    after = losses.inside(made, wanted)
+    grams.append(grams_of(after, weight))
+    maps.append(maps_of(after))
+    done = tuple(Stage(size, count) for size, count in watcher.counts.items())
+    return Explanation(
+        to_image(target),
+        to_image(painting),
+        result,
+        done,
+        grams={layer: Grams(*(g[layer] for g in grams)) for layer in style_layers},
+        maps={n: Maps(kept, *(m[n] for m in maps)) for n, kept in channels.items()},
+        looks=tuple(watcher.looks),
+    )
+
+
+class _Watcher:
+    """Looks at pictures on the way, at the wanted evaluations and the last of each stage.
+
+    On a GPU several evaluations are told at once with the picture of the last: that one is looked
+    at. Which was the last is only known when another picture comes.
+    """
+
+    def __init__(self, losses: LayerLosses, wanted: set[int]) -> None:
+        self.looks: list[Look] = []
+        self.counts: dict[tuple[int, int], int] = {}  # evaluations by size: a stage may end early
+        self._losses, self._wanted = losses, wanted
+        self._latest: tuple[Step, Tensor] | None = None
+        self._due = False
+
+    def __call__(self, step: Step, picture: Tensor) -> None:
+        if self._latest is not None and picture.data_ptr() != self._latest[1].data_ptr():
+            if self._due or picture.shape != self._latest[1].shape:
+                self.look()
+            self._due = False
+        self._due |= step.step in self._wanted
+        self._latest = step, picture
+        size = (picture.shape[-1], picture.shape[-2])
+        self.counts[size] = self.counts.get(size, 0) + 1
+
+    def look(self) -> None:
+        """At the latest picture."""
+        if self._latest is not None:
+            step, picture = self._latest
+            self.looks.append(Look(step, to_image(picture), *self._losses(picture)))
+
+
+class LayerLosses:
+    """What each layer adds to the loss: its weight times its loss, so that all of them and the
+    total variation make up `Step.loss`.
+
+    Near right and bottom edge a little differs where sides are no multiples of 16: the picture as
+    it is told has been cropped, and is extended by its edge again.
+    """
+
+    def __init__(
+        self,
+        stylizer: Stylizer,
+        content: Image.Image,
+        style: Image.Image,
+        config: StyleConfig,
+        mask: Image.Image | None = None,
+    ) -> None:
+        self.config = config
+        self.encoder = stylizer.encoder(config)
+        self.device = stylizer.device
+        self._content, self._style, self._mask = content, style, mask
+        self._targets: dict[tuple[int, int], PerceptualLoss] = {}
+
+    def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        """By content layer and by style layer, of a picture (1, 3, H, W) of any stage's size."""
+        size = (picture.shape[-1], picture.shape[-2])
+        if size not in self._targets:
+            self._targets[size] = self._make_targets(size)
+        loss = self._targets[size]
+        seen = picture.clamp(0, 1) if self.config.clamp else picture
+        features = self.inside(seen, loss.layers) if loss.layers else {}
+        weight = self.weight(picture)
+        content_weight, style_weight = self.config.weights()
+        by_content, by_style = {}, {}
+        for layer, share in loss.content_layers.items():
+            away = share * content_loss(features[layer], loss.content[layer])
+            by_content[layer] = content_weight * float(away)
+        for layer in loss.style_layers:
+            mask = _shrunk(weight, features[layer])
+            own = Statistic.of(features[layer], self.config.style_loss, mask)
+            by_style[layer] = style_weight * float(loss.style_part(layer, own))
+        return by_content, by_style
+
+    def _make_targets(self, size: tuple[int, int]) -> PerceptualLoss:
+        """The loss of a stage, for its targets and its layers' weights."""
+        target, painting = self.pictures(size)
+        content_weight, style_weight = self.config.weights()
+        content: dict[str, Tensor] = {}
+        style: dict[str, Statistic] = {}
+        start: dict[str, Statistic] = {}
+        kind = self.config.style_loss
+        if content_weight:
+            content = self.inside(target, relative(self.config.content_layers))
+        if style_weight:
+            layers = relative(self.config.style_layers)
+            features = self.inside(painting, layers, extend=False)
+            style = {n: Statistic.of(f, kind) for n, f in features.items()}
+            if self.config.relative:
+                near = color.transport(_on_grid(target, self.config), painting).clamp(0, 1)
+                features = self.inside(near, layers, extend=False)
+                start = {n: Statistic.of(f, kind) for n, f in features.items()}
+        return PerceptualLoss(self.encoder, self.config, content, style, start=start)
+
+    def pictures(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Photograph and style, (1, 3, H, W), as the losses at a stage of this size see them."""
+        target = self.tensor(match_size(self._content, size))
+        longest = max(16, round(max(size) * self.config.style_scale))
+        style_size = fit(self._style.size, longest)
+        if min(style_size) < MIN_SIDE:
+            style_size = fit(style_size, math.ceil(max(style_size) * MIN_SIDE / min(style_size)))
+        style = self.tensor(match_size(self._style, style_size))
+        if self.config.preserve_color == "histogram":
+            return target, color.recolor(style, target)
+        if self.config.preserve_color == "luminance":
+            return color.luminance(target), color.keep_luminance(style, target)
+        return target, style
+
+    def tensor(self, picture: Image.Image) -> Tensor:
+        """A picture on the encoder's device."""
+        return to_tensor(picture).to(self.device)
+
+    @torch.no_grad()
+    def inside(
+        self, picture: Tensor, layers: Iterable[str], *, extend: bool = True
+    ) -> dict[str, Tensor]:
+        """Features by layer; the picture is extended to the optimiser's grid, the style not."""
+        features: dict[str, Tensor] = self.encoder(
+            _on_grid(picture, self.config) if extend else picture, layers
+        )
+        return features
+
+    def weight(self, picture: Tensor) -> Tensor | None:
+        """The mask (1, 1, H, W) at a picture's size, or None without one."""
+        if self._mask is None:
+            return None
+        size = (picture.shape[-1], picture.shape[-2])
+        mask = self.tensor(match_size(self._mask.convert("L"), size))
+        return _on_grid(mask, self.config)
+
+
+def _on_grid(picture: Tensor, config: StyleConfig) -> Tensor:
+    if config.padding != "replicate":
+        return picture
+    height, width = picture.shape[-2:]
+    return F.pad(picture, (0, -width % 16, 0, -height % 16), mode="replicate")
+
+
+def _shrunk(mask: Tensor | None, features: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    return F.adaptive_avg_pool2d(mask, (features.shape[-2], features.shape[-1]))
+
+
+def _gram(features: Tensor, mask: Tensor | None) -> Tensor:
+    return gram_matrix(features, _shrunk(mask, features))[0].float().cpu()
+
+
+def _by_depth(layers: Iterable[str]) -> tuple[str, ...]:
+    """Layers once each, from the picture inwards."""
+    return tuple(sorted(set(layers), key=lambda layer: (layer[4:], layer)))
+
+
+def look_at(stages: Sequence[Stage], number: int) -> set[int]:
+    """Some `number` of the evaluations 1, 2, …: first and last of each stage, and between them
+    more at its beginning, where most happens."""
+    wanted: set[int] = set()
+    total = sum(stage.evaluations for stage in stages)
+    before = 0
+    for stage in stages:
+        last = stage.evaluations - 1
+        share = max(2, round(number * stage.evaluations / max(1, total)))
+        if last >= 0:
+            places = ((k / (share - 1)) ** 1.5 for k in range(share))
+            wanted |= {before + 1 + round(last * place) for place in places}
+        before += stage.evaluations
+    return wanted
+
+
+def strongest(features: Sequence[Tensor], number: int) -> tuple[int, ...]:
+    """The channels that are strong in all of several pictures' features (1, N, h, w), strongest
+    first: by the product of their shares of each picture's energy, the sum of F^2."""
+    shares = []
+    for one in features:
+        power = one[0].float().square().mean(dim=(1, 2))  # (N,)
+        shares.append(power / power.sum().clamp(min=1e-12))
+    product = torch.stack(shares).prod(dim=0)
+    return tuple(product.topk(min(number, len(product))).indices.tolist())
+
+
+def channel_order(gram: Tensor) -> Tensor:
+    """An order of the channels of a Gram matrix (N, N), N > 2, in which its structure shows: (N,).
+
+    Four groups, by the signs of the second and third eigenvectors of G_ij / sqrt(G_ii G_jj), so
+    that channels of a group respond in the same places; in each the strongest first. Those that
+    are all but silent, G_ii <= 1e-6 of the largest, come last.
+    """
+    power = gram.diagonal().double()
+    silent = power <= 1e-6 * power.max()
+    scale = power.sqrt().where(~silent, torch.inf)
+    values, vectors = torch.linalg.eigh(gram.double() / (scale[:, None] * scale))
+    values, vectors = values[-3:-1], vectors[:, -3:-1]
+    vectors = vectors * vectors.sum(dim=0).sign()  # else either sign, by chance
+    some = (values > 1e-6 * len(gram)) & (vectors > 1e-6)  # not what is rounding
+    third, second = some.long().unbind(dim=1)
+    # Around the circle, not by rows: neighbouring groups have one sign in common.
+    group = torch.tensor([[0, 1], [3, 2]])[second, third].where(~silent, 4)
+    by_power = power.argsort(descending=True, stable=True)
+    return by_power[group[by_power].argsort(stable=True)]

@@ -1,0 +1,82 @@
+"""The documents: what they link to is there, what they say of settings and tests is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stylize.config import SETTINGS, StyleConfig, parse_setting
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+METHOD = ROOT / "docs" / "method.md"
+
+
+def targets(document: Path) -> set[str]:
+    """Where a document's links and pictures point to on this disk."""
+    found = re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8"))
+    return {t.split("#")[0] for t in found if "://" not in t and not t.startswith("#")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_local_link_and_picture_is_there(document: Path) -> None:
+    assert {t for t in targets(document) if not (document.parent / t).exists()} == set()
+
+
+def test_the_method_stands_around_the_papers_figures_and_one_run() -> None:
+    assert {f"figure{n}.jpg" for n in (1, 2, 3)} < targets(METHOD)
+    assert {p.name for p in (ROOT / "docs").glob("explain-*")} < targets(METHOD)
+
+
+def test_the_pictures_of_documents_are_small() -> None:
+    explained = sorted((ROOT / "docs").glob("explain-*"))
+    assert len(explained) >= 4
+    assert sum(path.stat().st_size for path in explained) <= 600_000
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_a_document_names_with_their_file_exist(document: Path) -> None:
+    text = " ".join(document.read_text("utf-8").split())
+    for file, name in re.findall(r"`(test_\w+\.py)::(test_\w+)`", text):
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), name
+
+
+def test_the_gradients_that_the_method_gives_are_held_against_autograd() -> None:
+    named = re.findall(r"`(test_the_gradient_\w+)`", METHOD.read_text("utf-8"))
+    assert len(named) == 2
+    for name in named:
+        assert f"def {name}(" in (ROOT / "tests" / "test_losses.py").read_text("utf-8")
+
+
+def test_the_methods_table_of_settings_has_the_presets_values() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([^`]*)` \| `([^`]*)` \|", METHOD.read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) >= 10
+    assert {name for name, *_ in rows} <= set(SETTINGS)
+    for name, paper, default in rows:
+        assert parse_setting(name, paper) == getattr(StyleConfig.of("paper"), name), name
+        assert parse_setting(name, default) == getattr(StyleConfig(), name), name
+
+
+def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
+    from stylize.encoder import reach
+    from stylize.optimize import FIRST_STEP, LONGEST_STEP
+    from stylize.transfer import plan_stages
+
+    text = " ".join(METHOD.read_text("utf-8").split())
+    config = StyleConfig()
+    assert FIRST_STEP == 2 / 255
+    assert "by 2/255 in the root mean square" in text
+    assert f"no step changes them by more than {LONGEST_STEP:g}" in text
+    assert f"the last {config.history} steps" in text
+    assert f"a longer side below {config.coarsest} pixels" in text
+    # Its own 16x16 pixels, and what it sees beyond them on both sides.
+    sees = {backbone: 16 + 2 * reach("relu5_1", backbone) for backbone in ("vgg16", "vgg19")}
+    assert f"to {sees['vgg16']} pixels for `relu5_1` in VGG-16, {sees['vgg19']} in VGG-19" in text
+    stages = plan_stages((512, 512), config)
+    assert [stage.size[0] for stage in stages] == [128, 256, 512]
+    assert [stage.evaluations for stage in stages] == [50, 50, 40]
+    assert "50, 50 and 40 of 140 evaluations" in text
+    assert config.coarse_content == 4
+    assert "weigh content four times as much" in text
