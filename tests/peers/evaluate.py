@@ -46,26 +46,35 @@ def gram(x: torch.Tensor) -> torch.Tensor:
     return flat @ flat.T / flat.numel()
 
 
-def loss(content: Image.Image, style: Image.Image, result: Image.Image) -> float:
-    filters = load_file(WEIGHTS)
-    with torch.no_grad():
-        p, a, f = (features(image, filters) for image in (content, style, result))
-        total = 5 * (f["4_2"] - p["4_2"]).square().mean()
-        for layer in STYLE:
-            total += 100 * (gram(f[layer]) - gram(a[layer])).square().mean()
-    return float(total)
+class Objective:
+    """The loss of pictures against one content and one style picture."""
+
+    def __init__(self, content: Image.Image, style: Image.Image) -> None:
+        self.filters = load_file(WEIGHTS)
+        with torch.no_grad():
+            self.content = features(content, self.filters)["4_2"]
+            found = features(style, self.filters)
+            self.style = {layer: gram(found[layer]) for layer in STYLE}
+
+    def __call__(self, result: Image.Image) -> float:
+        with torch.no_grad():
+            found = features(result, self.filters)
+            total = 5 * (found["4_2"] - self.content).square().mean()
+            for layer in STYLE:
+                total += 100 * (gram(found[layer]) - self.style[layer]).square().mean()
+        return float(total)
+
+
+def shrunk(image: Image.Image, k: int) -> Image.Image:
+    size = (round(image.width / k), round(image.height / k))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def three_scales(content: Image.Image, style: Image.Image, result: Image.Image) -> list[float]:
     """Losses at 1, 1/2 and 1/4."""
-    losses = []
-    for k in (1, 2, 4):
-        shrunk = [
-            i.resize((round(i.width / k), round(i.height / k)), Image.Resampling.LANCZOS)
-            for i in (content, style, result)
-        ]
-        losses.append(loss(*shrunk))
-    return losses
+    return [
+        Objective(shrunk(content, k), shrunk(style, k))(shrunk(result, k)) for k in (1, 2, 4)
+    ]
 
 
 def main() -> None:
