@@ -103,8 +103,10 @@ def report(out: Path) -> list[dict[str, object]]:
             rows.append(row)
     for row in rows:
         after = f"{row['loss']:>8} after {row['evaluations']} evaluations, {row['seconds']} s"
-        ours_after = f"ours after {row.get('ours')}, {row.get('ours_seconds')} s: {row.get('ratio')}x"
-        print(f"{row['pair']:32} {row['peer']:13} {after}; {ours_after}")
+        reached = "not reached by ours"
+        if "ratio" in row:
+            reached = f"ours after {row['ours']}, {row['ours_seconds']} s: {row['ratio']}x"
+        print(f"{row['pair']:32} {row['peer']:13} {after}; {reached}")
     (out / "ratios.json").write_text(json.dumps(rows, indent=1))
     return rows
 

@@ -72,9 +72,7 @@ def shrunk(image: Image.Image, k: int) -> Image.Image:
 
 def three_scales(content: Image.Image, style: Image.Image, result: Image.Image) -> list[float]:
     """Losses at 1, 1/2 and 1/4."""
-    return [
-        Objective(shrunk(content, k), shrunk(style, k))(shrunk(result, k)) for k in (1, 2, 4)
-    ]
+    return [Objective(shrunk(content, k), shrunk(style, k))(shrunk(result, k)) for k in (1, 2, 4)]
 
 
 def main() -> None:

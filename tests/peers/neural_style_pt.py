@@ -1,6 +1,6 @@
 """Runs `neural-style` of PyPI (neural-style-pt), unchanged, under `recorder`; see compare.py.
 
-    python neural_style_pt.py CONTENT STYLE FOLDER EVALUATIONS EVERY MINUTES
+python neural_style_pt.py CONTENT STYLE FOLDER EVALUATIONS EVERY MINUTES
 """
 
 from __future__ import annotations

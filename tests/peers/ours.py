@@ -1,6 +1,6 @@
 """Runs our own program on the objective of the comparison, keeping pictures; see compare.py.
 
-    python ours.py CONTENT STYLE FOLDER EVERY [NAME=VALUE ...]
+python ours.py CONTENT STYLE FOLDER EVERY [NAME=VALUE ...]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs pystiche's `image_optimization` with the same objective under `recorder`; see compare.py.
 
-    python pystiche_pt.py CONTENT STYLE FOLDER EVALUATIONS EVERY MINUTES
+python pystiche_pt.py CONTENT STYLE FOLDER EVALUATIONS EVERY MINUTES
 """
 
 from __future__ import annotations
