@@ -53,16 +53,13 @@ def record(
             del seconds[kept["evaluations"] :]  # made after the state was kept, so made again
         loss = None
         for _ in range(total):
-            if len(seconds) >= evaluations or time.monotonic() > ends:
-                torch.save(
-                    {
-                        "x": x.data,
-                        "optimizer": optimizer.state_dict(),
-                        "evaluations": len(seconds),
-                    },
-                    state,
-                )
+            over = len(seconds) >= evaluations or time.monotonic() > ends
+            if over or (seconds and len(seconds) % 50 == 0):
+                kept = {"x": x.data, "optimizer": optimizer.state_dict()}
+                torch.save(kept | {"evaluations": len(seconds)}, state)
                 log.write_text(json.dumps(seconds))
+                print(f"{len(seconds)} of {evaluations} evaluations", file=sys.stderr)
+            if over:
                 raise Done
             seen = x.detach().clone()
             before = time.perf_counter()
@@ -71,8 +68,6 @@ def record(
             seconds.append(took + (seconds[-1] if seconds else 0.0))
             if len(seconds) % every == 0 or len(seconds) == evaluations:
                 picture(seen).save(folder / f"{len(seconds):04d}.png")
-            if len(seconds) % 10 == 0:
-                print(f"\r{len(seconds)} of {evaluations}", end="", file=sys.stderr, flush=True)
         group["max_iter"] = total
         return loss
 
