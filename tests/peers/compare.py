@@ -125,6 +125,7 @@ def plot(out: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     folders = sorted({path.parent.parent for path in out.glob("*/ours/losses.json")})
     figure, axes = plt.subplots(
@@ -136,6 +137,10 @@ def plot(out: Path) -> None:
                 points = curve(folder / name)
                 axis.loglog([p[1] for p in points], [p[2] for p in points], ".-", label=name)
         axis.set(title=folder.name, xlabel="seconds")
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            scale.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            scale.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("loss of the saved picture")
     axes[0][0].legend()
