@@ -202,7 +202,7 @@ class StyleConfig:
     learning_rate: float = _number(0.02, 1e-6, 10, "step length of Adam")
     history: int = _whole(20, 1, 200, "gradients that L-BFGS remembers")
     plateau: float = _number(
-        0.005, 0, 1, "end a scale early when 15 evaluations lowered its loss by less than this share"
+        0.005, 0, 1, "end a scale when 15 evaluations lowered its loss by less than this share"
     )
     clamp: bool = _flag(True, "show the network the picture clamped to [0, 1], as it will be saved")
     tv_reduction: str = _choice(
