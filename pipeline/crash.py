@@ -2,7 +2,8 @@
 
 ``STYLIZE_CRASH_AT`` holds one order or several, separated by ``;``: ``POINT[@PAIR][!END][:FILE]``.
 With PAIR it is for that pair only. END is one of `ENDS`, by default ``kill``. With FILE it happens
-once over all processes: to the one that creates the file.
+once over all processes: to the one that creates the file. ``STYLIZE_CRASH_LOG`` names a file that
+gets a line ``POINT PAIR`` for each point that any process passes.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def _raise() -> None:
 
 
 def _eat() -> None:
+    eaten = []
+    while True:
+        eaten.append(b"\1" * 2**24)
+
+
+def _starve() -> None:
     import resource
 
     with open("/proc/self/statm") as file:
@@ -64,9 +71,7 @@ def _eat() -> None:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, limits[1]))
     try:
-        eaten = bytearray()
-        while True:
-            eaten += bytes(2**24)
+        _eat()
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
@@ -76,9 +81,10 @@ ENDS: Mapping[str, Callable[[], None]] = {
     "segfault": _segfault,
     "hang": _hang,
     "raise": _raise,
-    "memory": _eat,
+    "memory": _starve,
+    "eat": _eat,
 }
-"""The ways to end, by name. `memory`: takes more and more, until it is refused."""
+"""The ways to end, by name. `memory`: takes more until that is refused; `eat`: until killed."""
 
 
 def crash_point(
@@ -88,6 +94,8 @@ def crash_point(
 
     `before` runs just ahead of it, for damage that only a half-finished write can leave.
     """
+    if log := os.environ.get("STYLIZE_CRASH_LOG"):
+        _note(log, f"{name} {pair_id}\n")
     for order in filter(None, os.environ.get("STYLIZE_CRASH_AT", "").split(";")):
         what, _, file = order.partition(":")
         where, _, end = what.partition("!")
@@ -98,6 +106,14 @@ def crash_point(
             if before is not None:
                 before()
             ENDS[end or "kill"]()
+
+
+def _note(path: str, line: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(handle, line.encode())  # one write: lines of several processes do not mix
+    finally:
+        os.close(handle)
 
 
 def _is_first(file: str) -> bool:

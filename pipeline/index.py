@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Collection, Sequence
 from types import TracebackType
 
@@ -52,6 +54,7 @@ __all__ = [
 _NAME = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
 _SEGMENT = re.compile(r"(?P<name>.+-\d+)\.jsonl")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
+_FEW = 16  # parts; a merge takes parts away, which a reader may just have listed
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
 
 
@@ -68,6 +71,10 @@ def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 def _is_damage(error: Exception) -> bool:
     return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
+
+
+def _by_row(table: pa.Table) -> pa.Table:
+    return table.sort_by([("row", "ascending"), ("pair_id", "ascending")])
 
 
 def _encode(table: pa.Table) -> bytes:
@@ -206,7 +213,7 @@ class Index:
             return
         name = f"{self.run_id}-{self._segment:06d}"
         if self._tables:
-            self._put_part(name, pa.concat_tables(self._tables))
+            self._put_part(name, _by_row(pa.concat_tables(self._tables)))
             crash_point("part-written")
         os.close(self._handle)
         self._handle, self._tables = -1, []
@@ -216,34 +223,35 @@ class Index:
     def compact(self, without: Collection[str] = ()) -> None:
         """Merge all parts into one that holds each pair once. Raises `StorageError`.
 
-        The merged part is written before the others are removed: a crash in between leaves rows
-        twice, with the same epoch and seq, and readers take one of them. Pairs named in `without`
-        are left out (and after such a crash come back).
+        Pairs named in `without` are left out (and after a crash in between come back).
         """
         self.seal()
+        self._merge(self._parts(), without)
+
+    def close(self) -> None:
+        """Seal, and merge what must not stay as it is. Raises `StorageError`."""
+        self.seal()
+        if parts := self._to_merge():
+            self._merge(parts)
+
+    def _merge(self, parts: Collection[str], without: Collection[str] = ()) -> None:
+        """Parts become one, which is written before the others are removed: a crash in between
+        leaves rows twice, with the same epoch and seq, and readers take one of them."""
         crash_point("compaction-begun")
-        tables = {name: t for name in self._parts() if (t := self._try_read(name)) is not None}
+        tables = {name: t for name in parts if (t := self._try_read(name)) is not None}
         if not tables:
             return
         merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
         if without:
             ids = pa.array(sorted(without), pa.string())
             merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
-        order = pc.sort_indices(merged, sort_keys=[("row", "ascending"), ("pair_id", "ascending")])
         self._segment = self._next_segment()
-        self._put_part(f"{self.run_id}-{self._segment:06d}", merged.take(order))
+        self._put_part(f"{self.run_id}-{self._segment:06d}", _by_row(merged))
         crash_point("compaction-merged")
         for name in tables:
             storage.remove(os.path.join(self._folder, name))
             crash_point("compaction-input-deleted")
         crash_point("compaction-inputs-deleted")
-
-    def close(self) -> None:
-        """Seal, and compact unless one part holds each pair once. Raises `StorageError`."""
-        self.seal()
-        parts = self._parts()
-        if len(parts) > 1 or any(self._has_duplicates(name) for name in parts):
-            self.compact()
 
     def __enter__(self) -> Index:
         return self
@@ -312,9 +320,19 @@ class Index:
         path = os.path.join(self._folder, f"part-{name}.parquet")
         storage.put(path, _encode(table), point="part", temp_folder=self._state)
 
-    def _has_duplicates(self, name: str) -> bool:
-        table = self._try_read(name, ["pair_id"])
-        return table is not None and len(table["pair_id"].unique()) < len(table)
+    def _to_merge(self) -> list[str]:
+        """All parts where they are many or have not the same columns (some readers go by those of
+        the first), else the ones with a pair that is there twice."""
+        ids, columns = {}, set()
+        for name in self._parts():
+            table = self._try_read(name, ["pair_id"])
+            if table is not None:
+                ids[name] = table["pair_id"].to_pylist()
+                columns.add(tuple(pq.read_schema(os.path.join(self._folder, name)).names))
+        if len(ids) > _FEW or len(columns) > 1:
+            return list(ids)
+        count = Counter(itertools.chain.from_iterable(ids.values()))
+        return [name for name in ids if any(count[pair_id] > 1 for pair_id in ids[name])]
 
     def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         path = os.path.join(self._folder, name)
@@ -377,11 +395,18 @@ class Index:
         except OSError as error:
             raise storage.storage_error(error, self._folder) from error
 
+    def _is_sealed(self, name: str, rows: int) -> bool:
+        """Whether a segment's part is there already: a part is never written over, for duckdb and
+        polars open a file twice while they read it."""
+        part = f"part-{name}.parquet"
+        table = self._try_read(part, ["pair_id"]) if part in self._parts() else None
+        return table is not None and len(table) == rows
+
     def _seal_left_over(self, name: str) -> None:
         path = os.path.join(self._journal, name)
         results, bad, torn = _read_segment(path)
-        if results:
-            self._put_part(name.removesuffix(".jsonl"), to_table(results))
+        if results and not self._is_sealed(name.removesuffix(".jsonl"), len(results)):
+            self._put_part(name.removesuffix(".jsonl"), _by_row(to_table(results)))
             crash_point("part-written")
         if torn:
             self.problems.append(f"the last line of journal {name} was cut short; it is left out")

@@ -56,7 +56,6 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
                 index.append(result)
                 found.made += 1
                 found.kept -= row is not None
-        index.compact()
     return found
 
 

@@ -281,6 +281,7 @@ class _Session:
             pairs = backbones.resolve(self.pairs)
             results = read_results(self.options.out)
             plan = _plan(pairs, results, self.options, backbones)
+            self.backbones = backbones
             self._adopt(plan, backbones)
         todo = [pair for pair, _ in plan.todo][: self.options.limit or None]
         if todo:
@@ -357,6 +358,13 @@ class _Session:
                 f"{result.error_message} (--max-failures)"
             )
             self.stop_level = max(self.stop_level, 1)
+
+    def finished(self, pair: Pair) -> Result | None:
+        """The row of a picture whose worker died when it had just written it."""
+        if self.options.force or self.options.redo_changed:
+            return None  # what stands there may be the picture from before
+        facts = FileFacts(self.options.out, self.backbones.sha256)
+        return facts.adopt(pair) if facts.adoptable(pair) else None
 
     def on_status(self, statuses: Sequence[Status]) -> None:
         self.progress.status(statuses)

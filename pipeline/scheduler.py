@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from pipeline import storage
 from pipeline.guard import ray_folder
+from pipeline.memory import kernel_kills
 from pipeline.records import Pair, Result
 from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
 
@@ -88,6 +89,7 @@ class Events(Protocol):
     def on_result(self, result: Result) -> None: ...
     def on_status(self, statuses: Sequence[Status]) -> None: ...
     def on_note(self, line: str) -> None: ...
+    def finished(self, pair: Pair) -> Result | None: ...  # what a dead worker had finished of it
     def on_started(self) -> None: ...  # Ray is up: signal handlers may be installed now
     def stop(self) -> int: ...  # 0 go on, 1 stop soon, 2 stop at once
 
@@ -151,6 +153,7 @@ class _Slot:
     task: Any = None  # the pending answer to run()
     pairs: list[Pair] = field(default_factory=list)  # in hand
     began: float = 0.0
+    kernel_kills: int = 0  # for memory, when the pairs were begun
     asked: Any = None  # the pending answer to status()
     status: Status = field(default_factory=Status)
 
@@ -269,6 +272,7 @@ class _Run:
                 return
         slot.pairs = self._take()
         slot.began = time.monotonic()
+        slot.kernel_kills = kernel_kills()
         first = slot.pairs[0]
         slot.status = Status(first.pair_id, 0, first.settings["steps"], batch=len(slot.pairs))
         attempts = [self.attempts.get(pair.pair_id, 0) + 1 for pair in slot.pairs]
@@ -351,21 +355,24 @@ class _Run:
 
     def _died(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
         """A worker died with pairs in hand: is it a pair's doing?"""
-        if self.stopping_since or not self._alive(slot.node):
-            self.queue += pairs[::-1]
+        left = [pair for pair in pairs if not self._is_finished(pair)]
+        if not left or self.stopping_since or not self._alive(slot.node):
+            self.queue += left[::-1]
             return
         if len(pairs) > 1:  # whose, shows when each is alone
-            self.apart |= {pair.pair_id for pair in pairs}
+            self.apart |= {pair.pair_id for pair in left}
             self.events.on_note(
                 f"{pairs[0].pair_id} and {len(pairs) - 1} more: their worker died; each is tried "
                 "alone"
             )
-            self.queue += pairs[::-1]
+            self.queue += left[::-1]
             return
         (pair,) = pairs
         # Ray's text for any death by SIGKILL speaks of memory; these words are its monitor's own.
-        memory = isinstance(error, self.ray.exceptions.OutOfMemoryError) or (
-            "running low on memory" in str(error)
+        memory = (
+            isinstance(error, self.ray.exceptions.OutOfMemoryError)
+            or "running low on memory" in str(error)
+            or kernel_kills() > slot.kernel_kills
         )
         if memory and pair.pair_id not in self.short_of_memory:
             self.short_of_memory.add(pair.pair_id)
@@ -387,6 +394,13 @@ class _Run:
             return
         self.events.on_note(f"{pair.pair_id}: its worker died; trying again")
         self.queue.insert(0, pair)
+
+    def _is_finished(self, pair: Pair) -> bool:
+        """Whether its picture was written before its worker died; then it is recorded."""
+        result = self.events.finished(pair)
+        if result is not None:
+            self.events.on_result(result)
+        return result is not None
 
     def _alive(self, node: str) -> bool:
         """Whether a node is still there; if it is not, the death was not the pair's."""

@@ -8,7 +8,9 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,22 +139,91 @@ def check_whole(out: Path) -> None:
     assert {n for n in files - state if not n.startswith("index/")} == named
 
 
-def count_by_readers(out: Path) -> list[int]:
-    """Rows of the index folder as pyarrow, pandas, duckdb and polars read it."""
-    import duckdb
-    import pandas as pd
-    import polars as pl
+def _pyarrow(folder: Path) -> int:
     import pyarrow.dataset
 
-    folder = out / "index"
+    return int(pyarrow.dataset.dataset(folder).to_table().num_rows)
+
+
+def _pandas(folder: Path) -> int:
+    import pandas as pd
+
+    return len(pd.read_parquet(folder))
+
+
+def _duckdb(folder: Path) -> int:
+    import duckdb
+
     with duckdb.connect() as own:  # the shared one is for one thread
-        counted = own.sql(f"select count(*) from '{folder}/*.parquet'").fetchall()
-    return [
-        pyarrow.dataset.dataset(folder).to_table().num_rows,
-        len(pd.read_parquet(folder)),
-        counted[0][0],
-        len(pl.read_parquet(folder)),
-    ]
+        return len(own.sql(f"select * from '{folder}/*.parquet'").fetchall())
+
+
+def _polars(folder: Path) -> int:
+    import polars as pl
+
+    return len(pl.read_parquet(folder))
+
+
+READERS: tuple[Callable[[Path], int], ...] = (_pyarrow, _pandas, _duckdb, _polars)
+
+
+def count_by_readers(out: Path) -> list[int]:
+    """Rows of the index folder as pyarrow, pandas, duckdb and polars read it."""
+    return [read(out / "index") for read in READERS]
+
+
+class Reader(threading.Thread):
+    """Reads the index by four programs, over and over, while others write it; as a context.
+
+    A read may fail only because a part that was there before it was removed during it, and then
+    the next one must succeed.
+    """
+
+    def __init__(self, out: Path, pause: float = 0.2) -> None:
+        super().__init__()
+        self.out, self.pause, self.over = out, pause, threading.Event()
+        self.reads, self.again = 0, 0
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        while not self.over.wait(self.pause):
+            for read in READERS if (self.out / "index").exists() else ():
+                while (failure := self._read(read)) == "removed":
+                    self.again += 1
+                self.failures += [failure] if failure else []
+
+    def _read(self, read: Callable[[Path], int]) -> str:
+        before = set(os.listdir(self.out / "index"))
+        self.reads += 1
+        try:
+            read(self.out / "index")
+        except Exception as error:
+            gone = before - set(os.listdir(self.out / "index"))
+            if any(name in str(error) for name in gone):
+                return "removed"
+            return f"{read.__name__}: {error!r}"
+        return ""
+
+    def __enter__(self) -> "Reader":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+        assert self.reads
+        assert not self.failures, self.failures
+
+
+def begun(log: Path) -> Counter[str]:
+    """How often the painting of each pair was begun, from a log that misses none."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return Counter(line.split()[1] for line in lines if line.startswith("pair-begun "))
+
+
+def begun_again(log: Path) -> int:
+    """Paintings that were begun after they had been begun before."""
+    return sum(begun(log).values()) - len(begun(log))
 
 
 def journal_lines(out: Path) -> int:

@@ -6,8 +6,6 @@ The walk is without Ray, where driver and worker are one process; what Ray adds 
 import random
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,9 @@ import pytest
 from forks import Done, Forks
 from helpers import (
     TINY,
+    Reader,
+    begun,
+    begun_again,
     check_whole,
     cli,
     count_by_readers,
@@ -29,6 +30,8 @@ from pipeline.crash import POINTS
 FAST = (*TINY[:2], "--steps", "1", *TINY[4:])
 PAIRS = 4
 ALL = [f"g{i}" for i in range(PAIRS)]
+IN_HAND = {"pair-begun", "picture-temp-written"}
+"""The points at which a pair is begun and its picture not there yet: those alone cost work."""
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +58,6 @@ def manifest(_started: Path, tmp_path: Path) -> Path:
     return tmp_path / "crash" / "m.csv"
 
 
-class Reader(threading.Thread):
-    """Reads the index by four programs, over and over, while others write it."""
-
-    def __init__(self, out: Path) -> None:
-        super().__init__()
-        self.out, self.reads, self.over = out, 0, threading.Event()
-        self.failures: list[Exception] = []
-
-    def run(self) -> None:
-        while not self.over.is_set():
-            try:
-                count_by_readers(self.out)
-            except Exception as error:
-                # A listing is no snapshot: a part may be merged away before it is opened.
-                if "No such file" not in str(error) and not isinstance(error, FileNotFoundError):
-                    self.failures.append(error)
-            self.reads += 1
-            time.sleep(0.2)
-
-    def __enter__(self) -> "Reader":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.join()
-        assert self.failures == []
-        assert self.reads
-
-
 def images(out: Path) -> dict[str, int]:
     """Finished pictures, each with the time at which it was written."""
     return {p.name: p.stat().st_mtime_ns for p in (out / "images").glob("[!.]*")}
@@ -101,9 +74,9 @@ def check_restart(done: Done, out: Path, before: dict[str, int]) -> None:
     check_whole(out)
 
 
-def kill_at(forks: Forks, manifest: Path, point: str, flag: Path) -> int:
+def kill_at(forks: Forks, manifest: Path, point: str, **env: str) -> int:
     """A run that dies at a point; returns how many rows readers find afterwards."""
-    died = forks(manifest, "--in-process", *FAST, STYLIZE_CRASH_AT=f"{point}:{flag}")
+    died = forks(manifest, "--in-process", *FAST, **env, STYLIZE_CRASH_AT=point)
     assert died.returncode == -signal.SIGKILL, (point, died.stderr)
     counts = set(count_by_readers(manifest.with_suffix("")))
     assert len(counts) == 1
@@ -115,19 +88,23 @@ def test_runs_killed_at_each_point_in_turn_lose_nothing_and_paint_nothing_twice(
 ) -> None:
     """One run after the other on one folder, each with all points ahead of it: each dies at the
     first that it comes to and that no run before it died at."""
-    out = manifest.with_suffix("")
+    out, log = manifest.with_suffix(""), tmp_path / "log"
     orders = ";".join(f"{point}:{tmp_path / point}" for point in POINTS)
+    env = {"STYLIZE_CRASH_AT": orders, "STYLIZE_CRASH_LOG": str(log)}
     kills, finished = 0, images(out)
-    while True:
-        done = forks(manifest, "--in-process", *FAST, STYLIZE_CRASH_AT=orders)
-        now = images(out)
-        assert {name: time for name, time in now.items() if name in finished} == finished
-        if done.returncode != -signal.SIGKILL:
-            break
-        kills, finished = kills + 1, now
-        assert len(set(count_by_readers(out))) == 1
+    with Reader(out):
+        while True:
+            done = forks(manifest, "--in-process", *FAST, **env)
+            now = images(out)
+            assert {name: time for name, time in now.items() if name in finished} == finished
+            if done.returncode != -signal.SIGKILL:
+                break
+            kills, finished = kills + 1, now
+            assert len(set(count_by_readers(out))) == 1
     assert {point for point in POINTS if (tmp_path / point).exists()} == set(POINTS)
     assert kills == len(POINTS)
+    assert set(begun(log)) == {"g1", "g2", "g3"}
+    assert begun_again(log) == len(IN_HAND)
     check_restart(done, out, finished)
 
 
@@ -137,12 +114,14 @@ def test_one_kill_at_each_point_loses_nothing_and_paints_nothing_twice(
     forks: Forks, manifest: Path, tmp_path: Path
 ) -> None:
     for point in POINTS:
-        copy = tmp_path / point / "m.csv"
+        copy, log = tmp_path / point / "m.csv", tmp_path / f"log-{point}"
+        env = {"STYLIZE_CRASH_LOG": str(log)}
         shutil.copytree(manifest.parent, copy.parent)
         out = copy.with_suffix("")
-        assert kill_at(forks, copy, point, tmp_path / f"{point}-flag") >= 2
+        assert kill_at(forks, copy, point, **env) >= 2
         finished = images(out)
-        check_restart(forks(copy, "--in-process", *FAST), out, finished)
+        check_restart(forks(copy, "--in-process", *FAST, **env), out, finished)
+        assert begun_again(log) == (point in IN_HAND)
         shutil.rmtree(copy.parent)
 
 
@@ -154,9 +133,10 @@ def test_a_new_output_killed_at_each_point_in_turn_is_readable_as_soon_as_it_is_
     out = tmp_path / "new"
     orders = ";".join(f"{point}:{tmp_path / point}" for point in POINTS)
     run = (manifest, "--in-process", *FAST, "-o", out)
-    while (done := forks(*run, STYLIZE_CRASH_AT=orders)).returncode == -signal.SIGKILL:
-        if (out / "index").exists():
-            assert len(set(count_by_readers(out))) == 1
+    with Reader(out):
+        while (done := forks(*run, STYLIZE_CRASH_AT=orders)).returncode == -signal.SIGKILL:
+            if (out / "index").exists():
+                assert len(set(count_by_readers(out))) == 1
     assert done.returncode == 0, done.stderr
     assert statuses(out) == dict.fromkeys(ALL, "ok")
     check_whole(out)
@@ -168,24 +148,22 @@ def test_a_kill_at_each_point_and_another_during_the_restart(
     forks: Forks, manifest: Path, tmp_path: Path
 ) -> None:
     chance = random.Random(20150826)
-    for first, second in [(first, p) for first in POINTS for p in chance.sample([*POINTS], 4)]:
-        copy = tmp_path / "copy" / "m.csv"
+    for first, second in [(first, p) for first in POINTS for p in chance.sample([*POINTS], 3)]:
+        copy, log = tmp_path / "copy" / "m.csv", tmp_path / f"log-{first}-{second}"
         shutil.copytree(manifest.parent, copy.parent)
-        out = copy.with_suffix("")
+        out, env = copy.with_suffix(""), {"STYLIZE_CRASH_LOG": str(log)}
         with Reader(out):
-            kill_at(forks, copy, first, tmp_path / f"1-{first}-{second}")
-            before = images(out)
-            order = f"{second}:{tmp_path / f'2-{first}-{second}'}"
-            done = forks(copy, "--in-process", *FAST, STYLIZE_CRASH_AT=order)
+            kill_at(forks, copy, first, **env)
+            before, costs = images(out), first in IN_HAND
+            done = forks(copy, "--in-process", *FAST, **env, STYLIZE_CRASH_AT=second)
             if done.returncode == -signal.SIGKILL:
                 again = images(out)
                 assert {n: t for n, t in again.items() if n in before} == before
-                before = again
-                done = forks(copy, "--in-process", *FAST)
-            else:
-                before = images(out)
+                before, costs = again, costs + (second in IN_HAND)
+                done = forks(copy, "--in-process", *FAST, **env)
             assert done.returncode == 0, (first, second, done.stderr)
             assert {n: t for n, t in images(out).items() if n in before} == before
+        assert begun_again(log) == costs
         assert statuses(out) == dict.fromkeys(ALL, "ok")
         check_whole(out)
         shutil.rmtree(copy.parent)
@@ -200,20 +178,22 @@ def test_a_kill_at_each_point_and_another_during_the_restart(
 def test_on_ray_a_kill_at_each_point_costs_no_more_than_the_pairs_in_hand(
     point: str, manifest: Path, tmp_path: Path
 ) -> None:
-    out = manifest.with_suffix("")
-    order = f"{point}:{tmp_path / 'flag'}"
-    done = cli(manifest, *FAST, "--workers", 2, STYLIZE_CRASH_AT=order)
+    out, log = manifest.with_suffix(""), tmp_path / "log"
+    env = {"STYLIZE_CRASH_LOG": str(log), "STYLIZE_CRASH_AT": f"{point}:{tmp_path / 'flag'}"}
+    done = cli(manifest, *FAST, "--workers", 2, **env)
     assert (tmp_path / "flag").exists()
     assert len(set(count_by_readers(out))) == 1
     if POINTS[point] == "worker":  # the driver lives, and has the pair painted by another worker
         assert done.returncode == 0, done.stderr
-        assert "its worker died; trying again" in done.stderr
+        assert ("its worker died; trying again" in done.stderr) == (point in IN_HAND)
+        assert begun_again(log) == (point in IN_HAND)
     else:
         assert done.returncode == -signal.SIGKILL
         finished = images(out)
-        done = cli(manifest, *FAST, "--workers", 2)
+        done = cli(manifest, *FAST, "--workers", 2, **env)
         assert done.returncode == 0, done.stderr
         assert {n: t for n, t in images(out).items() if n in finished} == finished
+        assert begun_again(log) <= 2
     assert statuses(out) == dict.fromkeys(ALL, "ok")
     check_whole(out)
 
