@@ -447,6 +447,8 @@ def _relative_path(path: str, folder: str) -> str:
     if storage.is_uri(path) or storage.is_uri(folder):
         return path
     try:
-        return os.path.relpath(path, folder or ".").replace(os.sep, "/")
+        relative = os.path.relpath(path, folder or ".").replace(os.sep, "/")
     except ValueError:  # another drive
         return os.path.abspath(path)
+    # A spreadsheet would take the name for a formula.
+    return f"./{relative}" if relative.startswith(("=", "+", "-", "@")) else relative

@@ -39,7 +39,7 @@ DEATHS = 2
 """A pair that took this many workers down with it is `poison`."""
 
 _GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
-_STOP = 8.0  # seconds that pairs in hand have to end after the first Ctrl-C
+_STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
 _POLL = 0.5  # seconds between looks at what the workers are doing
 _BATCH_PIXELS = 2048**2  # of the pairs that are optimised together on a GPU: some 5 GB
 _START = 300.0  # seconds without any worker or result before the cluster counts as unable

@@ -1,5 +1,6 @@
 """What the end-to-end tests share: the real command, small pictures, a look at what it left."""
 
+import contextlib
 import csv
 import glob
 import hashlib
@@ -11,11 +12,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from PIL import Image, ImageDraw
 
 COMMAND = str(Path(sys.executable).with_name("stylize-batch"))
@@ -224,6 +227,46 @@ def begun(log: Path) -> Counter[str]:
 def begun_again(log: Path) -> int:
     """Paintings that were begun after they had been begun before."""
     return sum(begun(log).values()) - len(begun(log))
+
+
+@dataclass
+class Group:
+    """A control group of the kernel's."""
+
+    folder: Path
+
+    def inside(self, *command: object) -> list[str]:
+        """The command, begun in it; so are all processes that it starts."""
+        enter = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+        return ["bash", "-c", enter, str(self.folder), *map(str, command)]
+
+
+def _make_group(mount: str, file: str, limit: float) -> Path | None:
+    folder = Path(mount, f"stylize-test-{os.getpid()}")
+    try:
+        folder.mkdir()
+    except OSError:
+        return None
+    try:
+        (folder / file).write_text(str(int(limit)))
+    except OSError:
+        folder.rmdir()
+        return None
+    return folder
+
+
+@contextlib.contextmanager
+def memory_group(limit: float) -> Iterator[Group]:
+    """A control group that may have so many bytes; skips the test where none can be made."""
+    folder = _make_group("/sys/fs/cgroup", "memory.max", limit) or _make_group(
+        "/sys/fs/cgroup/memory", "memory.limit_in_bytes", limit
+    )
+    if folder is None:
+        pytest.skip("no control group with a limit of memory can be made here")
+    try:
+        yield Group(folder)
+    finally:
+        folder.rmdir()
 
 
 def journal_lines(out: Path) -> int:

@@ -100,6 +100,14 @@ def test_random_kills_of_driver_and_workers_lose_nothing(
     assert statuses(out) == {str(row["id"]): "ok" for row in rows}
     check_whole(out)
 
+    # The same bytes as without a kill and without Ray.
+    some, undisturbed = ["p000", "p099", "p150", "p199"], tmp_path / "undisturbed"
+    only = [argument for name in some for argument in ("--only", name)]
+    calm = (*options, "--in-process", *only, "-o", undisturbed)
+    assert cli(manifest, *calm, timeout=600).returncode == 0
+    for name, row in index_rows(undisturbed).items():
+        assert row["output_sha256"] == index_rows(out)[name]["output_sha256"]
+
 
 def memory(process: psutil.Process) -> float:
     """Megabytes that it has to itself."""
@@ -149,8 +157,8 @@ def test_memory_and_open_files_stay_level_over_a_long_run(
         )
     assert len(used) == 1 + WORKERS
     for name, points in used.items():
-        assert slope(points) < 20, name
-        assert abs(slope(files[name])) < 3, name
+        assert slope(points) < 3, name
+        assert abs(slope(files[name])) < 1, name
     assert len(statuses(out)) == pairs
     check_whole(out)
 

@@ -63,6 +63,10 @@ def images(out: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (out / "images").glob("[!.]*")}
 
 
+def bytes_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+
+
 def check_restart(done: Done, out: Path, before: dict[str, int]) -> None:
     """Everything is done, and what was finished before the restart was not painted again."""
     assert done.returncode == 0, done.stderr
@@ -106,6 +110,9 @@ def test_runs_killed_at_each_point_in_turn_lose_nothing_and_paint_nothing_twice(
     assert set(begun(log)) == {"g1", "g2", "g3"}
     assert begun_again(log) == len(IN_HAND)
     check_restart(done, out, finished)
+    undisturbed = tmp_path / "undisturbed"
+    assert forks(manifest, "--in-process", *FAST, "-o", undisturbed).returncode == 0
+    assert bytes_of(out) == bytes_of(undisturbed)
 
 
 @pytest.mark.slow

@@ -212,6 +212,9 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
         yield forks
 
 
+FORMULAS = ["=1+1.jpg", "=cmd|'calc'!A0.jpg", "+1.jpg", "-rf.jpg", "@SUM(1).jpg"]
+
+
 def test_names_with_spaces_emoji_line_ends_quotes_and_255_bytes_go_all_the_way(
     forks: Forks, tmp_path: Path
 ) -> None:
@@ -220,8 +223,7 @@ def test_names_with_spaces_emoji_line_ends_quotes_and_255_bytes_go_all_the_way(
         "🎨 Gemälde.jpg",
         "line\nend.jpg",
         "'quotes\".jpg",
-        "=1+1.jpg",
-        "-rf.jpg",
+        *FORMULAS,
         "<b>&amp;.jpg",
         "%s{0}.jpg",
         f"{'x' * 251}.jpg",
@@ -244,6 +246,14 @@ def test_names_with_spaces_emoji_line_ends_quotes_and_255_bytes_go_all_the_way(
     assert all(c.isprintable() for output in outputs for c in output)
     check_whole(out)
     assert "nothing to remove" in forks("prune", out, "--manifest", manifest).stderr
+    # A formula is plain text wherever it goes: a string of the index, a string of the page's data.
+    assert forks("report", out).returncode == 0
+    page = (out / "report.html").read_text()
+    data = page[page.index('id="data">') : page.index("</script>", page.index('id="data">'))]
+    assert "<" not in data
+    for name in FORMULAS:
+        assert json.dumps(name) in data
+        assert name not in page.replace(data, "")
 
 
 def test_control_characters_of_files_and_manifests_are_visible_in_every_message(

@@ -356,7 +356,9 @@ def test_ordinary_outputs_are_taken() -> None:
         assert output_problem(output) is None
 
 
-@pytest.mark.parametrize("pair_id", ["a/b", "a\\b", "..", ".", "a\tb", "a\x7f", "ü" * 61, ""])
+@pytest.mark.parametrize(
+    "pair_id", ["a/b", "../../etc/x", "a\\b", "..", ".", "a\tb", "a\x7f", "ü" * 61, ""]
+)
 def test_ids_that_could_not_be_names_are_refused(pair_id: str) -> None:
     message = id_problem(pair_id)
     assert message
@@ -466,6 +468,17 @@ def test_a_written_manifest_reads_back_with_paths_beside_it(
         ("../c/2|3.jpg", "s3://b/y.jpg"),
     ]
     assert pairs[0].inputs[0] == ("content", "sub/../c/ü, 1.jpg")
+
+
+def test_a_name_that_is_a_formula_to_a_spreadsheet_is_written_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=cmd|'calc'!A0", "+1", "-rf", "@SUM(1)", "plain"]
+    write_manifest("m.csv", cross(names, ["s"]))
+    lines = Path("m.csv").read_text().splitlines()[1:]
+    assert lines == [f"./{name},s" for name in names[:4]] + ["plain,s"]
+    assert [str(Path(pair.inputs[0][1])) for pair in read_manifest("m.csv")] == names
 
 
 def test_zip_pairs_one_to_one_and_refuses_other_lengths() -> None:

@@ -13,6 +13,7 @@ import pytest
 from forks import Forks
 from helpers import (
     TINY,
+    begun,
     check_whole,
     count_by_readers,
     index_rows,
@@ -313,6 +314,24 @@ def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
     assert done.returncode == 0, done.stderr
     assert statuses(out) == dict.fromkeys(NAMES, "ok")
     check_whole(out)
+
+
+def test_rows_that_vanish_during_a_run_end_it_with_1_and_how_many(
+    manifest: Path, tmp_path: Path
+) -> None:
+    out, log = manifest.with_suffix(""), tmp_path / "log"
+    write_csv(manifest, [*ROWS, {"id": "new", "content": "c0.jpg", "size": 48, "steps": 60}])
+    run = start(manifest, "--in-process", *TINY, STYLIZE_CRASH_LOG=str(log))
+    try:
+        wait_for(lambda: begun(log)["new"])
+        part(out).unlink()  # the rows of what was done before
+        _, stderr = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 1
+    assert "the books do not balance: 4 rows, 3 done before, 1 painted, 0 failed" in stderr
+    assert "3 without a row" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_clock_that_jumps_decides_nothing(manifest: Path) -> None:

@@ -1,0 +1,92 @@
+"""A kill by the kernel for memory, in a real control group, is told from other deaths."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import (
+    COMMAND,
+    TINY,
+    Group,
+    begun,
+    check_whole,
+    memory_group,
+    pictures,
+    statuses,
+    write_csv,
+)
+
+from pipeline.memory import kernel_kills
+
+EAT = "x = []\nwhile True: x.append(b'1' * 2**24)"
+LOOK = f"""
+import subprocess, sys
+from pipeline.memory import kernel_kills
+def ended(code): return subprocess.run([sys.executable, "-c", code]).returncode
+counts = [kernel_kills(), ended("import os; os.kill(os.getpid(), 9)"), kernel_kills()]
+print(*counts, ended({EAT!r}), kernel_kills())
+"""
+
+
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> Iterator[Group]:
+    with memory_group(request.param) as group:
+        yield group
+
+
+@pytest.mark.parametrize("group", [300e6], indirect=True)
+def test_a_kill_by_the_kernel_for_memory_is_counted_and_a_kill_by_hand_is_not(
+    group: Group,
+) -> None:
+    done = subprocess.run(group.inside(sys.executable, "-c", LOOK), capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "-9", "0", "-9", "1"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "count"),
+    [
+        ("0::/a/b\n", {"sys/fs/cgroup/a/b/memory.events": "low 0\noom 5\noom_kill 4\n"}, 4),
+        (
+            "4:cpu,memory:/a\n0::/\n",
+            {"sys/fs/cgroup/memory/a/memory.oom_control": "under_oom 0\noom_kill 3\n"},
+            3,
+        ),
+        ("0::/\n", {"proc/vmstat": "nr_free 7\noom_kill 2\n"}, 2),
+        ("0::/a\n", {"sys/fs/cgroup/a/memory.events": "?\n", "proc/vmstat": "oom_kill 1\n"}, 1),
+        ("4:memory:/a\n", {}, 0),
+    ],
+)
+def test_the_count_is_of_the_own_group_or_else_of_the_machine(
+    groups: str, files: dict[str, str], count: int, tmp_path: Path
+) -> None:
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert kernel_kills(str(tmp_path)) == count
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("group", [4e9], indirect=True)
+def test_a_worker_killed_by_the_kernel_for_memory_is_no_fault_of_the_pair_the_first_time(
+    group: Group, tmp_path: Path
+) -> None:
+    pictures(tmp_path, 1)
+    rows = [{"id": name, "content": "c0.jpg", "seed": i} for i, name in enumerate("labcd")]
+    manifest, out, log = write_csv(tmp_path / "m.csv", rows), tmp_path / "m", tmp_path / "log"
+    env = {"STYLIZE_CRASH_AT": "pair-begun@l!eat", "STYLIZE_CRASH_LOG": str(log)}
+    done = subprocess.run(
+        group.inside(COMMAND, manifest, *TINY, "--workers", 2),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+    )
+    assert done.returncode == 3, done.stderr
+    assert "l: its worker was killed for memory; it is tried alone" in done.stderr
+    assert "1 worker(s) go on" in done.stderr
+    assert statuses(out) == {"l": "poison", **dict.fromkeys("abcd", "ok")}
+    assert begun(log)["l"] == 3  # one that does not count, and two that do
+    check_whole(out)
