@@ -323,13 +323,16 @@ class Index:
     def _to_merge(self) -> list[str]:
         """All parts where they are many or have not the same columns (some readers go by those of
         the first), else the ones with a pair that is there twice."""
+        parts = self._parts()
+        if len(parts) > _FEW:
+            return parts
         ids, columns = {}, set()
-        for name in self._parts():
+        for name in parts:
             table = self._try_read(name, ["pair_id"])
             if table is not None:
                 ids[name] = table["pair_id"].to_pylist()
                 columns.add(tuple(pq.read_schema(os.path.join(self._folder, name)).names))
-        if len(ids) > _FEW or len(columns) > 1:
+        if len(columns) > 1:
             return list(ids)
         count = Counter(itertools.chain.from_iterable(ids.values()))
         return [name for name in ids if any(count[pair_id] > 1 for pair_id in ids[name])]
