@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -178,8 +179,8 @@ def count_by_readers(out: Path) -> list[int]:
 class Reader(threading.Thread):
     """Reads the index by four programs, over and over, while others write it; as a context.
 
-    A read may fail only because a part that was there before it was removed during it, and then
-    the next one must succeed.
+    A read may fail only because a part that it had listed was removed before it was opened, and
+    then the next one must succeed.
     """
 
     def __init__(self, out: Path, pause: float = 0.2) -> None:
@@ -196,13 +197,12 @@ class Reader(threading.Thread):
                 self.failures += [failure] if failure else []
 
     def _read(self, read: Callable[[Path], int]) -> str:
-        before = set(os.listdir(self.out / "index"))
         self.reads += 1
         try:
             read(self.out / "index")
         except Exception as error:
-            gone = before - set(os.listdir(self.out / "index"))
-            if any(name in str(error) for name in gone):
+            named = re.findall(r"part-[\w.-]+\.parquet", str(error))
+            if named and not any((self.out / "index" / name).exists() for name in named):
                 return "removed"
             return f"{read.__name__}: {error!r}"
         return ""
