@@ -59,8 +59,10 @@ def _raise() -> None:
 
 def _eat() -> None:
     eaten = []
-    while True:
+    for _ in range(512):  # 8 GB: more would be other programs' trouble
         eaten.append(b"\1" * 2**24)
+        time.sleep(0.005)  # whoever watches looks ten times a second
+    raise MemoryError("nobody stopped it")
 
 
 def _starve() -> None:
