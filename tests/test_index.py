@@ -224,8 +224,10 @@ def test_segments_are_sealed_by_rows_and_by_time(tmp_path: Path) -> None:
     assert set(read_results(str(tmp_path))) == set("abcdef")
 
 
-def stats(out: Path) -> dict[str, os.stat_result]:
-    return {name: (out / "index" / name).stat() for name in parts(out)}
+def stats(out: Path) -> dict[str, tuple[int, int, int]]:
+    """Which file each part is, and when it was written. (Reading changes the rest.)"""
+    found = {name: (out / "index" / name).stat() for name in parts(out)}
+    return {name: (s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found.items()}
 
 
 def test_a_clean_exit_merges_parts_that_hold_a_pair_twice_and_leaves_the_others(
