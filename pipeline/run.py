@@ -330,7 +330,14 @@ class _Session:
             previews=options.previews,
         )
         attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
-        wanted = scheduler.Wanted(options.workers, options.threads, options.device, options.address)
+        wanted = scheduler.Wanted(
+            options.workers,
+            options.threads,
+            options.device,
+            options.address,
+            rows=len(self.pairs),
+            side=max(pair.settings["size"] for pair in self.pairs),
+        )
         start = scheduler.run_local if options.in_process else scheduler.run_ray
         storage.put(probe, b"")
         with Progress(todo, style=options.progress) as self.progress, self._signals():

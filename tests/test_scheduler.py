@@ -1,0 +1,45 @@
+"""How many workers with how many threads, and which pairs go together."""
+
+import psutil
+import pytest
+
+from pipeline.scheduler import WORKER_MEMORY, ClusterError, Fleet, Wanted, size_fleet
+
+TOTAL = psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("cpus", "wanted", "fleet"),
+    [
+        (8, Wanted(rows=100, side=64), Fleet(8, 1, 0)),
+        (8, Wanted(rows=3, side=64), Fleet(4, 2, 0)),  # 4 x 2: no core idle while three work
+        (8, Wanted(rows=1, side=64), Fleet(1, 8, 0)),
+        (8, Wanted(rows=100, side=64, threads=4), Fleet(2, 4, 0)),
+        (8, Wanted(rows=100, side=64, workers=2), Fleet(2, 4, 0)),
+        (2, Wanted(rows=100, side=64, workers=4), Fleet(4, 0.5, 0)),
+        (0, Wanted(rows=100, side=64), Fleet(1, 1, 0)),
+    ],
+    ids=str,
+)
+def test_cores_become_workers_as_far_as_pairs_suffice_and_then_threads(
+    cpus: int, wanted: Wanted, fleet: Fleet
+) -> None:
+    if cpus * sum((WORKER_MEMORY[0], WORKER_MEMORY[1] * 64**2)) > 0.75 * TOTAL:
+        pytest.skip("too little memory here for so many workers")
+    assert size_fleet({"CPU": cpus}, wanted) == fleet
+
+
+def test_no_more_workers_than_the_memory_holds_and_their_cores_are_threads() -> None:
+    need = WORKER_MEMORY[0] + WORKER_MEMORY[1] * 2048**2  # beyond that, tiles
+    fit = max(1, int(0.75 * TOTAL // need))
+    fleet = size_fleet({"CPU": 10 * fit}, Wanted(rows=1000, side=4096))
+    assert (fleet.workers, fleet.cpus) == (fit, 10)
+    there = size_fleet({"CPU": 10 * fit}, Wanted(rows=1000, side=4096, address="auto"))
+    assert there.workers == 10 * fit  # a cluster's memory is not this machine's
+
+
+def test_every_gpu_has_a_worker() -> None:
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 1, 1)
+    assert size_fleet({"CPU": 4, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 0.5, 1)
+    with pytest.raises(ClusterError, match="--device cuda: Ray sees no GPU"):
+        size_fleet({"CPU": 4}, Wanted(device="cuda"))
