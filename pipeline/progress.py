@@ -49,7 +49,9 @@ class _Console(Console):
         """As the terminal has it now. Rich believes COLUMNS and LINES, where a shell or readline
         may have left those of the start."""
         try:
-            return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
+            width, height = os.get_terminal_size(self.file.fileno())
+            # 0 is what a terminal has that nobody gave a size.
+            return ConsoleDimensions(width or 80, height or 24)
         except (OSError, ValueError, AttributeError):  # no terminal
             return super().size
 

@@ -385,7 +385,7 @@ def _shares(size: tuple[int, int], config: StyleConfig) -> list[float]:
     from stylize.transfer import plan_stages
 
     pixels = [math.prod(s.size) for s in plan_stages(size, config) for _ in range(s.evaluations)]
-    total = sum(pixels)
+    total = max(1, sum(pixels))
     return [done / total for done in itertools.accumulate(pixels, initial=0)]
 
 

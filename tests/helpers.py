@@ -266,7 +266,8 @@ def memory_group(limit: float) -> Iterator[Group]:
     try:
         yield Group(folder)
     finally:
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # a process of it may be a moment from its end
+            folder.rmdir()
 
 
 def journal_lines(out: Path) -> int:

@@ -21,13 +21,14 @@ from helpers import (
 
 from pipeline.memory import kernel_kills
 
-EAT = "x = []\nwhile True: x.append(b'1' * 2**24)"
+EAT = "x = [b'1' * 2**24 for _ in range(64)]"  # 1 GB at most, whatever the group lets it have
 LOOK = f"""
 import subprocess, sys
 from pipeline.memory import kernel_kills
 def ended(code): return subprocess.run([sys.executable, "-c", code]).returncode
 counts = [kernel_kills(), ended("import os; os.kill(os.getpid(), 9)"), kernel_kills()]
 print(*counts, ended({EAT!r}), kernel_kills())
+print("stylize-test" in open("/proc/self/cgroup").read())
 """
 
 
@@ -42,7 +43,10 @@ def test_a_kill_by_the_kernel_for_memory_is_counted_and_a_kill_by_hand_is_not(
     group: Group,
 ) -> None:
     done = subprocess.run(group.inside(sys.executable, "-c", LOOK), capture_output=True, text=True)
-    assert done.stdout.split() == ["0", "-9", "0", "-9", "1"], done.stderr
+    *counts, still_inside = done.stdout.split()
+    if still_inside == "False":
+        pytest.skip("this machine moves processes out of control groups that others made")
+    assert counts == ["0", "-9", "0", "-9", "1"], done.stderr
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,10 @@ from pipeline.guard import sweep
 
 GOOD = [f"g{i}" for i in range(5)]
 BAD = ["missing", "cut", "text"]
-SLOW = ("--size", "48", "--steps", "40", "--scales", "1", "--backbone", "vgg16", "--threads", "1")
+SLOW = (
+    *("--size", "48", "--steps", "40", "--scales", "1", "--plateau", "0"),
+    *("--backbone", "vgg16", "--threads", "1"),
+)
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:

@@ -135,7 +135,7 @@ def test_a_closed_terminal_stops_the_run_and_what_is_finished_is_kept(
     manifest: Path, tmp_path: Path
 ) -> None:
     out, log = manifest.with_suffix(""), tmp_path / "log"
-    long = ("--size", 48, "--steps", 40, *TINY[4:], "--workers", 1)
+    long = ("--size", 48, "--steps", 150, "--plateau", 0, *TINY[4:], "--workers", 1)
     with terminal(manifest, *long, STYLIZE_CRASH_LOG=str(log)) as shown:
         wait_for(lambda: len(begun(log)) == 2)
         left = descendants(shown.process.pid)
