@@ -30,7 +30,7 @@ check: .venv/tests-installed  ## style and types
 slow: .venv/tests-installed  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
-chaos: .venv/tests-installed  ## kills, hostile files, a long run: about 20 minutes on two cores
+chaos: .venv/tests-installed  ## kills, hostile files, a long run: 20 to 25 minutes on two cores
 	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_crash.py \
 		tests/test_hostile.py tests/test_memory.py tests/test_signals.py
 

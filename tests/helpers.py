@@ -234,6 +234,12 @@ class Group:
     """A control group of the kernel's."""
 
     folder: Path
+    canary: "subprocess.Popen[bytes] | None" = None
+
+    def holds(self) -> bool:
+        """Whether what was begun in it is still there: some machines move processes elsewhere."""
+        assert self.canary is not None
+        return self.folder.name in Path(f"/proc/{self.canary.pid}/cgroup").read_text()
 
     def inside(self, *command: object) -> list[str]:
         """The command, begun in it; so are all processes that it starts."""
@@ -263,9 +269,13 @@ def memory_group(limit: float) -> Iterator[Group]:
     )
     if folder is None:
         pytest.skip("no control group with a limit of memory can be made here")
+    group = Group(folder)
+    group.canary = subprocess.Popen(group.inside("sleep", 900))
     try:
-        yield Group(folder)
+        yield group
     finally:
+        group.canary.kill()
+        group.canary.wait()
         with contextlib.suppress(OSError):  # a process of it may be a moment from its end
             folder.rmdir()
 
