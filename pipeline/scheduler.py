@@ -20,6 +20,7 @@ from pipeline.guard import ray_folder
 from pipeline.memory import kernel_kills
 from pipeline.records import Pair, Result
 from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
+from stylize.config import AT_ONCE
 
 __all__ = [
     "ClusterError",
@@ -34,7 +35,7 @@ __all__ = [
 
 WORKER_MEMORY = 0.9e9, 1400
 """Bytes that a worker on the CPU takes: the libraries' own, and for each pixel of its picture up to
-2048x2048 of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px."""
+`AT_ONCE` of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px."""
 
 DEATHS = 2
 """A pair that took this many workers down with it is `poison`."""
@@ -42,7 +43,6 @@ DEATHS = 2
 _GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
 _STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
 _POLL = 0.5  # seconds between looks at what the workers are doing
-_BATCH_PIXELS = 2048**2  # of what is optimised together on a GPU, and of what is seen at once
 _START = 300.0  # seconds without any worker or result before the cluster counts as unable
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
 
@@ -99,7 +99,7 @@ def _fit_memory(side: int) -> int:
     import psutil
 
     libraries, a_pixel = WORKER_MEMORY
-    need = libraries + a_pixel * min(side**2, _BATCH_PIXELS)
+    need = libraries + a_pixel * min(side**2, AT_ONCE)
     return max(1, int(0.75 * psutil.virtual_memory().total // need))
 
 
@@ -135,7 +135,7 @@ def _objective(pair: Pair) -> tuple[object, ...]:
 def _batch(pair: Pair, fleet: Fleet) -> int:
     """How many pairs of a size fill a GPU without crowding it: together as many pixels as one
     large picture. The CPU is full with one."""
-    return max(1, int(_BATCH_PIXELS // pair.settings["size"] ** 2)) if fleet.gpus else 1
+    return max(1, int(AT_ONCE // pair.settings["size"] ** 2)) if fleet.gpus else 1
 
 
 def run_local(

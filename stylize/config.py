@@ -19,6 +19,7 @@ from stylize.presets import PRESETS
 
 __all__ = [
     "ALGORITHM",
+    "AT_ONCE",
     "INIT_WORDS",
     "SETTINGS",
     "LayerWeights",
@@ -29,6 +30,10 @@ __all__ = [
 
 ALGORITHM = 2
 """Version of what the same settings give; raised when results change on purpose."""
+
+AT_ONCE = 2048**2
+"""Pixels of the largest picture that the network sees whole, some 4 GB of features; larger ones are
+seen in tiles, and pictures that are optimised together are as many as make these."""
 
 LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stylize import color, weights
 from stylize.calibration import feature_scales
-from stylize.config import StyleConfig
+from stylize.config import AT_ONCE, StyleConfig
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError, DivergedError, ImageReadError
 from stylize.files import write_atomic
@@ -36,9 +36,6 @@ __all__ = ["Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transf
 
 _GRID = 16
 """Pixels: at multiples of this the four poolings cut nothing off."""
-
-_AT_ONCE = 2048**2
-"""Pixels of the largest picture that is not seen in tiles: some 4 GB of features."""
 
 _TILE = 1024
 """Side of a tile, pixels."""
@@ -301,7 +298,7 @@ class Stylizer:
         width, height = stage.size
         if self.tile:
             return self.tile if max(width, height) > self.tile else 0
-        return 0 if width * height <= _AT_ONCE else _TILE
+        return 0 if width * height <= AT_ONCE else _TILE
 
     def _tensor(self, picture: Image.Image) -> Tensor:
         return to_tensor(picture).to(self.device, self._pixel_dtype)
