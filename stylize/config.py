@@ -32,8 +32,8 @@ ALGORITHM = 2
 """Version of what the same settings give; raised when results change on purpose."""
 
 AT_ONCE = 2048**2
-"""Pixels of the largest picture that the network sees whole, some 4 GB of features; larger ones are
-seen in tiles, and pictures that are optimised together are as many as make these."""
+"""Pixels of the largest picture that the network sees whole, with some 7 GB; larger ones are seen
+in tiles, and pictures that are optimised together are as many as make these."""
 
 LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""

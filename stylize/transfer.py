@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stylize import color, weights
+from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
 from stylize.encoder import Encoder
@@ -220,6 +220,7 @@ class Stylizer:
             raise result
         return result
 
+    @heap.kept()
     def transfer_batch(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
         """Pictures of one size and one objective, optimised together: on a GPU that one alone
         does not fill, this is faster. Each has its own L-BFGS memory and its own end, so that it

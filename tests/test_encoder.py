@@ -14,7 +14,7 @@ from torch import Tensor
 from stylize import weights as weights_module
 from stylize.calibration import activation_means, calibrate, calibration_pictures, feature_scales
 from stylize.config import StyleConfig
-from stylize.encoder import Encoder, deepest, minimum_side
+from stylize.encoder import Encoder, average_pool, deepest, minimum_side
 from stylize.errors import ConfigError, ImageSizeError
 from stylize.losses import Losses, PerceptualLoss, Statistic
 from stylize.optimize import minimize
@@ -416,3 +416,16 @@ def test_the_bundled_scales_are_what_calibration_gives(bundled: Weights) -> None
         for conv, means in calibrate(small, pooling).items():
             stored = bundled.activation_means[pooling][conv]
             assert torch.allclose(means, stored, rtol=1e-3), (pooling, conv)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 6), (8, 5), (7, 5)])
+def test_average_pooling_and_its_gradient_are_torchs(height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    ours, theirs = average_pool(x), F.avg_pool2d(x, 2)
+    assert torch.equal(ours, theirs)
+    slope = torch.randn(theirs.shape, generator=generator, dtype=torch.float64)
+    (got,) = torch.autograd.grad(ours, x, slope)
+    (wanted,) = torch.autograd.grad(theirs, x, slope)
+    assert torch.equal(got, wanted)

@@ -1,0 +1,48 @@
+"""Blocks that an evaluation freed stay with the process as long as the next one wants them."""
+
+import platform
+import resource
+from statistics import median
+
+import pytest
+import torch
+
+from stylize import heap
+from stylize.encoder import Encoder
+from stylize.losses import gram_matrix
+from stylize.weights import Weights
+
+
+def faults(encoder: Encoder) -> float:
+    """First touches of pages in an evaluation, once things have settled."""
+    picture = torch.rand(1, 3, 256, 256, requires_grad=True)
+    counts = []
+    for _ in range(9):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        features = encoder(picture, ["relu1_1", "relu2_1"])
+        loss = sum(gram_matrix(f).square().mean() for f in features.values())
+        torch.autograd.grad(loss, picture)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return median(counts[4:])
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
+def test_freed_blocks_are_used_again_and_given_back_at_the_end(bundled: Weights) -> None:
+    encoder = Encoder(bundled)
+    before = faults(encoder)
+    with heap.kept():
+        assert faults(encoder) < before / 2
+        during = resident()
+    assert during - resident() > 2**26
+    assert faults(encoder) > before / 2
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_glibc", lambda: None)
+    with heap.kept():
+        assert torch.ones(3).sum() == 3
