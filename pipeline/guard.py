@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-__all__ = ["ray_folder", "sweep"]
+__all__ = ["base_folder", "ray_folder", "sweep"]
 
 _PREFIX = "stylize-"
 _LOCK = "driver.lock"  # held by the driver for as long as it lives
@@ -25,13 +25,17 @@ _BASE_BYTES = 18  # a unix socket's path has 107 bytes, of which Ray's names and
 _FRESH = 60.0  # seconds; a younger folder may not be locked yet
 
 
+def base_folder() -> str:
+    """Where folders of Ray are made: the system's for temporary files, if its name is short."""
+    base = tempfile.gettempdir()
+    return base if len(base.encode()) <= _BASE_BYTES else "/tmp"
+
+
 @contextlib.contextmanager
 def ray_folder() -> Iterator[str]:
     """A new folder ``stylize-<pid>-…``; at the end, or at this process's death, it is removed
     and what still runs in it is killed. Folders of drivers that are dead are removed first."""
-    base = tempfile.gettempdir()
-    if len(base.encode()) > _BASE_BYTES:
-        base = "/tmp"
+    base = base_folder()
     sweep(base)
     folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)
     lock = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)

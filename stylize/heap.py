@@ -14,10 +14,12 @@ from collections.abc import Iterator
 
 __all__ = ["kept"]
 
-# malloc.h's numbers, with what holds in here and glibc's defaults.
-_ARENA_MAX = (-8, 1, 0)  # threads share one heap; 0 leaves it to glibc
-_MMAP_MAX = (-4, 0, 65536)  # blocks that come from the kernel one by one
-_TRIM_THRESHOLD = (-1, -1, 128 * 1024)  # free bytes that go back to it; -1: none do
+_SWITCHES = (
+    (-8, 1, 0),  # M_ARENA_MAX: heaps among which threads are shared out; 0 leaves it to glibc
+    (-4, 0, 65536),  # M_MMAP_MAX: blocks that come from the kernel one by one
+    (-1, -1, 128 * 1024),  # M_TRIM_THRESHOLD: free bytes that go back to it; -1: none do
+)
+"""malloc.h's number, what holds in here, glibc's default."""
 
 
 @contextlib.contextmanager
@@ -27,12 +29,12 @@ def kept() -> Iterator[None]:
     if libc is None:
         yield
         return
-    for name, inside, _ in (_ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD):
+    for name, inside, _ in _SWITCHES:
         libc.mallopt(name, inside)
     try:
         yield
     finally:
-        for name, _, outside in (_ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD):
+        for name, _, outside in _SWITCHES:
             libc.mallopt(name, outside)
         libc.malloc_trim(0)
 

@@ -22,6 +22,8 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
+from pipeline.guard import base_folder
+
 COMMAND = str(Path(sys.executable).with_name("stylize-batch"))
 TINY = ("--size", "32", "--steps", "3", "--scales", "1", "--backbone", "vgg16", "--threads", "1")
 
@@ -328,4 +330,4 @@ def alive(processes: Iterable[psutil.Process]) -> list[str]:
 
 def ray_folders(pid: int) -> list[str]:
     """The temporary folders of the Ray that a driver started."""
-    return glob.glob(f"/tmp/stylize-{pid}-*")
+    return glob.glob(os.path.join(base_folder(), f"stylize-{pid}-*"))

@@ -120,6 +120,21 @@ def test_a_constant_mask_is_no_mask_and_a_black_one_gives_no_nan() -> None:
     assert torch.equal(black.covariance(), torch.zeros(1, 3, 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (67, 71)])
+def test_gram_of_many_bfloat16_positions_is_theirs_in_float64(height: int, width: int) -> None:
+    features = field(1, 32, height, width, rows=2).relu().bfloat16()
+    wanted = gram_matrix(features.double())
+    difference = gram_matrix(features).double() - wanted
+    assert difference.norm() < 1e-3 * wanted.norm()
+    features.requires_grad_()
+    slope = field(2, 1, 32, 32, rows=2)[:, 0]
+    (gradient,) = torch.autograd.grad((gram_matrix(features) * slope).sum(), features)
+    rows = features.detach().double().flatten(2).transpose(1, 2)
+    expected = rows @ (slope + slope.transpose(1, 2)) / (height * width)
+    off = gradient.double().flatten(2).transpose(1, 2) - expected
+    assert off.norm() < 1e-2 * expected.norm()
+
+
 # The losses by hand
 
 
@@ -301,21 +316,6 @@ def test_the_wasserstein_gradient_holds_with_fewer_positions_than_channels() -> 
 
 
 # The weighted sum, with the bundled network
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (67, 71)])
-def test_gram_of_many_bfloat16_positions_is_theirs_in_float64(height: int, width: int) -> None:
-    features = field(1, 32, height, width, rows=2).relu().bfloat16()
-    wanted = gram_matrix(features.double())
-    difference = gram_matrix(features).double() - wanted
-    assert difference.norm() < 1e-3 * wanted.norm()
-    features.requires_grad_()
-    slope = field(2, 1, 32, 32, rows=2)[:, 0]
-    (gradient,) = torch.autograd.grad((gram_matrix(features) * slope).sum(), features)
-    rows = features.detach().double().flatten(2).transpose(1, 2)
-    expected = rows @ (slope + slope.transpose(1, 2)) / (height * width)
-    off = gradient.double().flatten(2).transpose(1, 2) - expected
-    assert off.norm() < 1e-2 * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
