@@ -45,13 +45,18 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=self._take,
             env={**os.environ, "TERM": "xterm", **env},
         )
         os.close(slave)
         self.text = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @staticmethod
+    def _take() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # the other side is gone
