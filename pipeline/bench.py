@@ -34,7 +34,7 @@ class Evaluation:
     size: int  # pixels, square
     seconds: float  # median
     gflops: float  # work of one, 10^9 floating point operations: two a multiply-add
-    share_of_peak: float  # gflops / seconds over the measured peak
+    share_of_peak: float  # gflops / seconds over the peak of matrix products
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Bench:
     dtype: str
     threads: int
     startup: float  # seconds to load torch, the network and its weights
-    peak_gflops: float  # best of matrix products and convolutions in the type in use
+    peak_gflops: float  # of matrix products in the type in use
+    convolution_gflops: float  # of a 3x3 convolution of 256 channels, which may do better still
     evaluations: tuple[Evaluation, ...]
     seconds_per_pair: float  # default preset, 512 px
     pairs_per_hour: float  # of one worker
@@ -96,19 +97,21 @@ def bench(
     stylizer.encoder(config)
     startup = time.perf_counter() - began
     say("measuring the peak …")
-    peak = _peak(stylizer)
+    products, convolutions = _peaks(stylizer)
     evaluations = []
     for size in SIZES:
         say(f"measuring {size} px …")
         seconds = _evaluation(stylizer, config, size)
         work = 2 * multiply_adds(size, size, config, dict(found.filters)) / 1e9
         evaluations.append(Evaluation(size, seconds, work, 0.0))
-    peak = max(peak, _peak(stylizer))  # before and after: clocks drift
+    # Before and after: clocks drift.
+    products, convolutions = map(max, (products, convolutions), _peaks(stylizer))
     evaluations = [
-        Evaluation(e.size, e.seconds, e.gflops, e.gflops / e.seconds / peak) for e in evaluations
+        Evaluation(e.size, e.seconds, e.gflops, e.gflops / e.seconds / products)
+        for e in evaluations
     ]
     # A square picture at 512 px; a stage's evaluations cost what its pixels do.
-    rate = evaluations[1].seconds / 512**2
+    rate = evaluations[1].seconds / evaluations[1].size ** 2
     stages = plan_stages((512, 512), config)
     per_pair = sum(s.size[0] * s.size[1] * rate * s.evaluations for s in stages)
     return Bench(
@@ -117,7 +120,8 @@ def bench(
         dtype=str(stylizer.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         startup=startup,
-        peak_gflops=peak,
+        peak_gflops=products,
+        convolution_gflops=convolutions,
         evaluations=tuple(evaluations),
         seconds_per_pair=per_pair,
         pairs_per_hour=3600 / per_pair,
@@ -145,23 +149,25 @@ def _evaluation(stylizer: Any, config: StyleConfig, size: int) -> float:
     return statistics.median(b - a for a, b in itertools.pairwise(times[1:]))
 
 
-def _peak(stylizer: Any) -> float:
-    """The most 10^9 operations a second that products and convolutions reach in its type."""
+def _peaks(stylizer: Any) -> tuple[float, float]:
+    """The most 10^9 operations a second in its type: of products of square matrices, and of a
+    convolution."""
     import torch
 
     device, dtype = stylizer.device, stylizer.dtype
-    best = 0.0
+    products = 0.0
     for size in _PEAK_SIZES:
         a = torch.randn(size, size).to(device, dtype)
         b = torch.randn(size, size).to(device, dtype)
-        best = max(best, 2 * size**3 / _seconds(functools.partial(torch.matmul, a, b), device))
+        seconds = _seconds(functools.partial(torch.matmul, a, b), device)
+        products = max(products, 2 * size**3 / seconds)
     weight = torch.randn(256, 256, 3, 3).to(device, dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
     image = torch.randn(1, 256, 128, 128).to(device, dtype)
     image = image.contiguous(memory_format=torch.channels_last)
     work = 2 * weight.numel() * 128**2
     seconds = _seconds(lambda: torch.nn.functional.conv2d(image, weight, padding=1), device)
-    return max(best, work / seconds) / 1e9
+    return products / 1e9, work / seconds / 1e9
 
 
 def _seconds(run: Callable[[], Any], device: Any) -> float:

@@ -1,11 +1,16 @@
 """docs/performance.md says what the code computes, and the counting is right where it can be done
-by hand."""
+by hand; `bench` measures what it says."""
 
 import importlib.util
+import json
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers import cli
+
+from pipeline import bench
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -52,3 +57,32 @@ def test_a_card_without_limits_on_memory_runs_at_its_peak(roofline: ModuleType) 
     card = roofline.Card("imagined", flops=1e12, bandwidth=1e30)
     took = roofline.seconds(256, 256, "vgg16", card)
     assert took["all"] == pytest.approx(2 * roofline.work(256, 256, "vgg16") / 1e12)
+
+
+def test_bench_puts_the_time_of_an_evaluation_beside_that_of_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench, "SIZES", (32, 64))
+    monkeypatch.setattr(bench, "_PEAK_SIZES", (256,))
+    found = json.loads(bench.bench(device="cpu", dtype="float32", threads=1).to_json())
+    assert [e["size"] for e in found["evaluations"]] == [32, 64]
+    for e in found["evaluations"]:
+        assert 0 < e["seconds"] < 10
+        assert e["share_of_peak"] == pytest.approx(
+            e["gflops"] / e["seconds"] / found["peak_gflops"]
+        )
+        assert 0.01 < e["share_of_peak"] < 2
+    assert found["evaluations"][1]["gflops"] == pytest.approx(4 * found["evaluations"][0]["gflops"])
+    assert 0.2 < found["convolution_gflops"] / found["peak_gflops"] < 5
+    assert found["pairs_per_hour"] == pytest.approx(3600 / found["seconds_per_pair"])
+    assert (found["dtype"], found["threads"]) == ("float32", 1)
+
+
+@pytest.mark.slow
+def test_bench_ends_within_two_minutes() -> None:
+    began = time.monotonic()
+    done = cli("bench")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 120
+    assert "share of peak" in done.stdout
+    assert "pairs an hour" in done.stdout
