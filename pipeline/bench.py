@@ -34,7 +34,7 @@ class Evaluation:
     size: int  # pixels, square
     seconds: float  # median
     gflops: float  # work of one, 10^9 floating point operations: two a multiply-add
-    share_of_peak: float  # gflops / seconds over the peak of matrix products
+    share_of_peak: float  # gflops / seconds over the better of the two peaks
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Bench:
     dtype: str
     threads: int
     startup: float  # seconds to load torch, the network and its weights
-    peak_gflops: float  # of matrix products in the type in use
-    convolution_gflops: float  # of a 3x3 convolution of 256 channels, which may do better still
+    product_gflops: float  # peak of matrix products in the type in use
+    convolution_gflops: float  # and of convolutions
     evaluations: tuple[Evaluation, ...]
     seconds_per_pair: float  # default preset, 512 px
     pairs_per_hour: float  # of one worker
@@ -106,9 +106,9 @@ def bench(
         evaluations.append(Evaluation(size, seconds, work, 0.0))
     # Before and after: clocks drift.
     products, convolutions = map(max, (products, convolutions), _peaks(stylizer))
+    peak = max(products, convolutions)
     evaluations = [
-        Evaluation(e.size, e.seconds, e.gflops, e.gflops / e.seconds / products)
-        for e in evaluations
+        Evaluation(e.size, e.seconds, e.gflops, e.gflops / e.seconds / peak) for e in evaluations
     ]
     # A square picture at 512 px; a stage's evaluations cost what its pixels do.
     rate = evaluations[1].seconds / evaluations[1].size ** 2
@@ -120,7 +120,7 @@ def bench(
         dtype=str(stylizer.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         startup=startup,
-        peak_gflops=products,
+        product_gflops=products,
         convolution_gflops=convolutions,
         evaluations=tuple(evaluations),
         seconds_per_pair=per_pair,

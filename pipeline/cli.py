@@ -659,8 +659,8 @@ def bench_command(
     console.print(f"{found.name}, {found.device}, {found.dtype}, {found.threads} threads")
     console.print(table)
     console.print(
-        f"peak {found.peak_gflops:.0f} GFLOP/s (convolutions {found.convolution_gflops:.0f}), "
-        f"start {found.startup:.1f} s, memory {found.peak_memory / 1e9:.2f} GB"
+        f"peak {found.product_gflops:.0f} GFLOP/s in products, {found.convolution_gflops:.0f} in "
+        f"convolutions; start {found.startup:.1f} s, memory {found.peak_memory / 1e9:.2f} GB"
     )
     console.print(
         f"default preset, 512 px: {found.seconds_per_pair:.0f} s a pair, "
