@@ -256,12 +256,20 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
 
 
 def _coarse(found: Explanation) -> str:
-    factor = found.result.config.coarse_content
-    if len(found.stages) == 1 or factor == 1:
-        return ""
-    return (
-        f"At the coarser sizes the optimiser counts content {factor:g} times as much as is drawn."
-    )
+    """What is minimised at the coarser sizes and not drawn."""
+    first, factor = found.stages[0], found.stages[0].content_factor
+    said = []
+    if factor != 1:
+        said.append(
+            f"At the coarser sizes the optimiser counts content {factor:g} times as much as is "
+            "drawn."
+        )
+    if first.spread:
+        said.append(
+            f"In the first {first.evaluations} steps {first.spread:.0%} of the style loss is over "
+            "each quarter of the picture by itself."
+        )
+    return " ".join(said)
 
 
 def _changed(config: StyleConfig) -> str:

@@ -218,6 +218,9 @@ class StyleConfig:
     coarse_content: float = _number(
         4.0, 0, 1e6, "factor on the content weight at all but the finest scale"
     )
+    spread: float = _number(
+        0.4, 0, 1, "share of the style that each quarter must have by itself, at first"
+    )
     style_scale: float = _number(1.0, 0.1, 10, "size of the style picture relative to the result")
     style_blend: tuple[float, ...] = _setting(
         (), _parse_blend, _check_blend, "weights like 0.7|0.3", "share of each style of several"

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from stylize.errors import ConfigError, ImageSizeError
 from stylize.weights import CONVS, Weights
 
-__all__ = ["Encoder", "deepest", "minimum_side", "reach"]
+__all__ = ["GRID", "Encoder", "deepest", "minimum_side", "reach"]
+
+GRID = 16
+"""Pixels: at multiples of this all four poolings begin a cell, and cut nothing off."""
 
 
 def minimum_side(layer: str) -> int:
-    """The smallest side, pixels, that leaves one position at a layer: 2^(poolings before it)."""
+    """Side of the square of pixels that a position of a layer stands for, 2^(poolings before it):
+    no smaller picture leaves it one."""
     return int(2 ** (int(layer[4]) - 1))
 
 

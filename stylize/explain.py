@@ -209,7 +209,7 @@ class LayerLosses:
         for layer in loss.style_layers:
             mask = _shrunk(weight, features[layer])
             own = Statistic.of(features[layer], self.config.style_loss, mask)
-            by_style[layer] = style_weight * float(loss.style_part(layer, own))
+            by_style[layer] = style_weight * float(loss.style_part(layer, [own], [1]))
         return by_content, by_style
 
     def _make_targets(self, size: tuple[int, int]) -> PerceptualLoss:

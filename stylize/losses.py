@@ -6,7 +6,9 @@ a batch is so many separate optimisations. Sums run in float32 whatever the feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylize.config import StyleConfig
-from stylize.encoder import Encoder
+from stylize.encoder import GRID, Encoder, minimum_side
 
 __all__ = [
     "Losses",
@@ -23,6 +25,7 @@ __all__ = [
     "Statistic",
     "content_loss",
     "gram_matrix",
+    "quarters",
     "style_loss",
     "total_variation_loss",
 ]
@@ -115,6 +118,12 @@ class Statistic:
         wide = _wide(features)
         return cls(gram, (wide if mask is None else wide * mask).sum(dim=(2, 3)))
 
+    def __add__(self, other: Statistic) -> Statistic:
+        return Statistic(*(a + b for a, b in zip(self.parts(), other.parts(), strict=True)))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Statistic:
+        return Statistic(*map(function, self.parts()))
+
     def over(self, total: Tensor | int) -> Statistic:
         """Divided by the number of positions, or by their weights (B, 1)."""
         by = total[:, :, None] if isinstance(total, Tensor) else total
@@ -134,6 +143,31 @@ def positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
     if mask is None:
         return features.shape[-2] * features.shape[-1]
     return mask.sum(dim=(2, 3)).clamp(min=1e-6)
+
+
+def quarters(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """(top, bottom, left, right) of a picture's quarters, pixels, cut where all poolings begin a
+    cell. A side below two of those is left whole."""
+
+    def halves(length: int) -> list[tuple[int, int]]:
+        middle = length // (2 * GRID) * GRID
+        return [(0, middle), (middle, length)] if middle else [(0, length)]
+
+    return [(*rows, *columns) for rows in halves(height) for columns in halves(width)]
+
+
+def in_quarters(features: Tensor, layer: str, height: int, width: int) -> list[Tensor]:
+    """A layer's features (…, h, w) of a picture -> those of each of its `quarters`."""
+    _, bottom, _, right = quarters(height, width)[0]
+
+    def halves(x: Tensor, end: int, dim: int) -> tuple[Tensor, ...]:
+        # torch.split, for its gradient is put together in one go; that of slices is summed.
+        sizes = [end, x.shape[dim] - end]
+        return torch.split(x, [n for n in sizes if n], dim)
+
+    cell = minimum_side(layer)
+    rows = halves(features, bottom // cell, -2)
+    return [part for row in rows for part in halves(row, right // cell, -1)]
 
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
@@ -268,6 +302,9 @@ class PerceptualLoss:
     over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over
     the target's energy alone, a painting that shares its colours with the photograph's Gram matrix
     hardly counts, and one in strong contrasts drowns the subject.
+
+    With `spread` that share of the style loss is over each quarter of the picture by itself, so
+    that none is left plain: a Gram matrix says how much of a pattern there is, not where.
     """
 
     def __init__(
@@ -279,6 +316,7 @@ class PerceptualLoss:
         mask: Tensor | None = None,
         content_factor: float = 1.0,
         start: Mapping[str, Statistic] | None = None,
+        spread: float = 0.0,
     ) -> None:
         self.encoder = encoder
         self.config = config
@@ -293,6 +331,7 @@ class PerceptualLoss:
         self.content = content
         self.style = style
         self.mask = mask
+        self.spread = spread
         if config.relative:
             for layer, weight in self.content_layers.items():
                 self.content_layers[layer] = weight / energy(content[layer]).clamp(min=1e-12)
@@ -323,10 +362,15 @@ class PerceptualLoss:
         for layer, weight in self.content_layers.items():
             content = content + weight * content_loss(features[layer], self.content[layer])
         for layer in self.style_layers:
-            height, width = features[layer].shape[-2:]
-            mask = self.mask_at((height, width))
-            statistic = Statistic.of(features[layer], self.config.style_loss, mask)
-            style = style + self.style_part(layer, statistic)
+            found = features[layer]
+            mask = self.mask_at((found.shape[-2], found.shape[-1]))
+            parts = self.apart(found, layer, seen)
+            masks = [None] * len(parts) if mask is None else self.apart(mask, layer, seen)
+            sums = [
+                Statistic.sums(part, self.config.style_loss, here)
+                for part, here in zip(parts, masks, strict=True)
+            ]
+            style = style + self.style_part(layer, sums, list(map(positions, parts, masks)))
         return self.content_weight * content + self.style_weight * style, content, style
 
     @property
@@ -334,13 +378,30 @@ class PerceptualLoss:
         """All layers that are looked at."""
         return [*self.content_layers, *self.style_layers]
 
+    def apart(self, features: Tensor, layer: str, picture: Tensor) -> list[Tensor]:
+        """A layer's features of a picture: whole, or with `spread` those of its quarters."""
+        if not self.spread:
+            return [features]
+        return in_quarters(features, layer, *picture.shape[-2:])
+
     def mask_at(self, size: tuple[int, int]) -> Tensor | None:
         """The mask averaged over what each position of a layer stands for, (B, 1, h, w)."""
         if self.mask is None:
             return None
         return F.adaptive_avg_pool2d(self.mask, size)
 
-    def style_part(self, layer: str, statistic: Statistic) -> Tensor:
-        """A layer's weighted share of the style loss, (B,)."""
-        loss = style_loss(statistic, self.style[layer], self.config.style_loss)
+    def style_part(
+        self, layer: str, sums: Sequence[Statistic], totals: Sequence[Tensor | int]
+    ) -> Tensor:
+        """A layer's weighted share of the style loss, (B,), from the sums of the whole picture or
+        of its quarters, and the `positions` that each is over."""
+        target, kind = self.style[layer], self.config.style_loss
+        summed, total = functools.reduce(operator.add, sums), functools.reduce(operator.add, totals)
+        loss = style_loss(summed.over(total), target, kind)
+        if len(sums) > 1:
+            alone = [
+                (count / total) * style_loss(one.over(count), target, kind)[:, None]
+                for one, count in zip(sums, totals, strict=True)
+            ]
+            loss = (1 - self.spread) * loss + self.spread * torch.cat(alone, dim=1).sum(dim=1)
         return self.style_layers[layer] * loss

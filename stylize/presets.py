@@ -27,6 +27,7 @@ _NEURAL_STYLE = {
     "steps": "1000",
     "clamp": "false",
     "coarse_content": "1",
+    "spread": "0",
     "scales": "1",
     "plateau": "0",
 }
@@ -37,7 +38,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # does not drown the subject, nor one near the photograph's own statistics leave it as it is.
     # relu2_1 and relu3_1, the strokes, weigh most; twice as much drowns the subject of a strong
     # style. relu4_1 and relu5_1 have enough to make whole swirls. The coarse scales, which decide
-    # where things are, hold on to the photograph four times as strongly.
+    # where things are, hold on to the photograph four times as strongly. At first each quarter is
+    # to be painted: else a sky without clouds stays a photograph, for the rest has the pattern.
     "default": {},
     # Seconds, to look at.
     "draft": {"size": "256", "steps": "40"},
@@ -58,6 +60,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "steps": "500",
         "clamp": "false",
         "coarse_content": "1",
+        "spread": "0",
         "scales": "1",
         "plateau": "0",
     },

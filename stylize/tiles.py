@@ -7,20 +7,17 @@ gradient is sent back through each tile (two passes forward, one back: about 1.8
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylize.encoder import Encoder, deepest, reach
-from stylize.losses import PerceptualLoss, Statistic, content_loss, positions
+from stylize.encoder import GRID, Encoder, deepest, minimum_side, reach
+from stylize.losses import PerceptualLoss, Statistic, content_loss, positions, quarters
 
 __all__ = ["Tile", "TiledLoss", "features_in_tiles", "split", "statistics_in_tiles"]
-
-_GRID = 16
-"""Pixels: tiles begin at multiples of this, where all four poolings begin a cell."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ class Tile:
     core: tuple[int, int, int, int]
     whole: tuple[int, int, int, int]
     last: tuple[bool, bool]  # the core ends where the picture ends, downwards and to the right
+    part: int  # of the picture that the core is in
 
     def cut(self, picture: Tensor) -> Tensor:
         """(…, H, W) -> what is seen of it."""
@@ -39,7 +37,7 @@ class Tile:
 
     def core_of(self, features: Tensor, layer: str) -> Tensor:
         """A layer's features of the whole (…, h, w) -> those of the core."""
-        cell = _cell(layer)
+        cell = minimum_side(layer)
         top, left = (self.core[i] - self.whole[i] for i in (0, 2))
         bottom, right = (self.core[i] - self.whole[i - 1] for i in (1, 3))
         rows = slice(top // cell, None if self.last[0] else bottom // cell)
@@ -48,29 +46,30 @@ class Tile:
 
     def place_in(self, features: Tensor, layer: str) -> Tensor:
         """A layer's features of the picture (…, h, w) -> the core's place in them."""
-        cell = _cell(layer)
+        cell = minimum_side(layer)
         top, bottom, left, right = self.core
         rows = slice(top // cell, None if self.last[0] else bottom // cell)
         columns = slice(left // cell, None if self.last[1] else right // cell)
         return features[..., rows, columns]
 
 
-def _cell(layer: str) -> int:
-    """Side of the square of pixels that a position of a layer stands for."""
-    return int(2 ** (int(layer[4]) - 1))
+Box = tuple[int, int, int, int]
+"""Of a picture: top, bottom, left, right, pixels."""
 
 
-def split(height: int, width: int, side: int, around: int) -> list[Tile]:
-    """Tiles with cores of about `side` pixels, seen with `around` pixels on each side of them."""
-    around = -(-around // _GRID) * _GRID
+def split(height: int, width: int, side: int, around: int, parts: Sequence[Box] = ()) -> list[Tile]:
+    """Tiles with cores of about `side` pixels, seen with `around` pixels on each side of them; no
+    core is in two of the picture's `parts`."""
+    around = -(-around // GRID) * GRID
 
-    def cuts(length: int) -> list[tuple[int, int]]:
+    def cuts(begin: int, end: int) -> list[tuple[int, int]]:
+        length = end - begin
         count = max(1, round(length / side))
-        step = -(-length // (count * _GRID)) * _GRID
-        ends = [*range(step, length, step), length]
-        if len(ends) > 1 and ends[-1] - ends[-2] < _GRID:  # deeper layers have no cell there
+        step = -(-length // (count * GRID)) * GRID
+        ends = [*range(begin + step, end, step), end]
+        if len(ends) > 1 and ends[-1] - ends[-2] < GRID:  # deeper layers have no cell there
             del ends[-2]
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+        return list(zip([begin, *ends[:-1]], ends, strict=True))
 
     return [
         Tile(
@@ -82,22 +81,31 @@ def split(height: int, width: int, side: int, around: int) -> list[Tile]:
                 min(width, right + around),
             ),
             (bottom == height, right == width),
+            number,
         )
-        for top, bottom in cuts(height)
-        for left, right in cuts(width)
+        for number, part in enumerate(parts or [(0, height, 0, width)])
+        for top, bottom in cuts(*part[:2])
+        for left, right in cuts(*part[2:])
     ]
 
 
-def _tiles(encoder: Encoder, picture: Tensor, layers: Collection[str], side: int) -> list[Tile]:
+def _tiles(
+    encoder: Encoder,
+    picture: Tensor,
+    layers: Collection[str],
+    side: int,
+    parts: Sequence[Box] = (),
+) -> list[Tile]:
     height, width = picture.shape[-2:]
-    return split(height, width, side, reach(deepest(layers, encoder.backbone), encoder.backbone))
+    around = reach(deepest(layers, encoder.backbone), encoder.backbone)
+    return split(height, width, side, around, parts)
 
 
 def _cores(
-    encoder: Encoder, picture: Tensor, layers: Collection[str], side: int
+    encoder: Encoder, picture: Tensor, layers: Collection[str], tiles: Iterable[Tile]
 ) -> Iterator[tuple[Tile, dict[str, Tensor]]]:
     """Each tile with its features; nothing is kept for a gradient."""
-    for tile in _tiles(encoder, picture, layers, side):
+    for tile in tiles:
         with torch.no_grad():
             features = encoder(tile.cut(picture), layers)
         yield tile, {layer: tile.core_of(features[layer], layer) for layer in layers}
@@ -111,10 +119,11 @@ def features_in_tiles(
         return {layer: found.clone() for layer, found in encoder(picture, layers).items()}
     height, width = picture.shape[-2:]
     whole: dict[str, Tensor] = {}
-    for tile, features in _cores(encoder, picture, layers, side):
+    tiles = _tiles(encoder, picture, layers, side)
+    for tile, features in _cores(encoder, picture, layers, tiles):
         for layer, part in features.items():
             if layer not in whole:
-                size = (height // _cell(layer), width // _cell(layer))
+                size = (height // minimum_side(layer), width // minimum_side(layer))
                 whole[layer] = part.new_empty(*part.shape[:2], *size).contiguous(
                     memory_format=torch.channels_last
                 )
@@ -131,19 +140,13 @@ def statistics_in_tiles(
         return {layer: Statistic.of(features[layer], kind) for layer in layers}
     sums: dict[str, Statistic] = {}
     count: dict[str, Tensor | int] = {}
-    for _, parts in _cores(encoder, picture, layers, side):
+    tiles = _tiles(encoder, picture, layers, side)
+    for _, parts in _cores(encoder, picture, layers, tiles):
         for layer, part in parts.items():
-            _add(sums, layer, Statistic.sums(part, kind))
+            more = Statistic.sums(part, kind)
+            sums[layer] = sums[layer] + more if layer in sums else more
             count[layer] = count.get(layer, 0) + positions(part, None)
     return {layer: sums[layer].over(count[layer]) for layer in layers}
-
-
-def _add(sums: dict[str, Statistic], layer: str, more: Statistic) -> None:
-    if layer not in sums:
-        sums[layer] = more
-        return
-    for total, part in zip(sums[layer].parts(), more.parts(), strict=True):
-        total += part
 
 
 class TiledLoss(PerceptualLoss):
@@ -159,13 +162,14 @@ class TiledLoss(PerceptualLoss):
         return weighted
 
     def tiles(self, picture: Tensor) -> list[Tile]:
-        return _tiles(self.encoder, picture, self.layers, self.side)
+        parts = quarters(*picture.shape[-2:]) if self.spread else ()
+        return _tiles(self.encoder, picture, self.layers, self.side, parts)
 
     def masks(self, picture: Tensor) -> dict[str, Tensor | None]:
         """The mask at each style layer, of the whole picture."""
         height, width = picture.shape[-2:]
         return {
-            layer: self.mask_at((height // _cell(layer), width // _cell(layer)))
+            layer: self.mask_at((height // minimum_side(layer), width // minimum_side(layer)))
             for layer in self.style_layers
         }
 
@@ -190,19 +194,25 @@ class _Weighted(torch.autograd.Function):
 
 _Masks = Mapping[str, Tensor | None]
 
+_Sums = Mapping[str, Sequence[Statistic]]
+"""Of each layer: the whole picture's, or those of its quarters."""
 
-def _first_pass(loss: TiledLoss, seen: Tensor) -> tuple[Tensor, dict[str, Statistic], _Masks]:
+
+def _first_pass(loss: TiledLoss, seen: Tensor) -> tuple[Tensor, _Sums, _Masks]:
     """The content loss (B,), and the sums of the statistics over all tiles."""
     content = seen.new_zeros(len(seen))
-    sums: dict[str, Statistic] = {}
+    sums: dict[str, list[Statistic]] = {layer: [] for layer in loss.style_layers}
     masks = loss.masks(seen)
-    for tile, features in _cores(loss.encoder, seen, loss.layers, loss.side):
+    for tile, features in _cores(loss.encoder, seen, loss.layers, loss.tiles(seen)):
         content = content + _content(loss, tile, features)
-        for layer in loss.style_layers:
+        for layer, found in sums.items():
             mask = masks[layer]
-            part = None if mask is None else tile.place_in(mask, layer)
-            kind = loss.config.style_loss
-            _add(sums, layer, Statistic.sums(features[layer], kind, part))
+            here = None if mask is None else tile.place_in(mask, layer)
+            more = Statistic.sums(features[layer], loss.config.style_loss, here)
+            if tile.part == len(found):  # tiles come part by part
+                found.append(more)
+            else:
+                found[-1] = found[-1] + more
     return content, sums, masks
 
 
@@ -216,30 +226,30 @@ def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Ten
     return share
 
 
-def _compare(
-    loss: TiledLoss, sums: Mapping[str, Statistic], masks: _Masks, seen: Tensor
-) -> tuple[Tensor, dict[str, list[Tensor]]]:
+def _compare(loss: TiledLoss, sums: _Sums, masks: _Masks, seen: Tensor) -> tuple[Tensor, _Sums]:
     """The style loss (B,), and its slope along the sums of each layer."""
     style = seen.new_zeros(len(seen))
-    leaves: dict[str, list[Tensor]] = {}
-    height, width = seen.shape[-2:]
+    leaves: dict[str, list[Statistic]] = {}
     with torch.enable_grad():
-        for layer, summed in sums.items():
-            leaves[layer] = [part.detach().requires_grad_() for part in summed.parts()]
+        for layer, found in sums.items():
+            leaves[layer] = [one.map(lambda x: x.detach().requires_grad_()) for one in found]
             mask = masks[layer]
-            count = (height // _cell(layer)) * (width // _cell(layer))
-            total = count if mask is None else positions(mask, mask)
-            style = style + loss.style_part(layer, Statistic(*leaves[layer]).over(total))
+            size = [side // minimum_side(layer) for side in seen.shape[-2:]]
+            here = torch.empty(1, 1, *size) if mask is None else mask
+            parts = loss.apart(here, layer, seen)
+            totals = [positions(part, None if mask is None else part) for part in parts]
+            style = style + loss.style_part(layer, leaves[layer], totals)
         slopes = {
-            layer: list(torch.autograd.grad(style.sum(), parts, retain_graph=True))
-            for layer, parts in leaves.items()
+            layer: [
+                Statistic(*torch.autograd.grad(style.sum(), one.parts(), retain_graph=True))
+                for one in found
+            ]
+            for layer, found in leaves.items()
         }
     return style.detach(), slopes
 
 
-def _second_pass(
-    loss: TiledLoss, seen: Tensor, slopes: Mapping[str, list[Tensor]], masks: _Masks
-) -> Tensor:
+def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, masks: _Masks) -> Tensor:
     """The gradient of the weighted sum, of the shape of `seen`."""
     gradient = torch.zeros_like(seen)
     scale = seen[0].numel()  # keeps gradients of mean losses within the range of half precision
@@ -249,11 +259,11 @@ def _second_pass(
             features = loss.encoder(part, loss.layers)
             cores = {layer: tile.core_of(features[layer], layer) for layer in loss.layers}
             along = loss.content_weight * _content(loss, tile, cores).sum()
-            for layer, slope in slopes.items():
+            for layer, found in slopes.items():
                 mask = masks[layer]
                 here = None if mask is None else tile.place_in(mask, layer)
                 sums = Statistic.sums(cores[layer], loss.config.style_loss, here)
-                for one, other in zip(slope, sums.parts(), strict=True):
+                for one, other in zip(found[tile.part].parts(), sums.parts(), strict=True):
                     along = along + loss.style_weight * (one * other).sum()
             (slope_here,) = torch.autograd.grad(along * scale, part)
         tile.cut(gradient).add_(slope_here, alpha=1 / scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import math
@@ -20,7 +21,7 @@ from torch import Tensor
 from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
-from stylize.encoder import Encoder
+from stylize.encoder import GRID, Encoder
 from stylize.errors import ConfigError, DivergedError, ImageReadError
 from stylize.files import write_atomic
 from stylize.image import MIN_SIDE, decode, encode, fit, match_size, to_image, to_srgb, to_tensor
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
-
-_GRID = 16
-"""Pixels: at multiples of this the four poolings cut nothing off."""
 
 _TILE = 1024
 """Side of a tile, pixels."""
@@ -68,10 +66,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Stage:
-    """One scale: the picture's size in pixels, and its share of the evaluations."""
+    """One scale, or a part of the coarsest's evaluations: what is minimised, and how often it is
+    looked at."""
 
     size: tuple[int, int]  # width, height
     evaluations: int
+    content_factor: float = 1.0  # on the content weight
+    spread: float = 0.0  # share of the style loss that is over each quarter by itself
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stag
     """Sizes from coarse to fine and their evaluations, which sum to `config.steps`.
 
     The finest has two sevenths of them; the others, each four times cheaper than the next, share
-    the rest evenly.
+    the rest evenly. With `config.spread` the coarsest is two stages: painted in every quarter of
+    the picture first, then as the painting has it all in all.
     """
     sizes = [fit(content_size, config.size)]
     for k in range(1, config.scales):
@@ -120,7 +122,18 @@ def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stag
     finest = config.steps if len(sizes) == 1 else round(config.steps * 2 / 7)
     coarse, extra = divmod(config.steps - finest, max(1, len(sizes) - 1))
     counts = [coarse + (i < extra) for i in range(len(sizes) - 1)] + [finest]
-    return [Stage(size, count) for size, count in zip(sizes, counts, strict=True)]
+    stages = [
+        Stage(size, count, config.coarse_content) for size, count in zip(sizes, counts, strict=True)
+    ]
+    stages[-1] = dataclasses.replace(stages[-1], content_factor=1.0)
+    if config.spread and len(stages) > 1:
+        first = stages[0]
+        third = first.evaluations // 3
+        stages[:1] = [
+            dataclasses.replace(first, evaluations=third, spread=config.spread),
+            dataclasses.replace(first, evaluations=first.evaluations - third),
+        ]
+    return stages
 
 
 def transfer_style(
@@ -251,7 +264,7 @@ class Stylizer:
                 grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
                 start_here = start + grown if keep else grown
             minimum = minimize(
-                self._loss(config, scenes, frame, side, stage is stages[-1]),
+                self._loss(config, scenes, frame, side, stage),
                 frame.pad(start_here),
                 evaluations=stage.evaluations,
                 optimizer=config.optimizer,
@@ -365,7 +378,7 @@ class Stylizer:
         return start if weight is None else weight * start + (1 - weight) * target
 
     def _loss(
-        self, config: StyleConfig, scenes: Sequence[_Scene], frame: _Frame, side: int, finest: bool
+        self, config: StyleConfig, scenes: Sequence[_Scene], frame: _Frame, side: int, stage: Stage
     ) -> PerceptualLoss:
         encoder = self.encoder(config)
         blend = config.style_blend or tuple(1.0 for _ in scenes[0].styles)
@@ -400,10 +413,10 @@ class Stylizer:
                 )
         weights = [frame.pad(scene.weight) for scene in scenes if scene.weight is not None]
         mask = torch.cat(weights) if weights else None
-        factor = 1.0 if finest else config.coarse_content
+        factors = (stage.content_factor, start, stage.spread)
         if not side:
-            return PerceptualLoss(encoder, config, content, style, mask, factor, start)
-        return TiledLoss(encoder, config, content, style, mask, factor, start, side=side)
+            return PerceptualLoss(encoder, config, content, style, mask, *factors)
+        return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
 
     def _statistics(self, config: StyleConfig, style: Tensor, side: int) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
@@ -537,8 +550,8 @@ class _Frame:
 
     def __init__(self, size: tuple[int, int], on_grid: bool) -> None:
         self.width, self.height = size
-        self.right = -self.width % _GRID if on_grid else 0
-        self.bottom = -self.height % _GRID if on_grid else 0
+        self.right = -self.width % GRID if on_grid else 0
+        self.bottom = -self.height % GRID if on_grid else 0
 
     def pad(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, self.right, 0, self.bottom), mode="replicate")

@@ -13,7 +13,10 @@ from stylize.losses import (
     PerceptualLoss,
     Statistic,
     content_loss,
+    energy,
     gram_matrix,
+    in_quarters,
+    quarters,
     relative,
     style_loss,
     total_variation_loss,
@@ -41,6 +44,7 @@ def perceptual(
     mask: Tensor | None = None,
     factor: float = 1.0,
     start: Tensor | None = None,
+    spread: float = 0.0,
 ) -> PerceptualLoss:
     with torch.no_grad():
         targets = encoder(content, [layer for layer, _ in config.content_layers])
@@ -49,7 +53,7 @@ def perceptual(
         statistics = {n: Statistic.of(features[n], config.style_loss) for n in layers}
         near = {} if start is None else encoder(start, layers)
         started = {n: Statistic.of(f, config.style_loss) for n, f in near.items()}
-    return PerceptualLoss(encoder, config, targets, statistics, mask, factor, started)
+    return PerceptualLoss(encoder, config, targets, statistics, mask, factor, started, spread)
 
 
 # Gram matrices
@@ -487,3 +491,65 @@ def test_tiling_everything_two_by_two_changes_no_loss(bundled: Weights, kind: st
     assert once.style > 0
     assert torch.allclose(once.content, tiled.content, rtol=1e-5, atol=0)
     assert torch.allclose(once.style, tiled.style, rtol=1e-5, atol=0)
+
+
+# The quarters
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "wanted"),
+    [
+        (16, 31, [(0, 16, 0, 31)]),
+        (31, 32, [(0, 31, 0, 16), (0, 31, 16, 32)]),
+        (100, 70, [(0, 48, 0, 32), (0, 48, 32, 70), (48, 100, 0, 32), (48, 100, 32, 70)]),
+    ],
+)
+def test_quarters_are_cut_where_the_deepest_layer_begins_a_cell(
+    height: int, width: int, wanted: list[tuple[int, int, int, int]]
+) -> None:
+    assert quarters(height, width) == wanted
+    positions = torch.arange((height // 16) * (width // 16)).view(1, 1, height // 16, width // 16)
+    parts = in_quarters(positions, "relu5_1", height, width)
+    assert len(parts) == len(wanted)
+    assert sorted(torch.cat([part.flatten() for part in parts]).tolist()) == list(
+        range(positions.numel())
+    )
+    for part, (top, bottom, left, right) in zip(parts, wanted, strict=True):
+        assert part.shape[-2:] == (bottom // 16 - top // 16, right // 16 - left // 16)
+        assert int(part[0, 0, 0, 0]) == top // 16 * (width // 16) + left // 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spread_is_the_share_of_what_each_quarter_lacks_by_itself(
+    bundled: Weights, kind: str
+) -> None:
+    encoder = Encoder(bundled)
+    config = StyleConfig(content_weight=0, style_layers=(("relu2_1", 1.0),), style_loss=kind)
+    x, style = picture(1, 64, 96), picture(2, 64, 96)
+    whole, apart, mixed = (
+        perceptual(encoder, config, x, style, spread=share)(x).style for share in (0.0, 1.0, 0.25)
+    )
+    with torch.no_grad():
+        found, wanted = (encoder(p, ["relu2_1"])["relu2_1"] for p in (x, style))
+    target = Statistic.of(wanted, kind)
+    over = energy(target, kind)
+    by_hand = [
+        style_loss(Statistic.of(found[:, :, i : i + 16, j : j + 24], kind), target, kind) / over
+        for i in (0, 16)
+        for j in (0, 24)
+    ]
+    assert float(apart) == pytest.approx(float(sum(by_hand)) / 4, rel=1e-4)
+    assert float(mixed) == pytest.approx(0.75 * float(whole) + 0.25 * float(apart), rel=1e-4)
+    assert float(apart) > float(whole)
+
+
+def test_with_spread_a_quarter_counts_as_much_as_the_mask_leaves_of_it(bundled: Weights) -> None:
+    encoder = Encoder(bundled)
+    config = StyleConfig(content_weight=0, style_layers=(("relu1_1", 1.0),))
+    x, style = picture(1, 64, 64), picture(2)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32, :32] = 1  # one quarter alone: what it lacks is what the whole lacks
+    whole, apart = (
+        float(perceptual(encoder, config, x, style, mask, spread=s)(x).style) for s in (0.0, 1.0)
+    )
+    assert apart == pytest.approx(whole, rel=1e-4)

@@ -7,7 +7,7 @@ from torch import Tensor
 from stylize import StyleConfig, Stylizer
 from stylize.encoder import Encoder, reach
 from stylize.image import to_image
-from stylize.losses import PerceptualLoss, Statistic
+from stylize.losses import PerceptualLoss, Statistic, quarters
 from stylize.tiles import TiledLoss, features_in_tiles, split, statistics_in_tiles
 from stylize.weights import Weights
 
@@ -27,6 +27,11 @@ def test_every_pixel_is_in_one_core_and_tiles_begin_where_all_cells_do(
 ) -> None:
     seen = torch.zeros(height, width)
     tiles = split(height, width, side=64, around=58)
+    parts = quarters(height, width)
+    for tile in split(height, width, 64, 58, parts):
+        top, bottom, left, right = parts[tile.part]
+        assert top <= tile.core[0] < tile.core[1] <= bottom
+        assert left <= tile.core[2] < tile.core[3] <= right
     for tile in tiles:
         top, bottom, left, right = tile.core
         seen[top:bottom, left:right] += 1
@@ -45,15 +50,23 @@ def test_a_layer_sees_as_far_as_its_receptive_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "masked", "padding"),
+    ("kind", "size", "masked", "padding", "spread"),
     [
-        ("gram", (200, 170), False, "zeros"),  # no multiples of 16
-        ("gram", (96, 144), True, "replicate"),
-        ("moments", (144, 96), True, "replicate"),
+        ("gram", (200, 170), False, "zeros", 0.0),  # no multiples of 16
+        ("gram", (96, 144), True, "replicate", 0.0),
+        ("moments", (144, 96), True, "replicate", 0.0),
+        ("gram", (200, 170), False, "zeros", 0.4),
+        ("moments", (96, 144), True, "replicate", 0.4),
+        ("gram", (31, 144), False, "zeros", 0.4),  # two halves
     ],
 )
 def test_losses_and_gradient_in_tiles_are_those_of_the_whole_picture(
-    bundled: Weights, kind: str, size: tuple[int, int], masked: bool, padding: str
+    bundled: Weights,
+    kind: str,
+    size: tuple[int, int],
+    masked: bool,
+    padding: str,
+    spread: float,
 ) -> None:
     config = StyleConfig(style_loss=kind, tv_weight=0.1)
     encoder = Encoder(bundled, padding=padding)
@@ -71,8 +84,9 @@ def test_losses_and_gradient_in_tiles_are_those_of_the_whole_picture(
         for one, other in zip(statistic.parts(), target[name].parts(), strict=True):
             assert float((one - other).norm() / other.norm()) < 1e-5
 
-    whole = PerceptualLoss(encoder, config, content, target, mask)
-    tiled = TiledLoss(encoder, config, content, target, mask, side=64)
+    settings = (1.0, None, spread)
+    whole = PerceptualLoss(encoder, config, content, target, mask, *settings)
+    tiled = TiledLoss(encoder, config, content, target, mask, *settings, side=64)
     assert len(tiled.tiles(pictures)) > 1
     gradients = []
     for loss in (whole, tiled):

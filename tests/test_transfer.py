@@ -191,13 +191,26 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts(transfer: Transfer)
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 7, 100])
 @pytest.mark.parametrize("scales", [1, 2, 5])
 def test_the_stages_evaluations_sum_to_steps_and_sizes_grow(steps: int, scales: int) -> None:
-    config = StyleConfig(size=256, steps=steps, scales=scales, coarsest=40)
+    config = StyleConfig(size=256, steps=steps, scales=scales, coarsest=40, spread=0)
     stages = plan_stages((300, 200), config)
     assert sum(stage.evaluations for stage in stages) == steps
     assert all(stage.evaluations >= 0 for stage in stages)
     # Halved until below 40: 256, 128, 64.
     longest = [64, 128, 256][-min(scales, 3) :]
     assert [stage.size for stage in stages] == [fit((300, 200), side) for side in longest]
+
+
+@pytest.mark.parametrize(("steps", "parts"), [(0, (0, 0)), (1, (0, 1)), (140, (33, 67))])
+def test_with_spread_the_coarsest_scale_is_two_stages_the_first_by_quarters(
+    steps: int, parts: tuple[int, int]
+) -> None:
+    config = StyleConfig(size=256, steps=steps, scales=2, spread=0.3, coarse_content=2)
+    first, second, finest = plan_stages((300, 200), config)
+    assert (first.evaluations, second.evaluations) == parts
+    assert first.evaluations + second.evaluations + finest.evaluations == steps
+    assert first.size == second.size == fit((300, 200), 128)
+    assert (first.spread, second.spread, finest.spread) == (0.3, 0, 0)
+    assert (first.content_factor, second.content_factor, finest.content_factor) == (2, 2, 1)
 
 
 def test_one_scale_has_all_evaluations() -> None:
@@ -299,7 +312,7 @@ def test_the_coarse_scales_gain_is_carried_to_the_fine_one(transfer: Transfer) -
     # is then below the loss of its own start.
     config = small(size=48, steps=20, scales=2, coarsest=16)
     first = transfer(small(size=48, steps=1)).curve[0].loss
-    coarse = plan_stages((48, 32), config)[0].evaluations
+    coarse = sum(stage.evaluations for stage in plan_stages((48, 32), config)[:-1])
     carried = transfer(config).curve[coarse].loss
     assert carried < 0.9 * first
 
