@@ -20,6 +20,7 @@ from stylize.config import StyleConfig
 from stylize.encoder import GRID, Encoder, minimum_side
 
 __all__ = [
+    "Box",
     "Losses",
     "PerceptualLoss",
     "Statistic",
@@ -145,9 +146,13 @@ def positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
     return mask.sum(dim=(2, 3)).clamp(min=1e-6)
 
 
-def quarters(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """(top, bottom, left, right) of a picture's quarters, pixels, cut where all poolings begin a
-    cell. A side below two of those is left whole."""
+Box = tuple[int, int, int, int]
+"""A part of a picture: top, bottom, left, right, pixels."""
+
+
+def quarters(height: int, width: int) -> list[Box]:
+    """A picture's quarters, cut where all poolings begin a cell; a side below two of those is left
+    whole."""
 
     def halves(length: int) -> list[tuple[int, int]]:
         middle = length // (2 * GRID) * GRID

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from stylize.encoder import GRID, Encoder, deepest, minimum_side, reach
-from stylize.losses import PerceptualLoss, Statistic, content_loss, positions, quarters
+from stylize.losses import Box, PerceptualLoss, Statistic, content_loss, positions, quarters
 
 __all__ = ["Tile", "TiledLoss", "features_in_tiles", "split", "statistics_in_tiles"]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture, `core`, and what is seen with it, `whole`: (top, bottom, left, right)
-    in pixels. The cores of all tiles are the picture, each position once."""
+    """A part of a picture, `core`, and what is seen with it, `whole`. The cores of all tiles are
+    the picture, each position once."""
 
-    core: tuple[int, int, int, int]
-    whole: tuple[int, int, int, int]
+    core: Box
+    whole: Box
     last: tuple[bool, bool]  # the core ends where the picture ends, downwards and to the right
     part: int  # of the picture that the core is in
 
@@ -51,10 +51,6 @@ class Tile:
         rows = slice(top // cell, None if self.last[0] else bottom // cell)
         columns = slice(left // cell, None if self.last[1] else right // cell)
         return features[..., rows, columns]
-
-
-Box = tuple[int, int, int, int]
-"""Of a picture: top, bottom, left, right, pixels."""
 
 
 def split(height: int, width: int, side: int, around: int, parts: Sequence[Box] = ()) -> list[Tile]:
