@@ -33,7 +33,7 @@ __all__ = [
     "size_fleet",
 ]
 
-WORKER_MEMORY = 0.9e9, 1700
+WORKER_MEMORY = 1.2e9, 1700
 """Bytes that a worker on the CPU takes: the libraries' own, and for each pixel of its picture up to
 `AT_ONCE` of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px."""
 

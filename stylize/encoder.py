@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stylize.errors import ConfigError, ImageSizeError
 from stylize.weights import CONVS, Weights
+from stylize.winograd import Winograd
 
 __all__ = ["GRID", "Encoder", "deepest", "minimum_side", "reach"]
 
@@ -94,7 +95,9 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.padding = padding
         self.dtype = dtype
+        self.compiled = False
         self.convs = [conv for conv in CONVS[weights.backbone] if conv in weights.filters]
+        self._winograds: dict[str, Winograd] = {}  # by convolution, made when first needed
         self.register_buffer("mean", torch.tensor(weights.mean, device=device).view(1, 3, 1, 1))
         incoming: Tensor | None = None
         for conv in self.convs:
@@ -132,6 +135,7 @@ class Encoder(nn.Module):
 
     def compile_features(self, mode: str) -> None:
         """Let `torch.compile` make the network's code: worth its time for many pictures."""
+        self.compiled = True
         self._features = torch.compile(self._features, mode=mode)  # type: ignore[method-assign]
 
     def _features(self, x: Tensor, wanted: tuple[str, ...], last: str) -> dict[str, Tensor]:
@@ -157,5 +161,9 @@ class Encoder(nn.Module):
         weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
         if self.padding == "circular":
             return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
+        if Winograd.pays(weight) and Winograd.pays_at(*x.shape[-2:]) and not self.compiled:
+            if conv not in self._winograds:
+                self._winograds[conv] = Winograd(weight)
+            return self._winograds[conv](x, bias)
         framed = conv == "conv1_1" and self.padding != "zeros"  # the picture brings its frame
         return F.conv2d(x, weight, bias, padding=0 if framed else 1)
