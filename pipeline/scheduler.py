@@ -35,7 +35,8 @@ __all__ = [
 
 WORKER_MEMORY = 1.2e9, 1700
 """Bytes that a worker on the CPU takes: the libraries' own, and for each pixel of its picture up to
-`AT_ONCE` of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px."""
+`AT_ONCE` of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px, and the
+0.3e9 more that Winograd's convolutions take, measured at 512."""
 
 DEATHS = 2
 """A pair that took this many workers down with it is `poison`."""

@@ -77,7 +77,7 @@ class Encoder(nn.Module):
     positive factors). Without scales these are the weights as they came.
     `padding` is what conv1_1 sees beyond the edge: zeros (the mean colour) or the edge repeated;
     `none` takes pictures that bring a frame of one pixel; `circular` wraps at every convolution,
-    for tests.
+    for tests. `winograd`: where they pay, convolutions are Winograd's; without, all are direct.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Encoder(nn.Module):
         pooling: str = "average",
         padding: str = "zeros",
         scales: Mapping[str, Tensor] | None = None,
+        winograd: bool = True,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -95,7 +96,7 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.padding = padding
         self.dtype = dtype
-        self.compiled = False
+        self.winograd = winograd
         self.convs = [conv for conv in CONVS[weights.backbone] if conv in weights.filters]
         self._winograds: dict[str, Winograd] = {}  # by convolution, made when first needed
         self.register_buffer("mean", torch.tensor(weights.mean, device=device).view(1, 3, 1, 1))
@@ -135,7 +136,7 @@ class Encoder(nn.Module):
 
     def compile_features(self, mode: str) -> None:
         """Let `torch.compile` make the network's code: worth its time for many pictures."""
-        self.compiled = True
+        self.winograd = False
         self._features = torch.compile(self._features, mode=mode)  # type: ignore[method-assign]
 
     def _features(self, x: Tensor, wanted: tuple[str, ...], last: str) -> dict[str, Tensor]:
@@ -161,7 +162,7 @@ class Encoder(nn.Module):
         weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
         if self.padding == "circular":
             return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
-        if Winograd.pays(weight) and Winograd.pays_at(*x.shape[-2:]) and not self.compiled:
+        if self.winograd and Winograd.pays(weight, *x.shape[-2:]):
             if conv not in self._winograds:
                 self._winograds[conv] = Winograd(weight)
             return self._winograds[conv](x, bias)

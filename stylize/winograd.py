@@ -19,9 +19,10 @@ from torch import Tensor
 
 __all__ = ["Winograd"]
 
-_FILTER = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
-) / torch.tensor(24.0)
+_FILTER = (
+    torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double()
+    / 24
+)
 """G of the paper, (6, 3)."""
 
 _LEAST_CHANNELS = 128
@@ -45,15 +46,11 @@ class Winograd:
         self.filters = _transform_filter(weight)
 
     @staticmethod
-    def pays(weight: Tensor) -> bool:
-        """Whether this can be quicker than the direct sum, for a filter and its type and device."""
+    def pays(weight: Tensor, height: int, width: int) -> bool:
+        """Whether this is quicker than the direct sum, for a filter and a size of the input."""
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
-        return fits and min(weight.shape[:2]) >= _LEAST_CHANNELS
-
-    @staticmethod
-    def pays_at(height: int, width: int) -> bool:
-        """Whether it then is, at a size of the input."""
-        return -(-height // 4) * -(-width // 4) >= _LEAST_TILES
+        tiles = -(-height // 4) * -(-width // 4)
+        return fits and min(weight.shape[:2]) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES
 
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, K, h, w), channels-last."""
