@@ -5,7 +5,7 @@ Simonyan and Zisserman 2014, with the mean-one scaling of Gatys et al. 2016, sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -77,7 +77,8 @@ class Encoder(nn.Module):
     positive factors). Without scales these are the weights as they came.
     `padding` is what conv1_1 sees beyond the edge: zeros (the mean colour) or the edge repeated;
     `none` takes pictures that bring a frame of one pixel; `circular` wraps at every convolution,
-    for tests. `winograd`: where they pay, convolutions are Winograd's; without, all are direct.
+    for tests. `winograd`: where they pay, convolutions are Winograd's; without, all are direct,
+    and round a position's features alike whatever part of a picture is seen.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Encoder(nn.Module):
         pooling: str = "average",
         padding: str = "zeros",
         scales: Mapping[str, Tensor] | None = None,
-        winograd: bool = True,
+        winograd: bool = False,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -120,6 +121,12 @@ class Encoder(nn.Module):
         Raises `ConfigError` for a layer that the backbone has not, `ImageSizeError` for a picture
         that is too small for one.
         """
+        return dict(self.walk(image, layers))
+
+    def walk(self, image: Tensor, layers: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The same one by one, from the first layer to the deepest. What is computed of a layer
+        before the next one is asked for has its gradient computed after the next one's: so there
+        is one such gradient at a time, and not one of each layer."""
         wanted = set(layers)
         last = deepest(wanted, self.backbone)
         height, width = image.shape[-2:]
@@ -137,26 +144,28 @@ class Encoder(nn.Module):
     def compile_features(self, mode: str) -> None:
         """Let `torch.compile` make the network's code: worth its time for many pictures."""
         self.winograd = False
-        self._features = torch.compile(self._features, mode=mode)  # type: ignore[method-assign]
+        features = self._features
+        whole = torch.compile(lambda *arguments: list(features(*arguments)), mode=mode)
+        self._features = lambda *arguments: iter(whole(*arguments))  # type: ignore[method-assign]
 
-    def _features(self, x: Tensor, wanted: tuple[str, ...], last: str) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = {}
+    def _features(
+        self, x: Tensor, wanted: tuple[str, ...], last: str
+    ) -> Iterator[tuple[str, Tensor]]:
         for conv in self.convs:
             block = conv[4]
             if conv.endswith("_1") and block != "1":
                 x = average_pool(x) if self.pooling == "average" else F.max_pool2d(x, 2)
             x = self._convolve(x, conv)
             if conv in wanted:
-                features[conv] = x
+                yield conv, x
                 x = F.relu(x)  # a copy: the convolution's own output was asked for
             else:
                 x = F.relu_(x)
             relu = "relu" + conv[4:]
             if relu in wanted:
-                features[relu] = x
+                yield relu, x
             if conv == last:
-                return features
-        raise AssertionError(last)
+                return
 
     def _convolve(self, x: Tensor, conv: str) -> Tensor:
         weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")

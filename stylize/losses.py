@@ -363,19 +363,19 @@ class PerceptualLoss:
         """content_weight * content + style_weight * style, content, style of pictures; each
         (B,)."""
         content = style = seen.new_zeros(len(seen))
-        features = self.encoder(seen, self.layers)
-        for layer, weight in self.content_layers.items():
-            content = content + weight * content_loss(features[layer], self.content[layer])
-        for layer in self.style_layers:
-            found = features[layer]
-            mask = self.mask_at((found.shape[-2], found.shape[-1]))
-            parts = self.apart(found, layer, seen)
-            masks = [None] * len(parts) if mask is None else self.apart(mask, layer, seen)
-            sums = [
-                Statistic.sums(part, self.config.style_loss, here)
-                for part, here in zip(parts, masks, strict=True)
-            ]
-            style = style + self.style_part(layer, sums, list(map(positions, parts, masks)))
+        for layer, features in self.encoder.walk(seen, self.layers):
+            if layer in self.content_layers:
+                loss = content_loss(features, self.content[layer])
+                content = content + self.content_layers[layer] * loss
+            if layer in self.style_layers:
+                mask = self.mask_at((features.shape[-2], features.shape[-1]))
+                parts = self.apart(features, layer, seen)
+                masks = [None] * len(parts) if mask is None else self.apart(mask, layer, seen)
+                sums = [
+                    Statistic.sums(part, self.config.style_loss, here)
+                    for part, here in zip(parts, masks, strict=True)
+                ]
+                style = style + self.style_part(layer, sums, list(map(positions, parts, masks)))
         return self.content_weight * content + self.style_weight * style, content, style
 
     @property

@@ -132,8 +132,7 @@ def statistics_in_tiles(
 ) -> dict[str, Statistic]:
     """`Statistic.of` each layer's features; `side` 0: at once."""
     if not side:
-        features = encoder(picture, layers)
-        return {layer: Statistic.of(features[layer], kind) for layer in layers}
+        return {layer: Statistic.of(found, kind) for layer, found in encoder.walk(picture, layers)}
     sums: dict[str, Statistic] = {}
     count: dict[str, Tensor | int] = {}
     tiles = _tiles(encoder, picture, layers, side)

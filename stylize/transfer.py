@@ -331,6 +331,7 @@ class Stylizer:
                 pooling=config.pooling,
                 padding=config.padding,
                 scales=feature_scales(self.weights, config.pooling, config.feature_scale),
+                winograd=True,
                 device=self.device,
                 dtype=self.dtype,
             )

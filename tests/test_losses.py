@@ -1,5 +1,6 @@
 """The losses against answers derived by hand, and against numerical derivatives."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -456,6 +457,19 @@ def test_a_batch_has_the_losses_of_its_pictures(bundled: Weights, kind: str) -> 
         for part in ("total", "content", "style", "tv"):
             value = getattr(together, part)[i]
             assert float(value) == pytest.approx(float(getattr(alone, part)[0]), rel=1e-9)
+
+
+def test_one_layer_at_a_time_has_its_gradient_in_memory(bundled: Weights) -> None:
+    config = StyleConfig.of("default")
+    loss = perceptual(Encoder(bundled), config, picture(13), picture(14))
+    x = picture(15).requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        loss(x).total.backward()
+    steps = {"_SecondMomentBackward": "style", "ConvolutionBackward0": "convolution"}
+    order = [steps[e.name] for e in sorted(seen.events(), key=lambda e: e.id) if e.name in steps]
+    assert order.count("style") == len(config.style_layers)
+    assert order[:2] == ["style", "convolution"]
+    assert ("style", "style") not in itertools.pairwise(order)
 
 
 def test_a_white_mask_changes_nothing_and_a_half_one_looks_at_its_half(bundled: Weights) -> None:
