@@ -33,8 +33,8 @@ class Evaluation:
 
     size: int  # pixels, square
     seconds: float  # median
-    gflops: float  # work of one, 10^9 floating point operations: two a multiply-add
-    share_of_peak: float  # gflops / seconds over the better of the two peaks
+    gflops: float  # work of one summed directly, 10^9 operations: two a multiply-add
+    share_of_peak: float  # gflops / seconds over the better peak; Winograd's does more than it
 
 
 @dataclass(frozen=True)

@@ -658,6 +658,8 @@ def bench_command(
     console = Console(highlight=False)
     console.print(f"{found.name}, {found.device}, {found.dtype}, {found.threads} threads")
     console.print(table)
+    if any(e.share_of_peak > 1 for e in found.evaluations):
+        console.print("more than 100%: Winograd's convolutions multiply less than is counted")
     console.print(
         f"peak {found.product_gflops:.0f} GFLOP/s in products, {found.convolution_gflops:.0f} in "
         f"convolutions; start {found.startup:.1f} s, memory {found.peak_memory / 1e9:.2f} GB"
