@@ -595,7 +595,7 @@ def explain_command(
             threads=threads,
             say=_say,
         )
-        line = explain_one(one, (content, style), out, stylizer, wanted)
+        line = explain_one(one, out, stylizer, wanted)
     _tell(line)
 
 

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw
 
 from pipeline import __version__, storage
 from pipeline.one import One
-from pipeline.progress import duration
+from pipeline.progress import duration, shown
 from pipeline.tables import as_text
+from pipeline.worker import work_done
 from stylize.config import SETTINGS, StyleConfig, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size
@@ -49,28 +50,28 @@ def parse_layers(text: str) -> tuple[str, ...]:
         raise ConfigError(f"--layers is {text!r}; it must be {limit}") from error
 
 
-def explain_one(
-    one: One, names: tuple[str, str], out: str, stylizer: Stylizer, layers: Sequence[str]
-) -> str:
+def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -> str:
     """Paint the pair and write the folder `out`; the line to print at the end.
 
-    `names`: what the page calls photograph and style. Raises `StylizeError` in its forms, and
-    `StorageError`, the latter before anything is painted where the folder cannot be written.
+    Raises `StylizeError` in its forms, and `StorageError`, the latter before anything is painted
+    where the folder cannot be written.
     """
     from stylize.explain import explain_transfer
 
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
-    found = explain_transfer(
-        one.photo,
-        one.paintings[0],
-        one.config,
-        stylizer,
-        layers=layers,
-        init=one.init,
-        mask=one.mask,
-    )
+    with shown(one.content, one.style, work_done(one.photo.size, one.config)) as show:
+        found = explain_transfer(
+            one.photo,
+            one.paintings[0],
+            one.config,
+            stylizer,
+            layers=layers,
+            init=one.init,
+            mask=one.mask,
+            on_step=lambda step, _: show(step),
+        )
     files = {
         "content.png": encode(found.content, ".png"),
         "style.png": encode(found.style, ".png"),
@@ -84,7 +85,7 @@ def explain_one(
         files[f"features-{layer}.png"] = _png(map_figure(layer, maps))
     for name, data in files.items():
         storage.put(storage.join(out, name), data)
-    storage.put(page, _page(found, names).encode("utf-8", "replace"))
+    storage.put(page, _page(found, (one.content, one.style)).encode("utf-8", "replace"))
     done = found.result
     return f"{page}: loss {done.loss:.4g} after {done.evaluations} evaluations, " + duration(
         done.seconds

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
-from pipeline.progress import duration
+from pipeline.progress import duration, shown
+from pipeline.worker import work_done
 from stylize.config import StyleConfig, parse_setting
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode
@@ -25,6 +26,8 @@ __all__ = ["One", "paint_one", "read_one"]
 class One:
     """One pair, its pictures decoded."""
 
+    content: str  # as given on the command line
+    style: str
     config: StyleConfig
     photo: Image.Image
     paintings: list[Image.Image]
@@ -39,6 +42,8 @@ def read_one(
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
     config = StyleConfig.of(values.pop("preset", "default"), **values)
     return One(
+        content,
+        "|".join(styles),
         config,
         photo=_read("content", content, limits),
         paintings=[_read("style", style, limits) for style in styles],
@@ -84,7 +89,16 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
     """
     from stylize.image import encode
 
-    result = stylizer.transfer(one.photo, one.paintings, one.config, init=one.init, mask=one.mask)
+    shares = work_done(one.photo.size, one.config)
+    with shown(one.content, one.style, shares) as show:
+        result = stylizer.transfer(
+            one.photo,
+            one.paintings,
+            one.config,
+            init=one.init,
+            mask=one.mask,
+            on_step=lambda step, _: show(step),
+        )
     data = encode(result.image, os.path.splitext(out)[1], one.config.to_json())
     storage.put(out, data)
     return f"{out}: loss {result.loss:.4g} after {result.evaluations} evaluations, " + duration(

@@ -6,6 +6,7 @@ the run goes on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, TextIO
 
@@ -26,7 +27,7 @@ from pipeline.records import FAILURES, Pair, Result
 from pipeline.tables import quoted
 from pipeline.worker import Status
 
-__all__ = ["Estimate", "Progress", "duration", "visible"]
+__all__ = ["Estimate", "Progress", "duration", "shown", "visible"]
 
 _STATUS_EVERY = 10.0  # seconds between lines while nothing finishes
 _RESULT_EVERY = 1.0  # seconds between plain lines of what was painted
@@ -104,8 +105,44 @@ def _label(pair: Pair) -> str:
     """The id that the manifest gave, else the names of photograph and style."""
     if not re.fullmatch("[0-9a-f]{12}", pair.pair_id):
         return visible(pair.pair_id)
-    styles = "+".join(PurePath(style.strip()).stem for style in pair.style.split("|"))
-    return visible(f"{PurePath(pair.content).stem} \N{MULTIPLICATION SIGN} {styles}")
+    return _names(pair.content, pair.style)
+
+
+def _names(content: str, style: str) -> str:
+    styles = "+".join(PurePath(path.strip()).stem for path in style.split("|"))
+    return visible(f"{PurePath(content).stem} \N{MULTIPLICATION SIGN} {styles}")
+
+
+@contextlib.contextmanager
+def shown(content: str, style: str, shares: Sequence[float]) -> Iterator[Callable[[Any], None]]:
+    """One pair without a run: shows each step that it is told, where standard error is a terminal.
+
+    `shares`: of the work, that is done after each step (`worker.work_done`).
+    """
+    console = _Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    label, steps, began = _names(content, style), len(shares) - 1, time.monotonic()
+    row = Row(label, 0, steps)
+
+    def draw(width: int, height: int) -> ConsoleRenderable:
+        return table([row], width, len(label), steps)
+
+    def show(step: Any) -> None:
+        nonlocal row
+        share = shares[min(step.step, steps)]
+        row = Row(label, step.step, steps, step.loss, share, time.monotonic() - began)
+
+    screen = Screen(console, draw)
+    closed = contextlib.suppress(OSError, ValueError)  # the terminal is; the picture is still made
+    with closed:
+        screen.start()
+    try:
+        yield show
+    finally:
+        with closed:
+            screen.stop()
 
 
 class Progress:

@@ -41,6 +41,7 @@ __all__ = [
     "failed_result",
     "metadata",
     "result_from_metadata",
+    "work_done",
 ]
 
 
@@ -277,7 +278,7 @@ class Worker:
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
         """What a pair's step is told to: it looks at the clock and whether to stop."""
         pair, steps = opened.pair, opened.config.steps
-        shares = _shares(opened.pictures["content"].size, opened.config)
+        shares = work_done(opened.pictures["content"].size, opened.config)
 
         def on_step(step: Any, image: Any) -> None:
             if self._stopping.is_set():
@@ -380,7 +381,7 @@ class Worker:
         )
 
 
-def _shares(size: tuple[int, int], config: StyleConfig) -> list[float]:
+def work_done(size: tuple[int, int], config: StyleConfig) -> list[float]:
     """Share of the work that is done after each evaluation, by the pixels of its scale."""
     from stylize.transfer import plan_stages
 

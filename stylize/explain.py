@@ -20,7 +20,7 @@ from stylize.config import StyleConfig
 from stylize.image import MIN_SIDE, fit, match_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
-from stylize.transfer import Stage, StyleResult, Stylizer, plan_stages
+from stylize.transfer import OnStep, Stage, StyleResult, Stylizer, plan_stages
 
 __all__ = [
     "Explanation",
@@ -92,6 +92,7 @@ def explain_transfer(
     init: Image.Image | None = None,
     mask: Image.Image | None = None,
     looks: int = 60,
+    on_step: OnStep | None = None,
 ) -> Explanation:
     """Paint `content` in the style of `style`, RGB pictures, and keep what explains the result.
 
@@ -118,7 +119,7 @@ def explain_transfer(
     grams = [grams_of(paint, None), grams_of(photo, weight)]
     maps = [maps_of(photo), maps_of(paint)]
     del photo, paint  # of a large picture gigabytes, which painting may need
-    watcher = _Watcher(losses, look_at(stages, looks))
+    watcher = _Watcher(losses, look_at(stages, looks), on_step)
     result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
     watcher.look()
     made = losses.tensor(result.image)
@@ -146,14 +147,16 @@ class _Watcher:
     at. Which was the last is only known when another picture comes.
     """
 
-    def __init__(self, losses: LayerLosses, wanted: set[int]) -> None:
+    def __init__(self, losses: LayerLosses, wanted: set[int], on_step: OnStep | None) -> None:
         self.looks: list[Look] = []
         self.counts: dict[tuple[int, int], int] = {}  # evaluations by size: a stage may end early
-        self._losses, self._wanted = losses, wanted
+        self._losses, self._wanted, self._on_step = losses, wanted, on_step
         self._latest: tuple[Step, Tensor] | None = None
         self._due = False
 
     def __call__(self, step: Step, picture: Tensor) -> None:
+        if self._on_step:
+            self._on_step(step, picture)
         if self._latest is not None and picture.data_ptr() != self._latest[1].data_ptr():
             if self._due or picture.shape != self._latest[1].shape:
                 self.look()

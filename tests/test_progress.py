@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -291,6 +292,29 @@ def test_a_run_in_a_terminal_ends_with_its_failures_and_the_sum(tmp_path: Path) 
     assert re.fullmatch(r"✗ \d/2 gone \(row 2\): content gone.jpg: there is no such file", first)
     assert second.startswith("2 pairs: 1 painted, 1 failed in 0:")
     assert terminal.process.returncode == 3
+
+
+def test_a_pair_in_a_terminal_is_shown_while_it_is_painted(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    out = tmp_path / "o.png"
+    size = ("--size", "96", "--steps", "2000", "--plateau", "0")
+    terminal = Terminal(
+        200, 24, COMMAND, "pair", tmp_path / "c0.jpg", tmp_path / "s.png", "-o", out, *TINY, *size
+    )
+    seen: set[str] = set()
+
+    def three_steps() -> bool:
+        shown = "\n".join(terminal.lines())
+        seen.update(re.findall(r"^c0 . s .* (\d+)/2000 +loss [\d.]+ +[\d:]+ left$", shown, re.M))
+        return len(seen) > 2
+
+    try:
+        wait_for(three_steps)
+        terminal.process.send_signal(signal.SIGINT)
+    finally:
+        terminal.close()
+    assert not any("2000" in line for line in terminal.lines())
+    assert not out.exists()
 
 
 # --- elsewhere ---------------------------------------------------------------------------------
