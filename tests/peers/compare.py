@@ -142,8 +142,8 @@ def plot(out: Path) -> None:
             scale.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             scale.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
+        axis.legend()
     axes[0][0].set_ylabel("loss of the saved picture")
-    axes[0][0].legend()
     figure.savefig(out / "loss.png", dpi=110)
 
 
