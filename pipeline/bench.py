@@ -34,7 +34,7 @@ class Evaluation:
     size: int  # pixels, square
     seconds: float  # median
     gflops: float  # work of one summed directly, 10^9 operations: two a multiply-add
-    share_of_peak: float  # gflops / seconds over the better peak; Winograd's does more than it
+    share_of_peak: float  # gflops / seconds over the better peak; above 1 with Winograd's
 
 
 @dataclass(frozen=True)
