@@ -61,7 +61,7 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
-    with shown(one.content, one.style, work_done(one.photo.size, one.config)) as show:
+    with shown(one.content, one.style, work_done(one.photo.size, one.config)) as on_step:
         found = explain_transfer(
             one.photo,
             one.paintings[0],
@@ -70,7 +70,7 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
             layers=layers,
             init=one.init,
             mask=one.mask,
-            on_step=lambda step, _: show(step),
+            on_step=on_step,
         )
     files = {
         "content.png": encode(found.content, ".png"),

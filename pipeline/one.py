@@ -90,14 +90,14 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
     from stylize.image import encode
 
     shares = work_done(one.photo.size, one.config)
-    with shown(one.content, one.style, shares) as show:
+    with shown(one.content, one.style, shares) as on_step:
         result = stylizer.transfer(
             one.photo,
             one.paintings,
             one.config,
             init=one.init,
             mask=one.mask,
-            on_step=lambda step, _: show(step),
+            on_step=on_step,
         )
     data = encode(result.image, os.path.splitext(out)[1], one.config.to_json())
     storage.put(out, data)

@@ -114,14 +114,17 @@ def _names(content: str, style: str) -> str:
 
 
 @contextlib.contextmanager
-def shown(content: str, style: str, shares: Sequence[float]) -> Iterator[Callable[[Any], None]]:
-    """One pair without a run: shows each step that it is told, where standard error is a terminal.
+def shown(
+    content: str, style: str, shares: Sequence[float]
+) -> Iterator[Callable[[Any, Any], None]]:
+    """One pair without a run: gives an `on_step` that shows each step, where standard error is a
+    terminal.
 
     `shares`: of the work, that is done after each step (`worker.work_done`).
     """
     console = _Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        yield lambda step: None
+        yield lambda step, picture: None
         return
     label, steps, began = _names(content, style), len(shares) - 1, time.monotonic()
     row = Row(label, 0, steps)
@@ -129,7 +132,7 @@ def shown(content: str, style: str, shares: Sequence[float]) -> Iterator[Callabl
     def draw(width: int, height: int) -> ConsoleRenderable:
         return table([row], width, len(label), steps)
 
-    def show(step: Any) -> None:
+    def show(step: Any, picture: Any) -> None:
         nonlocal row
         share = shares[min(step.step, steps)]
         row = Row(label, step.step, steps, step.loss, share, time.monotonic() - began)
