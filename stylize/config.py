@@ -169,7 +169,7 @@ class StyleConfig:
     steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
     content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
-    style_weight: float = _number(51.0, 0, 1e30, "weight of the style loss")
+    style_weight: float = _number(70.0, 0, 1e30, "weight of the style loss")
     tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
     content_layers: LayerWeights = _layers(
         (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
@@ -217,6 +217,9 @@ class StyleConfig:
     coarsest: int = _whole(96, 16, 16384, "no scale's longest side is below this, pixels")
     coarse_content: float = _number(
         4.0, 0, 1e6, "factor on the content weight at all but the finest scale"
+    )
+    focus: float = _number(
+        0.5, 0, 4, "how much more content counts where the photograph stands out; 0: no more"
     )
     spread: float = _number(
         0.4, 0, 1, "share of the style that each quarter must have by itself, at first"

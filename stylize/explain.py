@@ -207,7 +207,7 @@ class LayerLosses:
         content_weight, style_weight = self.config.weights()
         by_content, by_style = {}, {}
         for layer, share in loss.content_layers.items():
-            away = share * content_loss(features[layer], loss.content[layer])
+            away = share * content_loss(features[layer], loss.content[layer], loss.focus[layer])
             by_content[layer] = content_weight * float(away)
         for layer in loss.style_layers:
             mask = _shrunk(weight, features[layer])

@@ -27,6 +27,7 @@ __all__ = [
     "content_loss",
     "gram_matrix",
     "quarters",
+    "standing_out",
     "style_loss",
     "total_variation_loss",
 ]
@@ -175,12 +176,29 @@ def in_quarters(features: Tensor, layer: str, height: int, width: int) -> list[T
     return [part for row in rows for part in halves(row, right // cell, -1)]
 
 
-def content_loss(features: Tensor, target: Tensor) -> Tensor:
+def content_loss(features: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over N*M of (F - P)^2, (B,). Gatys et al. 2015, eq. 1, as a mean.
 
-    With F times k and target 0 it is k^2 times as much; equal features give exactly 0.
+    With F times k and target 0 it is k^2 times as much; equal features give exactly 0. With a
+    weight (B, 1, h, w), each position counts by it.
     """
-    return (_wide(features) - _wide(target)).square().mean(dim=(1, 2, 3))
+    away = (_wide(features) - _wide(target)).square()
+    return (away if weight is None else weight * away).mean(dim=(1, 2, 3))
+
+
+def standing_out(target: Tensor, power: float) -> Tensor | None:
+    """How far a position's features (B, N, h, w) are from the picture's mean ones, squared, to a
+    power; over the mean of that, so (B, 1, h, w) of mean 1. None with power 0: all positions alike.
+
+    A face has more of it than the wall behind.
+    """
+    if not power:
+        return None
+    wide = _wide(target)
+    away = (wide - wide.mean(dim=(2, 3), keepdim=True)).square().mean(dim=1, keepdim=True)
+    least = 1e-6 * wide.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12  # of a flat picture
+    weight = (away + least) ** power
+    return weight / weight.mean(dim=(2, 3), keepdim=True)
 
 
 def style_loss(statistic: Statistic, target: Statistic, kind: str = "gram") -> Tensor:
@@ -308,6 +326,9 @@ class PerceptualLoss:
     the target's energy alone, a painting that shares its colours with the photograph's Gram matrix
     hardly counts, and one in strong contrasts drowns the subject.
 
+    With `config.focus` the content loss counts most where the photograph stands out, see
+    `standing_out`: there the subject is kept, and elsewhere the style has more of a free hand.
+
     With `spread` that share of the style loss is over each quarter of the picture by itself, so
     that none is left plain: a Gram matrix says how much of a pattern there is, not where.
     """
@@ -334,6 +355,9 @@ class PerceptualLoss:
         if self.style_weight:
             self.style_layers.update(relative(config.style_layers))
         self.content = content
+        self.focus = {
+            layer: standing_out(content[layer], config.focus) for layer in self.content_layers
+        }
         self.style = style
         self.mask = mask
         self.spread = spread
@@ -365,7 +389,7 @@ class PerceptualLoss:
         content = style = seen.new_zeros(len(seen))
         for layer, features in self.encoder.walk(seen, self.layers):
             if layer in self.content_layers:
-                loss = content_loss(features, self.content[layer])
+                loss = content_loss(features, self.content[layer], self.focus[layer])
                 content = content + self.content_layers[layer] * loss
             if layer in self.style_layers:
                 mask = self.mask_at((features.shape[-2], features.shape[-1]))

@@ -27,6 +27,7 @@ _NEURAL_STYLE = {
     "steps": "1000",
     "clamp": "false",
     "coarse_content": "1",
+    "focus": "0",
     "spread": "0",
     "scales": "1",
     "plateau": "0",
@@ -38,8 +39,9 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # does not drown the subject, nor one near the photograph's own statistics leave it as it is.
     # relu2_1 and relu3_1, the strokes, weigh most; twice as much drowns the subject of a strong
     # style. relu4_1 and relu5_1 have enough to make whole swirls. The coarse scales, which decide
-    # where things are, hold on to the photograph four times as strongly. At first each quarter is
-    # to be painted: else a sky without clouds stays a photograph, for the rest has the pattern.
+    # where things are, hold on to the photograph four times as strongly, and all hold on to what
+    # stands out in it more than to walls and skies. At first each quarter is to be painted: else
+    # a sky without clouds stays a photograph, for the rest has the pattern.
     "default": {},
     # Seconds, to look at.
     "draft": {"size": "256", "steps": "40"},
@@ -60,6 +62,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "steps": "500",
         "clamp": "false",
         "coarse_content": "1",
+        "focus": "0",
         "spread": "0",
         "scales": "1",
         "plateau": "0",

@@ -217,7 +217,10 @@ def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Ten
     for layer, weight in loss.content_layers.items():
         target = tile.place_in(loss.content[layer], layer)
         part = target[0, 0].numel() / loss.content[layer][0, 0].numel()
-        share = share.to(target.device) + weight * part * content_loss(features[layer], target)
+        focus = loss.focus[layer]
+        here = None if focus is None else tile.place_in(focus, layer)
+        away = content_loss(features[layer], target, here)
+        share = share.to(target.device) + weight * part * away
     return share
 
 

@@ -19,6 +19,7 @@ from stylize.losses import (
     in_quarters,
     quarters,
     relative,
+    standing_out,
     style_loss,
     total_variation_loss,
 )
@@ -149,6 +150,43 @@ def test_content_loss_is_the_mean_square() -> None:
     # (0 + 4 + 0 + 9) / (N M = 4) = 3.25
     assert content_loss(a, b).tolist() == [3.25]
     assert content_loss(a, a).tolist() == [0.0]
+
+
+def test_content_loss_counts_each_position_by_its_weight() -> None:
+    a = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 2, 1, 2)
+    b = torch.tensor([1.0, 0.0, 3.0, 1.0]).view(1, 2, 1, 2)
+    # All that differs, 4 and 9, is at the second position: 1.5 * 13 / 4.
+    assert content_loss(a, b, torch.tensor([0.5, 1.5]).view(1, 1, 1, 2)).tolist() == [4.875]
+
+
+def test_a_position_stands_out_by_its_distance_from_the_mean_features() -> None:
+    features = torch.tensor([0.0, 0.0, 0.0, 4.0]).view(1, 1, 2, 2)
+    # From the mean of 1 they are 1, 1, 1 and 3 away; squared, over the mean of 3.
+    squared = standing_out(features, 1)
+    assert squared is not None
+    assert squared.flatten().tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 3], rel=1e-5)
+    plain = standing_out(features, 0.5)
+    assert plain is not None
+    assert plain.flatten().tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2], rel=1e-5)
+    assert standing_out(features, 0) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_nowhere_does_a_flat_picture_stand_out(value: float) -> None:
+    weight = standing_out(torch.full((1, 2, 3, 4), value), 2)
+    assert weight is not None
+    assert torch.allclose(weight, torch.ones(1, 1, 3, 4))
+
+
+def test_each_picture_of_a_batch_stands_out_as_it_does_alone() -> None:
+    both = torch.cat([field(21), 5 * field(22)])
+    together = standing_out(both, 0.5)
+    assert together is not None
+    for one, weight in zip(both, together, strict=True):
+        alone = standing_out(one[None], 0.5)
+        assert alone is not None
+        assert torch.allclose(alone[0], weight)
+        assert float(weight.mean()) == pytest.approx(1)
 
 
 def test_gram_loss_is_the_mean_square_of_the_gram_matrices_difference() -> None:
@@ -368,6 +406,23 @@ def test_the_total_is_the_weighted_sum_and_layer_weights_are_relative(bundled: W
     content_part = content_loss(features["x"]["relu1_2"], features["c"]["relu1_2"])
     assert float(parts[0]) == pytest.approx(float(content_part), rel=1e-5)
     assert float(parts[2]) == pytest.approx(float(total_variation_loss(x)), rel=1e-6)
+
+
+def test_with_focus_a_change_costs_more_where_the_photograph_stands_out(bundled: Weights) -> None:
+    encoder = Encoder(bundled)
+    content = torch.full((1, 3, 64, 96), 0.5)
+    content[..., 40:, 60:] = picture(1, 24, 36)  # a thing in a corner of a wall
+    bump = 0.2 * picture(2, 16, 16)
+    wall, thing = content.clone(), content.clone()
+    wall[..., 8:24, 8:24] += bump
+    thing[..., 44:60, 72:88] += bump
+    ratios = []
+    for focus in (0.0, 0.5, 1.0):
+        config = StyleConfig(style_weight=0, content_layers=(("relu3_1", 1.0),), focus=focus)
+        loss = perceptual(encoder, config, content, content)
+        assert float(loss(content).content) == 0
+        ratios.append(float(loss(thing).content / loss(wall).content))
+    assert ratios[0] < 0.5 * ratios[1] < 0.25 * ratios[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
