@@ -3,11 +3,13 @@ writes. Never imports torch or ray."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pipeline import storage
-from pipeline.records import Pair, Result, pair_key
+from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import Picture
 from pipeline.worker import result_from_metadata, written_path
 from stylize.config import ALGORITHM, StyleConfig
@@ -44,8 +46,8 @@ class FileFacts:
         for role, path in pair.inputs:
             before = known.get(role)
             try:
-                stat = self._stat(path)
-                same = before is not None and before.stat == stat
+                now = (written_path(pair, role), self._stat(path))
+                same = before is not None and (before.path, before.stat) == now
                 if before is not None and same and not self._verify_inputs:
                     hashes[role] = before.sha256
                 else:
@@ -78,12 +80,15 @@ class FileFacts:
             return "missing"
         if result is None:
             return "changed" if carried(self._data(pair), pair) is None else "ok"
-        if int(size) != result.output_bytes:
-            return "changed"
-        finished = datetime.fromisoformat(result.finished_at).timestamp()
-        if int(mtime) / 1e9 <= finished + 1:
-            return "ok"
-        return "ok" if storage.sha256(path) == result.output_sha256 else "changed"
+        if int(size) == result.output_bytes:
+            finished = datetime.fromisoformat(result.finished_at).timestamp()
+            if int(mtime) / 1e9 <= finished + 1:
+                return "ok"
+            if storage.sha256(path) == result.output_sha256:
+                return "ok"
+        # An editor leaves the row's key in a picture, or none.
+        found = carried(self._data(pair), pair)
+        return "changed" if found is None or found.key == result.key else "rowless"
 
     def adoptable(self, pair: Pair) -> bool:
         data = self._data(pair)
@@ -100,6 +105,12 @@ class FileFacts:
         """The row of a picture that is finished but has none."""
         result = carried(self._data(pair), pair)
         assert result is not None
+        with contextlib.suppress(OSError):  # gone meanwhile: then as the picture has them
+            inputs = [
+                Input(role, written_path(pair, role), self._stat(path), self._hash(path))
+                for role, path in pair.inputs
+            ]
+            result = replace(result, inputs=tuple(inputs))
         return result
 
     def _data(self, pair: Pair) -> bytes:

@@ -14,7 +14,7 @@ from pipeline.records import FAILURES, Pair, Result
 
 __all__ = ["Facts", "Picture", "Plan", "pending"]
 
-Picture = Literal["ok", "missing", "changed"]
+Picture = Literal["ok", "missing", "changed", "rowless"]
 
 
 class Facts(Protocol):
@@ -38,7 +38,8 @@ class Facts(Protocol):
         """
 
     def picture(self, pair: Pair, result: Result | None) -> Picture:
-        """The file at the pair's output: missing, as `result` recorded it (ok), or changed.
+        """The file at the pair's output: missing, as `result` recorded it (ok), of a run that
+        ended before it wrote its row (rowless), or changed by somebody else.
 
         Without a result: "changed" for a file there that this program did not make.
         """
@@ -120,6 +121,8 @@ def _judge(
         return "adopt", ""
     if picture == "changed":
         return _judge_stranger(verdict, known, redo_changed)
+    if picture == "rowless" and verdict[0] == "done":
+        return "todo", "picture is of other settings, by a run that was broken off"
     return verdict
 
 

@@ -222,6 +222,14 @@ def test_a_picture_that_was_finished_before_a_crash_is_adopted() -> None:
     assert verdict(result(), changed, today="k2", file="changed", carries_key=True) == "adopt"
 
 
+def test_a_picture_of_a_run_that_was_broken_off_is_painted_over() -> None:
+    words = verdict(result(), file="rowless")
+    assert words == "todo: picture is of other settings, by a run that was broken off"
+    assert verdict(result(), file="rowless", force=True) == "todo: forced"
+    changed = pair(settings={**SETTINGS, "steps": 300})
+    assert verdict(result(), changed, today="k3", file="rowless").startswith("todo: settings")
+
+
 def test_a_missing_picture_is_never_asked_for_its_key() -> None:
     facts = Known(file="missing")
     pending([pair()], {}, facts=facts)

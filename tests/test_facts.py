@@ -1,0 +1,143 @@
+"""What the files say of a pair: real manifests, pictures and an index, without the painting."""
+
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline import storage
+from pipeline.facts import FileFacts
+from pipeline.index import Index, Lock, read_results
+from pipeline.manifest import read_manifest
+from pipeline.records import Input, Pair, Result, pair_key
+from pipeline.resume import pending
+from pipeline.worker import failed_result, metadata, utc, written_path
+from stylize.config import ALGORITHM, StyleConfig
+from stylize.image import encode
+
+WEIGHTS = "w" * 64
+
+
+@dataclass
+class House:
+    """A manifest of one pair, and OUT."""
+
+    folder: Path
+
+    @property
+    def out(self) -> str:
+        return str(self.folder / "m")
+
+    def pair(self, steps: int) -> Pair:
+        defaults = {"steps": str(steps), "backbone": "vgg16"}
+        (pair,) = read_manifest(str(self.folder / "m.csv"), defaults=defaults)
+        return pair
+
+    def facts(self) -> FileFacts:
+        return FileFacts(self.out, lambda backbone: WEIGHTS)
+
+    def paint(self, steps: int) -> Result:
+        """Put a picture at the output, as a worker does; its row is not written."""
+        pair = self.pair(steps)
+        inputs = tuple(
+            Input(role, written_path(pair, role), storage.stat(path), storage.sha256(path))
+            for role, path in pair.inputs
+        )
+        hashes = {given.role: given.sha256 for given in inputs}
+        digest = StyleConfig(**pair.settings).digest()
+        result = replace(
+            failed_result(pair, 1),
+            status="ok",
+            inputs=inputs,
+            key=pair_key(hashes, digest, WEIGHTS, ALGORITHM),
+            backbone="vgg16",
+            weights_sha256=WEIGHTS,
+            steps=steps,
+        )
+        picture = Image.effect_noise((64, 64), 1 + steps / 10).convert("RGB")
+        data = encode(picture, ".png", metadata(result))
+        storage.put(storage.output_path(self.out, pair.output), data)
+        return replace(
+            result,
+            output_sha256=hashlib.sha256(data).hexdigest(),
+            output_bytes=len(data),
+            finished_at=utc(time.time()),
+        )
+
+    def record(self, result: Result) -> None:
+        with Lock(self.out, "r"), Index.open(self.out, "r") as index:
+            index.append(result)
+
+    def verdict(self, steps: int, **options: Any) -> str:
+        found = pending([self.pair(steps)], read_results(self.out), facts=self.facts(), **options)
+        if found.todo:
+            return f"todo: {found.todo[0][1]}"
+        if found.skipped:
+            return f"skipped: {found.skipped[0][1]}"
+        return "adopt" if found.adopt else "done"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    for seed, name in enumerate(("c", "s")):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.effect_noise((32, 32), 30 + seed).convert("RGB").save(tmp_path / f"photos/{name}.png")
+    rows = "id,content,style,output\na,photos/c.png,photos/s.png,images/a.png\n"
+    (tmp_path / "m.csv").write_text(rows)
+    return House(tmp_path)
+
+
+def test_a_run_broken_off_between_picture_and_row_is_not_taken_for_an_edit(house: House) -> None:
+    house.record(house.paint(100))
+    assert house.verdict(100) == "done"
+    house.paint(200)
+    assert house.verdict(200) == "adopt"
+    assert house.verdict(100) == "todo: picture is of other settings, by a run that was broken off"
+    assert house.verdict(300).startswith("todo: settings changed: steps 100 -> 300")
+    assert house.verdict(300, force=True) == "todo: forced"
+
+
+def test_a_picture_saved_by_an_editor_is_kept_with_and_without_its_metadata(house: House) -> None:
+    house.record(house.paint(100))
+    path = Path(house.out, "images/a.png")
+    with Image.open(path) as image:
+        text, edited = dict(image.text), image.transpose(Image.Transpose.ROTATE_180)  # type: ignore[attr-defined]
+    assert text
+    from PIL.PngImagePlugin import PngInfo
+
+    carried = PngInfo()
+    for name, value in text.items():
+        carried.add_itxt(name, value)
+    for info in (carried, None):
+        edited.save(path, pnginfo=info)
+        os.utime(path, ns=(2**62, 2**62))
+        assert house.verdict(100).startswith("skipped: picture was edited by hand")
+        assert house.verdict(300).startswith("skipped: picture was edited by hand")
+
+
+def test_an_adopted_row_knows_its_inputs_as_one_that_was_painted_does(house: House) -> None:
+    painted = house.paint(100)
+    adopted = house.facts().adopt(house.pair(100))
+    assert adopted.inputs == painted.inputs
+    house.record(adopted)
+    shutil.rmtree(house.folder / "photos")
+    assert house.verdict(100) == "done"
+
+
+def test_another_file_of_the_same_size_and_time_is_not_the_same(house: House) -> None:
+    house.record(house.paint(100))
+    photo, other = house.folder / "photos/c.png", house.folder / "photos/d.png"
+    data = photo.read_bytes()
+    other.write_bytes(data[:-20] + bytes(20))
+    stat = photo.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert storage.stat(str(other)) == storage.stat(str(photo))
+    manifest = house.folder / "m.csv"
+    manifest.write_text(manifest.read_text().replace("photos/c.png", "photos/d.png"))
+    assert house.verdict(100) == "todo: content file changed"
