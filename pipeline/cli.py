@@ -91,27 +91,34 @@ def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
     if config is not None:
         import tomllib
 
+        from pipeline.tables import as_text
+
         try:
             loaded = tomllib.loads(config.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise _Refused(2, f"--config {config}: {error}") from error
-        from pipeline.tables import as_text
-
-        values = {name: as_text(name, value) for name, value in loaded.items()}
+        for name, value in loaded.items():
+            try:
+                values[name] = as_text(name, value)
+            except ValueError as error:
+                raise _Refused(2, f"--config {config}: {name}: {error}") from error
     preset = PRESETS.get(options.get("preset", ""), {})
     return {**{n: t for n, t in values.items() if n not in preset}, **options}
 
 
 def _beside(manifest: str, settings: dict[str, str] | None) -> dict[str, str]:
     """Paths that options name, relative to the manifest's folder, as those in the manifest are."""
+    from pipeline import storage
     from stylize.config import INIT_WORDS
 
-    folder = os.path.dirname(manifest) or "."
+    local = storage.local_path(manifest)
+    folder = None if local is None else os.path.realpath(os.path.dirname(local) or ".")
     values = dict(settings or {})
     for name in ("init", "mask"):
         path = values.get(name, "")
         if path and path not in INIT_WORDS and "://" not in path and not os.path.isabs(path):
-            values[name] = os.path.relpath(path, folder)
+            path = os.path.abspath(path)
+            values[name] = path if folder is None else os.path.relpath(path, folder)
     return values
 
 
@@ -161,7 +168,9 @@ def _count(number: int, noun: str) -> str:
 
 def _default_out(manifest: str) -> str:
     """The manifest's name without its ending, beside it."""
-    return str(Path(manifest).with_suffix(""))
+    from pipeline import storage
+
+    return os.path.splitext(storage.local_path(manifest) or manifest)[0]
 
 
 def _say(line: str) -> None:
@@ -612,7 +621,7 @@ def make_manifest_command(
     """Write a manifest of all photographs that match with all styles that match."""
     from glob import glob
 
-    from pipeline import manifest
+    from pipeline import manifest, storage
 
     def found(patterns: list[str], what: str) -> list[str]:
         paths = sorted({path for pattern in patterns for path in glob(pattern, recursive=True)})
@@ -628,8 +637,8 @@ def make_manifest_command(
         manifest.write_manifest(out, rows)
     except ValueError as error:
         raise _Refused(2, str(error)) from error
-    except OSError as error:
-        raise _Refused(5, f"cannot write {out}: {error.strerror}") from error
+    except storage.StorageError as error:
+        raise _Refused(5, str(error)) from error
     _tell(f"{out}: {_count(len(rows), 'pair')}")
 
 

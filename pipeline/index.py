@@ -63,7 +63,8 @@ def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
     An `OSError` with an errno is no damage but the system's trouble (too many open files, …).
     """
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    # Opened here: pyarrow takes no path that is not UTF-8.
+    with open(path, "rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         wanted = None if columns is None else [name for name in names if name in columns]
         return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
@@ -71,6 +72,11 @@ def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 def _is_damage(error: Exception) -> bool:
     return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
+
+
+def _columns(path: str) -> tuple[str, ...]:
+    with open(path, "rb") as raw:
+        return tuple(pq.read_schema(raw).names)
 
 
 def _by_row(table: pa.Table) -> pa.Table:
@@ -116,6 +122,8 @@ def _load(out: str, columns: Sequence[str]) -> pa.Table:
         except FileNotFoundError:  # a compaction took a part away; what it held is elsewhere
             if attempt == 19:
                 raise
+        except OSError as error:
+            raise storage.unreadable(error, out) from error
     return only_newest(pa.concat_tables([SCHEMA.empty_table().select(columns), *tables]))
 
 
@@ -331,7 +339,7 @@ class Index:
             table = self._try_read(name, ["pair_id"])
             if table is not None:
                 ids[name] = table["pair_id"].to_pylist()
-                columns.add(tuple(pq.read_schema(os.path.join(self._folder, name)).names))
+                columns.add(_columns(os.path.join(self._folder, name)))
         if len(columns) > 1:
             return list(ids)
         count = Counter(itertools.chain.from_iterable(ids.values()))

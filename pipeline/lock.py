@@ -94,6 +94,8 @@ def read_run(out: str) -> dict[str, Any]:
             raise ValueError("no object")
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise storage.unreadable(error, path) from error
     except ValueError as error:
         raise storage.StorageError(
             f"{path!r} is damaged ({error}); remove it, and the next run writes it again"

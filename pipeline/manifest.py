@@ -394,8 +394,7 @@ def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> s
     local = storage.local_path(path)
     if local is not None and os.path.isdir(local):
         return f"{quoted(name)} is a folder; name a picture"
-    space = "; its name begins or ends with a space" if name != name.strip() else ""
-    return f"{quoted(name)} does not exist{space}"
+    return f"{quoted(name)} does not exist{storage.space_at_end(name)}"
 
 
 def cross(contents: Iterable[str], styles: Iterable[str]) -> list[dict[str, str]]:
@@ -447,7 +446,9 @@ def _relative_path(path: str, folder: str) -> str:
     if storage.is_uri(path) or storage.is_uri(folder):
         return path
     try:
-        relative = os.path.relpath(path, folder or ".").replace(os.sep, "/")
+        # A folder that is a link has another parent than its path says.
+        relative = os.path.relpath(os.path.abspath(path), os.path.realpath(folder or "."))
+        relative = relative.replace(os.sep, "/")
     except ValueError:  # another drive
         return os.path.abspath(path)
     # A spreadsheet would take the name for a formula.

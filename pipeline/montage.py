@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
@@ -152,11 +153,13 @@ def _draw_cell(
         try:
             picture = open_small(item.path, max(size))
             canvas.paste(picture.resize(size, Image.Resampling.LANCZOS), at)
-            if item.inset:
-                _draw_inset(canvas, item.inset, at, size)
-            return
         except (OSError, StylizeError):
             pass
+        else:
+            if item.inset:
+                with contextlib.suppress(OSError, StylizeError):  # a style that is gone
+                    _draw_inset(canvas, item.inset, at, size)
+            return
     x, y = at
     pen.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill="#fafafa", outline=_FRAME)
     lines = [

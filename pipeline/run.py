@@ -125,9 +125,11 @@ class Backbones:
 
     def sha256(self, backbone: str) -> str:
         """The identity of a backbone's weights."""
+        if backbone == "auto" and self._auto:
+            backbone = self._auto
         if backbone not in self._fixed:
             self._find(backbone)
-        return self._fixed[backbone]
+        return self._fixed[self._auto if backbone == "auto" else backbone]
 
     def paths(self, names: Sequence[str]) -> dict[str, str]:
         """backbone -> file, checked to hold what OUT was begun with."""
@@ -187,9 +189,14 @@ def make_plan(
     pairs = select(read_manifest(manifest, defaults=settings), options.only)
     backbones = Backbones(options, say)
     results = read_results(options.out)
-    if results:
+    if results or _has_pictures(options.out):
         pairs = backbones.resolve(pairs)
     return _plan(pairs, results, options, backbones), pairs, results
+
+
+def _has_pictures(out: str) -> bool:
+    """Whether a run was here that may have painted, though it wrote no row."""
+    return os.path.isdir(storage.join(storage.local_path(out) or out, "images"))
 
 
 def _plan(

@@ -78,6 +78,20 @@ def storage_error(error: OSError, path: str) -> StorageError:
     return StorageError(f"cannot write {os.path.basename(path.rstrip('/'))!r}: {reason}")
 
 
+def unreadable(error: OSError, path: str) -> StorageError:
+    """The failed reading of OUT as one line."""
+    reason = error.strerror or str(error)
+    return StorageError(
+        f"cannot read {path!r}: {reason[:1].lower()}{reason[1:]}; see to it, or "
+        "read it as the user who made it"
+    )
+
+
+def space_at_end(name: str) -> str:
+    """What may be the reason that there is no file of a name, to be put behind the words."""
+    return "; its name begins or ends with a space" if name != name.strip() else ""
+
+
 def is_uri(path: str) -> bool:
     """Whether `path` has a scheme, like ``s3://bucket/key``."""
     return _URI.match(path) is not None
@@ -230,11 +244,18 @@ def _put_local(path: str, data: bytes, point: str, temp_folder: str | None) -> N
         _active.discard(name)
 
 
+_NO_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+"""What file systems say that sync files alone, like shared folders of virtual machines."""
+
+
 def sync_folder(folder: str) -> None:
     """Make renames and removals in a local folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDERS:
+            raise
     finally:
         os.close(handle)
 

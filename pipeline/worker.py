@@ -362,7 +362,8 @@ class Worker:
             stat = storage.stat(where)  # before the bytes: a change in between is then seen
             data = storage.read_bytes(where)
         except FileNotFoundError:
-            raise ImageReadError(f"{role} {written}: there is no such file") from None
+            why = storage.space_at_end(written)
+            raise ImageReadError(f"{role} {written}: there is no such file{why}") from None
         except OSError as error:
             raise ImageReadError(f"{role} {written}: {error.strerror or error}") from error
         try:
@@ -413,7 +414,7 @@ def written_path(pair: Pair, role: str) -> str:
     if role == "content":
         return pair.content
     if role.startswith("style"):
-        return pair.style.split("|")[int(role[5:] or 1) - 1].strip()
+        return pair.style.split("|")[int(role[5:] or 1) - 1]
     return str(pair.settings[role])
 
 
@@ -437,7 +438,7 @@ def metadata(result: Result) -> str:
         "settings": settings,
         **{name: getattr(result, name) for name in _CARRIED},
     }
-    return json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
 
 
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average

@@ -1,6 +1,7 @@
 """The command as a user types it, where it paints nothing or one pair: no Ray is started."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -282,3 +283,38 @@ def test_the_module_runs_as_the_command_does() -> None:
         [sys.executable, "-m", "pipeline.cli", "--version"], capture_output=True, text=True
     )
     assert done.stdout == cli("--version").stdout
+
+
+def test_a_config_file_with_a_table_is_refused_by_name(good: Path) -> None:
+    config = good.parent / "c.toml"
+    config.write_text("[settings]\nsize = 64\n")
+    assert f"--config {config}: settings: " in refused("plan", good, "--config", config)
+
+
+def test_make_manifest_where_nothing_can_be_written_ends_with_5(good: Path) -> None:
+    photos = good.parent / "c*.jpg"
+    done = cli("make-manifest", "--content", photos, "--style", photos, "-o", good / "x.csv")
+    assert done.returncode == 5
+    assert "a file stands where a folder is needed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_paths_in_a_folder_that_is_a_link_lead_to_the_same_files(tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 1)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    manifest = tmp_path / "near" / "m.csv"
+    photos, mask = tmp_path / "photos", tmp_path / "photos" / "s.png"
+    done = cli("make-manifest", "--content", photos / "c0.jpg", "--style", mask, "--out", manifest)
+    assert done.returncode == 0, done.stderr
+    found = cli("validate", manifest, "--mask", mask)
+    assert found.returncode == 0, found.stderr
+
+
+def test_out_of_a_manifest_that_is_a_uri() -> None:
+    from pipeline.cli import _beside, _default_out
+
+    assert _default_out("file:///home/me/m.csv") == "/home/me/m"
+    assert _default_out("jobs.v2/m.csv") == "jobs.v2/m"
+    assert _default_out("s3://bucket/jobs/m.csv") == "s3://bucket/jobs/m"  # which run() refuses
+    assert _beside("s3://bucket/m.csv", {"mask": "a.png"}) == {"mask": os.path.abspath("a.png")}

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from pipeline import storage
-from pipeline.facts import FileFacts
+from pipeline.facts import FileFacts, carried
 from pipeline.index import Index, Lock, read_results
 from pipeline.manifest import read_manifest
 from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import pending
+from pipeline.run import Options, make_plan
 from pipeline.worker import failed_result, metadata, utc, written_path
 from stylize.config import ALGORITHM, StyleConfig
 from stylize.image import encode
@@ -141,3 +142,28 @@ def test_another_file_of_the_same_size_and_time_is_not_the_same(house: House) ->
     manifest = house.folder / "m.csv"
     manifest.write_text(manifest.read_text().replace("photos/c.png", "photos/d.png"))
     assert house.verdict(100) == "todo: content file changed"
+
+
+def test_a_plan_where_a_picture_has_no_row_yet_looks_for_the_backbone_once(house: House) -> None:
+    house.paint(100)
+    options = Options(out=house.out)
+    plan, pairs, results = make_plan(str(house.folder / "m.csv"), {}, options, print)
+    assert results == {}
+    assert [pair.settings["backbone"] for pair in pairs] == ["vgg16"]
+    assert [reason for _, reason in plan.todo] == ["new"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+def test_a_picture_carries_names_beyond_ascii_in_every_format(house: House, ending: str) -> None:
+    result = replace(house.paint(100), content="Zürich 東京.jpg", output=f"images/Zürich{ending}")
+    picture = Image.effect_noise((32, 32), 40).convert("RGB")
+    found = carried(encode(picture, ending, metadata(result)))
+    assert found is not None
+    assert (found.content, found.output) == (result.content, result.output)
+
+
+def test_a_file_that_is_not_there_for_a_space_is_told_with_the_space(house: House) -> None:
+    pair = replace(house.pair(100), style=" photos/s.png")
+    written = written_path(pair, "style")
+    assert storage.space_at_end(written) == "; its name begins or ends with a space"
+    assert storage.space_at_end(written.strip()) == ""

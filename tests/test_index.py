@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import signal
@@ -685,3 +686,28 @@ def test_run_json_is_what_was_written_last_or_empty(tmp_path: Path) -> None:
 def test_an_index_on_object_storage_is_refused_clearly() -> None:
     with pytest.raises(StorageError, match="object storage"):
         Index.open("s3://bucket/out", "r1")
+
+
+def test_a_folder_whose_name_is_no_utf8_has_an_index_like_others(tmp_path: Path) -> None:
+    out = str(tmp_path / os.fsdecode(b"caf\xe9"))
+    for run in ("r1", "r2"):
+        with Lock(out, run), Index.open(out, run) as index:
+            index.append(result(f"pair-{run}"))
+            assert index.problems == []
+    assert sorted(read_results(out)) == ["pair-r1", "pair-r2"]
+    assert not os.path.exists(os.path.join(out, "_state", "damaged"))
+
+
+def test_an_index_that_may_not_be_read_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "out")
+    with Lock(out, "r"), Index.open(out, "r") as index:
+        index.append(result())
+
+    def refuse(path: str) -> list[str]:  # root, which may read all, runs this too
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("pipeline.index.os.listdir", refuse)
+    with pytest.raises(StorageError, match=r"cannot read '.*out': permission denied; see to it"):
+        read_results(out)

@@ -212,6 +212,15 @@ def test_the_inset_is_the_style_in_the_lower_left_corner(out: Path) -> None:
     assert max(y for _, y in at[GREEN]) == max(y for _, y in at[BLUE])
 
 
+def test_a_style_that_is_gone_leaves_out_the_inset_and_not_the_picture(out: Path) -> None:
+    rows = write(out, result(1))
+    montage(rows, str(out / "whole.png"), cols="style", inputs="none", cell=60)
+    (out.parent / "styles" / "green.png").unlink()
+    montage(rows, str(out / "inset.png"), cols="style", inputs="inset", cell=60)
+    with Image.open(out / "whole.png") as one, Image.open(out / "inset.png") as other:
+        assert colours(other)[BLUE] == colours(one)[BLUE] == 60 * 40
+
+
 def test_pictures_are_wrapped_in_the_manifests_order_and_captioned(out: Path) -> None:
     rows = [result(n, meta={"panel": p}) for n, p in enumerate("CAB", 1)]
     grid = lay_out(rows, str(out), wrap=2, caption="meta.panel")

@@ -6,6 +6,7 @@ import os
 import pickle
 import platform
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +189,30 @@ def test_sweep_takes_only_what_dead_processes_left(tmp_path: Path) -> None:
 def test_naming_storage_loads_no_pyarrow() -> None:
     code = "import sys, pipeline.storage as s; s.exists('/x'); print('pyarrow' in sys.modules)"
     assert run(code).stdout == "False\n"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+def test_a_file_system_that_syncs_no_folders_is_good_enough(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def only_files(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    storage.put(str(tmp_path / "a.txt"), b"whole")
+    assert (tmp_path / "a.txt").read_bytes() == b"whole"
+
+
+def test_a_folder_that_cannot_be_synced_for_another_reason_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        storage.sync_folder(str(tmp_path))
