@@ -258,14 +258,16 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
 
 def _coarse(found: Explanation) -> str:
     """What is minimised at the coarser sizes and not drawn."""
-    first, factor = found.stages[0], found.stages[0].content_factor
+    from stylize.transfer import plan_stages
+
+    first = plan_stages(found.content.size, found.result.config)[0]
     said = []
-    if factor != 1:
+    if first.content_factor != 1:
         said.append(
-            f"At the coarser sizes the optimiser counts content {factor:g} times as much as is "
-            "drawn."
+            f"At the coarser sizes the optimiser counts content {first.content_factor:g} times as "
+            "much as is drawn."
         )
-    if first.spread:
+    if first.spread and first.evaluations:
         said.append(
             f"In the first {first.evaluations} steps {first.spread:.0%} of the style loss is over "
             "each quarter of the picture by itself."

@@ -20,7 +20,7 @@ from stylize.config import StyleConfig
 from stylize.image import MIN_SIDE, fit, match_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
-from stylize.transfer import OnStep, Stage, StyleResult, Stylizer, plan_stages
+from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages
 
 __all__ = [
     "Explanation",
@@ -177,8 +177,8 @@ class LayerLosses:
     """What each layer adds to the loss: its weight times its loss, so that all of them and the
     total variation make up `Step.loss`.
 
-    Near right and bottom edge a little differs where sides are no multiples of 16: the picture as
-    it is told has been cropped, and is extended by its edge again.
+    Where sides are no multiples of 16 a little differs at the right and the bottom edge: the
+    picture as it is told has been cropped, and is extended by its edge again.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class LayerLosses:
             features = self.inside(painting, layers, extend=False)
             style = {n: Statistic.of(f, kind) for n, f in features.items()}
             if self.config.relative:
-                near = color.transport(_on_grid(target, self.config), painting).clamp(0, 1)
+                near = color.transport(self.frame(target).pad(target), painting).clamp(0, 1)
                 features = self.inside(near, layers, extend=False)
                 start = {n: Statistic.of(f, kind) for n, f in features.items()}
         return PerceptualLoss(self.encoder, self.config, content, style, start=start)
@@ -259,24 +259,21 @@ class LayerLosses:
     ) -> dict[str, Tensor]:
         """Features by layer; the picture is extended to the optimiser's grid, the style not."""
         features: dict[str, Tensor] = self.encoder(
-            _on_grid(picture, self.config) if extend else picture, layers
+            self.frame(picture).pad(picture) if extend else picture, layers
         )
         return features
 
     def weight(self, picture: Tensor) -> Tensor | None:
-        """The mask (1, 1, H, W) at a picture's size, or None without one."""
-        if self._mask is None:
-            return None
+        """Where the style counts, (1, 1, H, W) on the grid, or None for everywhere."""
+        mask = None
+        if self._mask is not None:
+            size = (picture.shape[-1], picture.shape[-2])
+            mask = self.tensor(match_size(self._mask.convert("L"), size))
+        return self.frame(picture).weigh(mask, picture)
+
+    def frame(self, picture: Tensor) -> Frame:
         size = (picture.shape[-1], picture.shape[-2])
-        mask = self.tensor(match_size(self._mask.convert("L"), size))
-        return _on_grid(mask, self.config)
-
-
-def _on_grid(picture: Tensor, config: StyleConfig) -> Tensor:
-    if config.padding != "replicate":
-        return picture
-    height, width = picture.shape[-2:]
-    return F.pad(picture, (0, -width % 16, 0, -height % 16), mode="replicate")
+        return Frame(size, self.config.padding == "replicate")
 
 
 def _shrunk(mask: Tensor | None, features: Tensor) -> Tensor | None:

@@ -33,7 +33,7 @@ from stylize.weights import Weights
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
+__all__ = ["Frame", "Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
 
 _TILE = 1024
 """Side of a tile, pixels."""
@@ -251,7 +251,7 @@ class Stylizer:
             _check_alike(sitters[0], sitter)
         result = before = None
         for stage in stages:
-            frame = _Frame(stage.size, config.padding == "replicate")
+            frame = Frame(stage.size, config.padding == "replicate")
             side = self._side(stage)
             scenes = [self._scene(sitter, stage) for sitter in sitters]
             start = torch.cat([scene.start for scene in scenes])
@@ -379,7 +379,7 @@ class Stylizer:
         return start if weight is None else weight * start + (1 - weight) * target
 
     def _loss(
-        self, config: StyleConfig, scenes: Sequence[_Scene], frame: _Frame, side: int, stage: Stage
+        self, config: StyleConfig, scenes: Sequence[_Scene], frame: Frame, side: int, stage: Stage
     ) -> PerceptualLoss:
         encoder = self.encoder(config)
         blend = config.style_blend or tuple(1.0 for _ in scenes[0].styles)
@@ -412,8 +412,8 @@ class Stylizer:
                 start = _stack(
                     [statistics_in_tiles(encoder, n, layers, config.style_loss, side) for n in near]
                 )
-        weights = [frame.pad(scene.weight) for scene in scenes if scene.weight is not None]
-        mask = torch.cat(weights) if weights else None
+        weights = [frame.weigh(scene.weight, scene.target) for scene in scenes]
+        mask = torch.cat(w) if (w := [weight for weight in weights if weight is not None]) else None
         factors = (stage.content_factor, start, stage.spread)
         if not side:
             return PerceptualLoss(encoder, config, content, style, mask, *factors)
@@ -522,7 +522,7 @@ def _check_alike(first: _Sitter, other: _Sitter) -> None:
         )
 
 
-def _tell(sitters: Sequence[_Sitter], frame: _Frame, losses: Losses, x: Tensor) -> None:
+def _tell(sitters: Sequence[_Sitter], frame: Frame, losses: Losses, x: Tensor) -> None:
     for row, total in enumerate(losses.total.tolist()):
         sitter = sitters[row]
         if not math.isnan(total):
@@ -546,7 +546,7 @@ def _notes(config: StyleConfig, stage: Stage, side: int) -> str:
     return "; ".join(notes)
 
 
-class _Frame:
+class Frame:
     """A picture's size, and the larger one on the grid that it is worked on, edges repeated."""
 
     def __init__(self, size: tuple[int, int], on_grid: bool) -> None:
@@ -556,6 +556,14 @@ class _Frame:
 
     def pad(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, self.right, 0, self.bottom), mode="replicate")
+
+    def weigh(self, mask: Tensor | None, picture: Tensor) -> Tensor | None:
+        """Where the style counts, (1, 1, H, W): not beyond the picture (1, 3, h, w), for what is
+        painted there is cut off. None: everywhere."""
+        if not (self.right or self.bottom):
+            return mask
+        inside = torch.ones_like(picture[:, :1]) if mask is None else mask
+        return F.pad(inside, (0, self.right, 0, self.bottom))
 
     def crop(self, x: Tensor) -> Tensor:
         return x[..., : self.height, : self.width]

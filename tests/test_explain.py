@@ -15,7 +15,7 @@ from helpers import TINY, cli, picture
 from PIL import Image
 
 from pipeline import plot_curves
-from pipeline.explain import film, gram_figure, loss_figure, map_figure
+from pipeline.explain import _coarse, film, gram_figure, loss_figure, map_figure
 from pipeline.index import Index
 from pipeline.records import Result
 from stylize.config import StyleConfig
@@ -85,6 +85,20 @@ def test_the_layers_add_up_to_the_loss_of_each_step(
     assert len(sums) == 4
     for ours, told in sums:
         assert ours == pytest.approx(told, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 41), (41, 64), (70, 33)])
+def test_the_style_goes_into_the_picture_and_not_into_what_is_cut_off(
+    size: tuple[int, int], stylizer: Stylizer, tmp_path: Path
+) -> None:
+    photo, painting = (
+        Image.open(picture(tmp_path / f"{n}.png", n, size)).convert("RGB") for n in (1, 2)
+    )
+    config = StyleConfig.of("default", size=max(size), steps=30, scales=1)
+    result = stylizer.transfer(photo, painting, config)
+    content, style = LayerLosses(stylizer, photo, painting, config)(to_tensor(result.image))
+    assert sum(style.values()) < 1.5 * config.style_weight * result.style_loss
+    assert sum(content.values()) == pytest.approx(result.content_loss, rel=0.2)
 
 
 def test_a_mask_counts_as_it_does_in_the_transfer(
@@ -366,6 +380,14 @@ def test_matplotlib_is_loaded_only_when_something_is_drawn() -> None:
         env=dict(os.environ),
     )
     assert done.stdout.split() == ["False"]
+
+
+def test_the_page_says_what_is_minimised_at_the_coarse_sizes_and_not_drawn(
+    found: Explanation,
+) -> None:
+    words = _coarse(found)
+    assert "the optimiser counts content 4 times as much as is drawn" in words
+    assert "In the first 2 steps 40% of the style loss is over each quarter" in words
 
 
 def test_the_pages_template_names_only_what_is_filled_in() -> None:
