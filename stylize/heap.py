@@ -17,9 +17,11 @@ __all__ = ["kept"]
 _SWITCHES = (
     (-8, 1, 0),  # M_ARENA_MAX: heaps among which threads are shared out; 0 leaves it to glibc
     (-4, 0, 65536),  # M_MMAP_MAX: blocks that come from the kernel one by one
-    (-1, -1, 128 * 1024),  # M_TRIM_THRESHOLD: free bytes that go back to it; -1: none do
+    (-3, 2**25, 2**25),  # M_MMAP_THRESHOLD: the size, bytes, from which they do
+    (-1, -1, 2**26),  # M_TRIM_THRESHOLD: free bytes that go back to it; -1: none do
 )
-"""malloc.h's number, what holds in here, glibc's default."""
+"""malloc.h's number, what holds in here, and afterwards: glibc's default, or where it is one that
+grows with what a process asks for, until it is set, what it grows to."""
 
 
 @contextlib.contextmanager

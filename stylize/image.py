@@ -227,6 +227,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
             if converted is not None:
+                converted.info.pop("icc_profile", None)  # it is sRGB now, as all are
                 return converted
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile, or one for another mode: the numbers are the best guess left

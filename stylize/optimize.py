@@ -131,7 +131,8 @@ class LBFGS:
         accepted = counts & (sy > 1e-8 * (_dot(s, s) * yy).sqrt())
         gamma = torch.zeros_like(sy) if self._gamma is None else self._gamma
         self._gamma = torch.where(accepted, sy / yy, gamma)
-        self._pairs.append((s, y))
+        # A refused pair stays until the next look: its weight is 0, but 0 times inf is no number.
+        self._pairs.append((torch.where(accepted, s, 0), torch.where(accepted, y, 0)))
         new = torch.where(accepted, 1 / sy, 0)[None]
         weights = new if self._weights is None else torch.cat([self._weights, new])
         newer = (weights > 0).flip(0).cumsum(0).flip(0)  # itself included
@@ -189,7 +190,7 @@ class Adam:
 def _unit(gradient: Tensor) -> Tensor:
     """What gradients (B, n) are multiplied by, (B, 1), so that their squares stay within float32
     whatever the weights. A power of two: L-BFGS's steps are the same to the last bit."""
-    exponent = torch.frexp(gradient.abs().amax(dim=1, keepdim=True)).exponent
+    exponent = gradient.abs().amax(dim=1, keepdim=True).log2().ceil()  # -inf of a flat loss
     return torch.ldexp(torch.ones_like(gradient[:, :1]), -(exponent - 40).clamp(min=0))
 
 
@@ -287,15 +288,16 @@ class _Ledger:
 
     def note(self, losses: Losses, counts: Tensor, best: Tensor) -> None:
         """Keep what a later look will read; the device goes on meanwhile."""
-        parts = [part.double() for part in (*losses.parts(), best)]
-        self._noted.append(torch.stack([*parts, counts.double()]))
+        # In their own type: Apple's GPUs have no float64.
+        self._noted.append(torch.stack([*losses.parts(), best, counts.to(best)]))
 
     def look(self, evaluation: int, x: Tensor, on_step: OnStep | None) -> None:
         """Read what was noted, tell it, and decide which rows have ended.
 
         Raises `DivergedError` if all have, and none but by diverging.
         """
-        noted = torch.stack(self._noted).cpu()  # (k, 6, B): the one wait for the device
+        # (k, 6, B): the one wait for the device
+        noted = torch.stack(self._noted).cpu().double()
         first = evaluation - len(self._noted) + 1
         self._noted = []
         for number, (values, numbers) in enumerate(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from stylize import color, heap, weights
@@ -234,6 +234,8 @@ class Stylizer:
         return result
 
     @heap.kept()
+    @torch.inference_mode(False)
+    @torch.enable_grad()  # whatever the caller has switched off
     def transfer_batch(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
         """Pictures of one size and one objective, optimised together: on a GPU that one alone
         does not fill, this is faster. Each has its own L-BFGS memory and its own end, so that it
@@ -571,7 +573,7 @@ class Frame:
 
 def _picture(source: Picture) -> Image.Image:
     if isinstance(source, Image.Image):
-        return source if source.mode == "RGB" else to_srgb(source)
+        return to_srgb(ImageOps.exif_transpose(source))
     if isinstance(source, Tensor):
         return to_image(source)
     try:

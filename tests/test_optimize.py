@@ -472,6 +472,20 @@ def test_looking_seldom_changes_nothing_but_when_it_is_told() -> None:
     assert torch.equal(images[0], images[1])
 
 
+@pytest.mark.parametrize("every", [1, 10])
+def test_one_huge_loss_is_got_over_however_seldom_is_looked(every: int) -> None:
+    smooth, count = bowl(19), 0
+
+    def loss(x: Tensor) -> Losses:
+        nonlocal count
+        count += 1
+        return smooth(x).map(lambda part: part * (1e19 if count == 6 else 1))
+
+    minimum = minimize(loss, start(seed=19).float(), evaluations=40, look_every=every)
+    assert minimum.ended == ("steps",)
+    assert minimum.losses.total.isfinite().all()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_step_on_the_gpu_waits_for_it(bundled: Weights) -> None:

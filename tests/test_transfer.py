@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from stylize import StyleConfig, StyleResult, Stylizer, transfer_style
@@ -109,6 +110,34 @@ def test_a_pil_picture_of_any_mode_gives_what_its_file_gives(
     picture.save(path)
     config = small(steps=1)
     assert transfer(config, picture).image.tobytes() == transfer(config, path).image.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["orientation", "transparent colour", "profile"])
+def test_a_pil_picture_in_rgb_gives_what_its_file_gives(
+    transfer: Transfer, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.png"
+    if kind == "orientation":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        PHOTO.save(path, exif=exif)
+    elif kind == "transparent colour":
+        Image.new("RGB", PHOTO.size, "red").save(path, transparency=(255, 0, 0))
+    else:
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        PHOTO.save(path, icc_profile=profile.tobytes())
+    config = small(steps=1)
+    with Image.open(path) as picture:
+        assert transfer(config, picture).image.tobytes() == transfer(config, path).image.tobytes()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_picture(
+    transfer: Transfer, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with mode():
+        there = transfer(small())
+    assert there.image.tobytes() == transfer(small()).image.tobytes()
 
 
 def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
