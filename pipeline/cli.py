@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import __version__
-from stylize.config import SETTINGS
+from stylize.config import SETTINGS, StyleConfig
 
 if TYPE_CHECKING:
     pass
@@ -50,6 +50,9 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         options = {name: text for name, text in used.items() if text is not None}
         return command(**arguments, settings=_merged(config, options))
 
+    from pipeline.tables import as_text
+
+    defaults = StyleConfig()
     signature = inspect.signature(command, eval_str=True)
     kept = [p for p in signature.parameters.values() if p.name != "settings"]
     added = [
@@ -60,10 +63,10 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
             annotation=Annotated[
                 str | None,
                 typer.Option(
-                    help=setting.help,
+                    help=f"{setting.help} ({setting.limit})",
                     metavar="VALUE",
                     rich_help_panel="Settings (also as columns of the manifest)",
-                    show_default=False,
+                    show_default=as_text(name, getattr(defaults, name)) or False,
                 ),
             ],
         )
@@ -101,7 +104,9 @@ def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
             try:
                 values[name] = as_text(name, value)
             except ValueError as error:
-                raise _Refused(2, f"--config {config}: {name}: {error}") from error
+                unknown = "there is no such setting; write each as NAME = VALUE, in no table"
+                reason = error if name in SETTINGS else unknown
+                raise _Refused(2, f"--config {config}: {name}: {reason}") from error
     preset = PRESETS.get(options.get("preset", ""), {})
     return {**{n: t for n, t in values.items() if n not in preset}, **options}
 
@@ -148,7 +153,7 @@ def _clear_errors() -> Iterator[None]:
     except (StorageError, ClusterError, UnableError, LockedError, WeightsError) as error:
         raise _Refused(5, str(error)) from error
     except (ConfigError, ValueError) as error:
-        if not isinstance(error, ConfigError) and not str(error).startswith("--"):
+        if not isinstance(error, ConfigError) and not str(error).startswith("-"):
             raise
         raise _Refused(2, str(error)) from error
     except StylizeError as error:
@@ -220,7 +225,7 @@ _Manifest = Annotated[
     str, typer.Argument(help="csv, tsv, jsonl or parquet with the columns content and style")
 ]
 _Out = Annotated[
-    str | None, typer.Option("--out", "-o", help="output folder [default: beside the manifest]")
+    str | None, typer.Option("--out", "-o", help="output folder; by default beside the manifest")
 ]
 _Weights = Annotated[
     str, typer.Option("--weights", help="a VGG file, .pth or .safetensors, instead of our own")
@@ -243,7 +248,9 @@ _Dtype = Annotated[
         callback=_one_of("auto", "float32", "bfloat16", "float16"),
     ),
 ]
-_Threads = Annotated[int, typer.Option(min=0, help="CPU threads of each worker; 0 chooses")]
+_Threads = Annotated[
+    int, typer.Option(min=0, max=1024, help="CPU threads of each worker; 0 chooses")
+]
 _Side = Annotated[int, typer.Option(min=16, help="widest or highest picture that is decoded")]
 _Megapixels = Annotated[float, typer.Option(min=0.001, help="largest picture that is decoded")]
 _Retry = Annotated[
@@ -255,6 +262,17 @@ _Retry = Annotated[
     ),
 ]
 _NoRetry = Annotated[bool, typer.Option("--no-retry-failed", help="leave what failed before")]
+_Only = Annotated[list[str] | None, typer.Option(help="this id only; may be repeated")]
+_Force = Annotated[bool, typer.Option("--force", help="paint again what is done")]
+_RedoChanged = Annotated[
+    bool, typer.Option("--redo-changed", help="paint again what was edited by hand")
+]
+_RedoOlder = Annotated[
+    bool, typer.Option("--redo-older", help="paint again what an older version made")
+]
+_VerifyInputs = Annotated[
+    bool, typer.Option("--verify-inputs", help="hash inputs even if they look unchanged")
+]
 _Json = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
 
 
@@ -291,20 +309,13 @@ def run_command(
         int, typer.Option(min=0, help="stop after so many in a row with one cause; 0: never")
     ] = 20,
     limit: Annotated[int, typer.Option(min=0, help="paint at most so many pairs; 0: all")] = 0,
-    only: Annotated[list[str] | None, typer.Option(help="this id only; may be repeated")] = None,
-    force: Annotated[bool, typer.Option("--force", help="paint again what is done")] = False,
+    only: _Only = None,
+    force: _Force = False,
     retry_failed: _Retry = "all",
     no_retry_failed: _NoRetry = False,
-    redo_changed: Annotated[
-        bool, typer.Option("--redo-changed", help="paint again what was edited by hand")
-    ] = False,
-    redo_older: Annotated[
-        bool, typer.Option("--redo-older", help="paint again what an older version made")
-    ] = False,
-    verify_inputs: Annotated[
-        bool,
-        typer.Option("--verify-inputs", help="hash inputs even if they look unchanged"),
-    ] = False,
+    redo_changed: _RedoChanged = False,
+    redo_older: _RedoOlder = False,
+    verify_inputs: _VerifyInputs = False,
     wait: Annotated[bool, typer.Option("--wait", help="wait while another run has OUT")] = False,
     preview_every: Annotated[
         int, typer.Option(min=0, help="leave a preview beside the output every so many steps")
@@ -383,13 +394,13 @@ def plan_command(
     out: _Out = None,
     weights: _Weights = "",
     weights_convention: _Convention = "torchvision",
-    force: Annotated[bool, typer.Option("--force")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="this id only")] = None,
+    force: _Force = False,
+    only: _Only = None,
     retry_failed: _Retry = "all",
     no_retry_failed: _NoRetry = False,
-    redo_changed: Annotated[bool, typer.Option("--redo-changed")] = False,
-    redo_older: Annotated[bool, typer.Option("--redo-older")] = False,
-    verify_inputs: Annotated[bool, typer.Option("--verify-inputs")] = False,
+    redo_changed: _RedoChanged = False,
+    redo_older: _RedoOlder = False,
+    verify_inputs: _VerifyInputs = False,
     as_json: _Json = False,
     settings: dict[str, str] | None = None,
 ) -> None:
@@ -569,7 +580,7 @@ def explain_command(
     out: Annotated[str, typer.Option("--out", "-o", help="folder to write")],
     layers: Annotated[
         str,
-        typer.Option(help="layers of the feature maps [default: those of the losses]"),
+        typer.Option(help="layers of the feature maps; by default those of the losses"),
     ] = "",
     weights: _Weights = "",
     weights_convention: _Convention = "torchvision",
@@ -610,8 +621,8 @@ def explain_command(
 
 @app.command("make-manifest")
 def make_manifest_command(
-    content: Annotated[list[str], typer.Option(help="photographs, like 'photos/*.jpg'")],
-    style: Annotated[list[str], typer.Option(help="paintings, like 'styles/*.jpg'")],
+    content: Annotated[list[str], typer.Option(help="photographs, like 'photos/*.jpg', quoted")],
+    style: Annotated[list[str], typer.Option(help="paintings, like 'styles/*.jpg', quoted")],
     out: Annotated[str, typer.Option("--out", "-o", help="manifest to write: csv, tsv, jsonl")],
     zip_: Annotated[
         bool, typer.Option("--zip/--cross", help="first with first …, or each with each")
@@ -625,9 +636,11 @@ def make_manifest_command(
 
     def found(patterns: list[str], what: str) -> list[str]:
         paths = sorted({path for pattern in patterns for path in glob(pattern, recursive=True)})
-        if not paths:
-            raise _Refused(2, f"--{what} {' '.join(patterns)}: no file matches")
-        return paths
+        files = [path for path in paths if os.path.isfile(path)]
+        if not files:
+            inside = f"; {paths[0]} is a folder: write '{paths[0]}/*'" if paths else ""
+            raise _Refused(2, f"--{what} {' '.join(patterns)}: no file matches{inside}")
+        return files
 
     contents, styles = found(content, "content"), found(style, "style")
     if os.path.exists(out) and not force:

@@ -119,11 +119,10 @@ def _load(out: str, columns: Sequence[str]) -> pa.Table:
         try:
             tables = _load_once(storage.local_path(out) or out, columns)
             break
-        except FileNotFoundError:  # a compaction took a part away; what it held is elsewhere
-            if attempt == 19:
-                raise
         except OSError as error:
-            raise storage.unreadable(error, out) from error
+            # A compaction took a part away; what it held is elsewhere.
+            if not isinstance(error, FileNotFoundError) or attempt == 19:
+                raise storage.unreadable(error, out) from error
     return only_newest(pa.concat_tables([SCHEMA.empty_table().select(columns), *tables]))
 
 

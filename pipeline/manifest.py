@@ -435,19 +435,26 @@ def write_manifest(path: str, rows: Iterable[Mapping[str, str]]) -> None:
 
 
 def _relative(column: str, text: str, folder: str) -> str:
-    if column == "style":
-        if "|" in text and os.path.exists(text):
-            raise ValueError(f"{quoted(text)} has a |, which separates styles; rename the file")
-        return "|".join(_relative_path(part, folder) for part in text.split("|"))
-    return _relative_path(text, folder) if column in ("content", "mask") else text
+    if column not in ("content", "style", "mask"):
+        return text
+    if column == "style" and "|" in text and os.path.exists(text):
+        raise ValueError(f"{quoted(text)} has a |, which separates styles; rename the file")
+    paths = text.split("|") if column == "style" else [text]
+    relative = "|".join(_relative_path(path, folder) for path in paths)
+    if any("\ud800" <= letter <= "\udfff" for letter in relative):
+        raise ValueError(f"{quoted(text, 200)} is no UTF-8, as a manifest is; rename the file")
+    return relative
 
 
 def _relative_path(path: str, folder: str) -> str:
-    if storage.is_uri(path) or storage.is_uri(folder):
+    if storage.is_uri(path):
         return path
+    if storage.is_uri(folder):
+        return os.path.abspath(path)
     try:
-        # A folder that is a link has another parent than its path says.
-        relative = os.path.relpath(os.path.abspath(path), os.path.realpath(folder or "."))
+        relative = os.path.relpath(path, folder or ".")
+        if relative.startswith(os.pardir):  # a folder that is a link has another parent
+            relative = os.path.relpath(os.path.abspath(path), os.path.realpath(folder or "."))
         relative = relative.replace(os.sep, "/")
     except ValueError:  # another drive
         return os.path.abspath(path)

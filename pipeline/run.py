@@ -189,14 +189,15 @@ def make_plan(
     pairs = select(read_manifest(manifest, defaults=settings), options.only)
     backbones = Backbones(options, say)
     results = read_results(options.out)
-    if results or _has_pictures(options.out):
+    if results or _has_pictures(options.out, pairs):
         pairs = backbones.resolve(pairs)
     return _plan(pairs, results, options, backbones), pairs, results
 
 
-def _has_pictures(out: str) -> bool:
-    """Whether a run was here that may have painted, though it wrote no row."""
-    return os.path.isdir(storage.join(storage.local_path(out) or out, "images"))
+def _has_pictures(out: str, pairs: Sequence[Pair]) -> bool:
+    """Whether a run was here that painted, though it may have written no row."""
+    root = storage.local_path(out) or out
+    return any(os.path.isfile(os.path.join(root, pair.output)) for pair in pairs)
 
 
 def _plan(

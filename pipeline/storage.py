@@ -106,8 +106,8 @@ def local_path(path: str) -> str | None:
 
 
 def join(folder: str, name: str) -> str:
-    """`name` below `folder`, both a local path or a URI; a `name` that is one itself stays."""
-    if is_uri(name):
+    """`name` below `folder`, both a local path or a URI; a URI or absolute path stays as it is."""
+    if is_uri(name) or os.path.isabs(name):
         return name
     if is_uri(folder):
         base, mark, query = folder.partition("?")

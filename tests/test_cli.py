@@ -288,7 +288,9 @@ def test_the_module_runs_as_the_command_does() -> None:
 def test_a_config_file_with_a_table_is_refused_by_name(good: Path) -> None:
     config = good.parent / "c.toml"
     config.write_text("[settings]\nsize = 64\n")
-    assert f"--config {config}: settings: " in refused("plan", good, "--config", config)
+    assert f"--config {config}: settings: there is no such setting; write each as" in refused(
+        "plan", good, "--config", config
+    )
 
 
 def test_make_manifest_where_nothing_can_be_written_ends_with_5(good: Path) -> None:
@@ -311,6 +313,22 @@ def test_paths_in_a_folder_that_is_a_link_lead_to_the_same_files(tmp_path: Path)
     assert found.returncode == 0, found.stderr
 
 
+def test_a_manifest_named_by_a_file_uri_takes_absolute_paths(good: Path) -> None:
+    photo = good.parent / "c0.jpg"
+    (good.parent / "n.csv").write_text(f"content,style\n{photo},s.png\n")
+    found = cli("validate", f"file://{good.parent}/n.csv", "--mask", photo)
+    assert found.returncode == 0, found.stderr
+
+
+def test_make_manifest_names_a_photo_whose_name_is_no_utf8(good: Path) -> None:
+    photo = good.parent / os.fsdecode(b"caf\xe9.jpg")
+    (good.parent / "c0.jpg").rename(photo)
+    said = refused(
+        "make-manifest", "--content", photo, "--style", photo, "-o", good.parent / "x.csv"
+    )
+    assert r'caf\udce9.jpg" is no UTF-8' in said
+
+
 def test_out_of_a_manifest_that_is_a_uri() -> None:
     from pipeline.cli import _beside, _default_out
 
@@ -318,3 +336,28 @@ def test_out_of_a_manifest_that_is_a_uri() -> None:
     assert _default_out("jobs.v2/m.csv") == "jobs.v2/m"
     assert _default_out("s3://bucket/jobs/m.csv") == "s3://bucket/jobs/m"  # which run() refuses
     assert _beside("s3://bucket/m.csv", {"mask": "a.png"}) == {"mask": os.path.abspath("a.png")}
+
+
+def test_help_says_of_each_setting_what_it_may_be_and_is() -> None:
+    text = " ".join(cli("run", "--help", COLUMNS="200").stdout.split())
+    assert "longest side of the result, pixels (a whole number from 16 to 16384)" in text
+    assert "[default: (512)]" in text
+    assert "(gram or moments or wasserstein) [default: (gram)]" in text
+
+
+def test_a_pattern_that_names_a_folder_says_what_to_write(good: Path) -> None:
+    folder = good.parent
+    said = refused("make-manifest", "--content", folder, "--style", folder / "s.png", "-o", "x.csv")
+    assert f"--content {folder}: no file matches; {folder} is a folder: write '{folder}/*'" in said
+
+
+def test_a_montage_with_an_ending_that_cannot_be_written_is_refused(good: Path) -> None:
+    out = good.parent / "m"
+    (out / "index").mkdir(parents=True)
+    assert "-o x.gif: the ending must be one of .png" in refused("montage", out, "-o", "x.gif")
+
+
+@pytest.mark.parametrize("command", ["run", "pair"])
+def test_more_threads_than_any_machine_has_are_refused(command: str, good: Path) -> None:
+    given = [good] if command == "run" else [good, good, "-o", "x.png"]
+    assert "1024" in refused(command, *given, "--threads", 100000)

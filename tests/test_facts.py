@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.facts import FileFacts, carried
-from pipeline.index import Index, Lock, read_results
+from pipeline.index import Index, Lock, read_results, write_run
 from pipeline.manifest import read_manifest
 from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import pending
@@ -151,6 +151,16 @@ def test_a_plan_where_a_picture_has_no_row_yet_looks_for_the_backbone_once(house
     assert results == {}
     assert [pair.settings["backbone"] for pair in pairs] == ["vgg16"]
     assert [reason for _, reason in plan.todo] == ["new"]
+
+
+def test_a_plan_sees_that_a_picture_without_a_row_will_be_adopted(house: House) -> None:
+    rows = "id,content,style,output\na,photos/c.png,photos/s.png,mine/a.png\n"
+    (house.folder / "m.csv").write_text(rows)
+    house.paint(100)
+    write_run(house.out, {"backbone": "vgg16", "weights": {"vgg16": WEIGHTS}})
+    options = Options(out=house.out)
+    plan, _, _ = make_plan(str(house.folder / "m.csv"), {"steps": "100"}, options, print)
+    assert [pair.pair_id for pair in plan.adopt] == ["a"]
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])

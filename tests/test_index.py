@@ -711,3 +711,17 @@ def test_an_index_that_may_not_be_read_says_so(
     monkeypatch.setattr("pipeline.index.os.listdir", refuse)
     with pytest.raises(StorageError, match=r"cannot read '.*out': permission denied; see to it"):
         read_results(out)
+
+
+def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    write_run(out, {"backbone": "vgg16"})
+    index, run = tmp_path / "out" / "index", tmp_path / "out" / "_state" / "run.json"
+    index.mkdir()
+    (index / "part-r-000001.parquet").symlink_to("gone")
+    with pytest.raises(StorageError, match=r"out': no such file or directory; see to it"):
+        read_results(out)
+    run.unlink()
+    run.mkdir()
+    with pytest.raises(StorageError, match=r"run.json': is a directory; see to it"):
+        read_run(out)

@@ -587,3 +587,14 @@ def test_a_damaged_manifest_is_read_or_refused(
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
     check_contract(write(bytes(whole[: cut if data.draw(st.booleans()) else None]), f"m.{ending}"))
+
+
+def test_a_manifest_in_a_folder_that_is_a_link_names_what_lies_beside_it_shortly(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    rows = [{"content": str(tmp_path / "near" / "a.jpg"), "style": str(tmp_path / "s.jpg")}]
+    write_manifest(str(tmp_path / "near" / "m.csv"), rows)
+    written = (tmp_path / "far" / "away" / "m.csv").read_text()
+    assert written == "content,style\na.jpg,../../s.jpg\n"

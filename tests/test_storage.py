@@ -77,6 +77,7 @@ def test_join_keeps_uris_and_their_options() -> None:
     assert storage.join("s3://b/out/", "a.png") == "s3://b/out/a.png"
     assert storage.join("s3://b/out?region=eu", "a.png") == "s3://b/out/a.png?region=eu"
     assert storage.join("folder", "s3://b/a.png") == "s3://b/a.png"
+    assert storage.join("s3://b/jobs", "/photos/a.png") == "/photos/a.png"
 
 
 def test_output_path_refuses_a_link_out_of_the_folder(tmp_path: Path) -> None:
