@@ -14,15 +14,12 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pipeline import __version__
 from stylize.config import SETTINGS, StyleConfig
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="stylize-batch",

@@ -1,4 +1,4 @@
-"""What travels between the parts of the batch: Pair, Input, Step, Result. Standard library only."""
+"""What travels between the parts of the batch: Pair, Input, Result. Standard library only."""
 
 from __future__ import annotations
 

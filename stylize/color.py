@@ -6,6 +6,8 @@ Monge-Kantorovich map: Pitie and Kokaram 2007.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -48,13 +50,18 @@ def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Ten
     return pixels.view_as(image[0])[None].to(image)
 
 
-def transport(image: Tensor, reference: Tensor) -> Tensor:
-    """The picture with the reference's colour mean and covariance, moved as little as possible.
+def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0,)) -> Tensor:
+    """The picture with the colour mean and covariance of the references, moved as little as
+    possible; of several, those of their pixels together, each counting by its share (sum 1).
 
     x -> A (x - mu_c) + mu_s, A = Sc^-1/2 (Sc^1/2 Ss Sc^1/2)^1/2 Sc^-1/2. Values may leave [0, 1].
     """
     mean, covariance = _moments(image)
-    new_mean, new_covariance = _moments(reference)
+    means, covariances = map(torch.stack, zip(*map(_moments, references), strict=True))
+    share = torch.tensor(shares, dtype=means.dtype).view(-1, 1, 1)
+    new_mean = (share * means).sum(dim=0)
+    apart = means - new_mean
+    new_covariance = (share * (covariances + apart @ apart.mT)).sum(dim=0)
     root, inverse = _power(covariance, 0.5), _power(covariance, -0.5)
     matrix = inverse @ _power(root @ new_covariance @ root, 0.5) @ inverse
     return _apply(image, matrix, mean, new_mean)

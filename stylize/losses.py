@@ -319,7 +319,7 @@ class PerceptualLoss:
 
     Targets come from the same encoder in the same type as the picture's features, so that the
     content itself has content loss 0 and the style itself style loss 0. A part whose weight is 0
-    is not computed and reads 0. `mask` (1, 1, H, W): where the style counts.
+    is not computed and reads 0. `mask` (1 or B, 1, H, W): where the style counts.
 
     With `config.relative` the content loss is over its target's energy, and a layer's style loss
     over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over

@@ -214,7 +214,7 @@ def minimize(
     look_every: int = 1,
     on_step: OnStep | None = None,
 ) -> Minimum:
-    """The pictures of least loss among `evaluations` + 1 looked at, from `start` (B, 3, H, W).
+    """The pictures of least loss among `evaluations` looked at, from `start` (B, 3, H, W).
 
     A row's loss that is not finite sends it back to its best picture with an empty memory; coming
     a second time, or at the very start, the row has diverged. A row ends before its evaluations

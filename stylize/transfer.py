@@ -306,7 +306,7 @@ class Stylizer:
         weight = None
         if sitter.mask is not None:
             weight = self._tensor(match_size(sitter.mask, stage.size))
-        start = self._start(config, target, styles[0], sitter.start, weight)
+        start = self._start(config, target, styles, sitter.start, weight)
         return _Scene(target, styles, weight, start)
 
     def _side(self, stage: Stage) -> int:
@@ -360,7 +360,7 @@ class Stylizer:
         self,
         config: StyleConfig,
         target: Tensor,
-        style: Tensor,
+        styles: Sequence[Tensor],
         picture: Image.Image | None,
         weight: Tensor | None,
     ) -> Tensor:
@@ -373,9 +373,9 @@ class Stylizer:
             mean = torch.tensor(self.weights.mean).view(1, 3, 1, 1)
             return (mean + config.noise * noise).to(target)
         elif config.init == "style":
-            start = F.interpolate(style, (size[1], size[0]), mode="bicubic", antialias=True)
+            start = F.interpolate(styles[0], (size[1], size[0]), mode="bicubic", antialias=True)
         elif config.init == "matched" and config.weights()[1]:
-            start = color.transport(target, style)
+            start = color.transport(target, *styles, shares=_shares(config, len(styles)))
         else:
             start = target
         return start if weight is None else weight * start + (1 - weight) * target
@@ -384,11 +384,7 @@ class Stylizer:
         self, config: StyleConfig, scenes: Sequence[_Scene], frame: Frame, side: int, stage: Stage
     ) -> PerceptualLoss:
         encoder = self.encoder(config)
-        blend = config.style_blend or tuple(1.0 for _ in scenes[0].styles)
-        if len(blend) != len(scenes[0].styles):
-            raise ConfigError(
-                f"style_blend has {len(blend)} weights for {len(scenes[0].styles)} styles"
-            )
+        shares = _shares(config, len(scenes[0].styles))
         content_weight, style_weight = config.weights()
         with torch.no_grad():
             content: Mapping[str, Tensor] = {}
@@ -398,7 +394,6 @@ class Stylizer:
             style: Mapping[str, Statistic] = {}
             start: Mapping[str, Statistic] = {}
             if style_weight:
-                shares = [share / sum(blend) for share in blend]
                 style = _stack(
                     [
                         _blend([self._statistics(config, s, side) for s in scene.styles], shares)
@@ -407,7 +402,9 @@ class Stylizer:
                 )
             if style_weight and config.relative:
                 near = [
-                    color.transport(frame.pad(scene.target), scene.styles[0]).clamp(0, 1)
+                    color.transport(frame.pad(scene.target), *scene.styles, shares=shares).clamp(
+                        0, 1
+                    )
                     for scene in scenes
                 ]
                 layers = relative(config.style_layers)
@@ -602,6 +599,16 @@ def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statis
         )
         for layer in statistics[0]
     }
+
+
+def _shares(config: StyleConfig, count: int) -> list[float]:
+    """Of each style, sum 1. Raises `ConfigError` where `style_blend` has more or fewer."""
+    blend = config.style_blend or (1.0,) * count
+    if len(blend) != count:
+        raise ConfigError(
+            f"style_blend has {len(blend)} weights for {count} styles; give each one, like 0.7|0.3"
+        )
+    return [share / sum(blend) for share in blend]
 
 
 def _blend(statistics: list[dict[str, Statistic]], shares: list[float]) -> dict[str, Statistic]:

@@ -139,3 +139,16 @@ def test_every_colour_map_works_on_the_gpu() -> None:
         there = function(content.cuda(), style.cuda())
         assert there.is_cuda
         assert torch.allclose(there.cpu(), function(content, style), atol=1e-5)
+
+
+def test_several_references_count_as_their_pixels_together() -> None:
+    content, one, other = (near_grey(seed, 0.05) for seed in (31, 32, 33))
+    other = 0.5 * other + 0.2
+    # Two thirds and a third of the pixels, as the shares say.
+    together = torch.cat([one, one, other], dim=3)
+    wanted = color.transport(content, together)
+    found = color.transport(content, one, other, shares=(2 / 3, 1 / 3))
+    assert torch.allclose(found, wanted, atol=1e-9)
+    assert torch.equal(
+        color.transport(content, one, other, shares=(1, 0)), color.transport(content, one)
+    )

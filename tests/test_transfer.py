@@ -394,13 +394,22 @@ def test_total_variation_weight_smooths(transfer: Transfer) -> None:
 
 
 def test_a_blend_of_1_and_0_is_the_first_style_alone(transfer: Transfer) -> None:
-    # init=content: `matched` takes the colours of the first in either case.
     other = shipped("woodcut-waves", 40, 40)
-    alone = transfer(small(init="content"))
-    blend = transfer(small(init="content", style_blend=(1.0, 0.0)), style=[PAINTING, other])
+    alone = transfer(small())
+    blend = transfer(small(style_blend=(1.0, 0.0)), style=[PAINTING, other])
     assert blend.image.tobytes() == alone.image.tobytes()
-    even = transfer(small(init="content"), style=[PAINTING, other])
+    even = transfer(small(), style=[PAINTING, other])
     assert even.image.tobytes() != alone.image.tobytes()
+
+
+@pytest.mark.parametrize("shares", [(0.0, 1.0), (0.3, 0.7)])
+def test_the_order_of_the_styles_is_of_no_matter(
+    transfer: Transfer, shares: tuple[float, float]
+) -> None:
+    other = shipped("woodcut-waves", 40, 40)
+    one = transfer(small(style_blend=shares, steps=4), style=[PAINTING, other])
+    two = transfer(small(style_blend=shares[::-1], steps=4), style=[other, PAINTING])
+    assert np.abs(pixels(one.image) - pixels(two.image)).max() <= 2
 
 
 def test_two_equal_styles_are_one(transfer: Transfer) -> None:
