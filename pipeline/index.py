@@ -58,13 +58,18 @@ _FEW = 16  # parts; a merge takes parts away, which a reader may just have liste
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
 
 
+def _open(path: str) -> pa.NativeFile:
+    """By bytes, for pyarrow takes no text that is not UTF-8. Not Python's file: its buffers need
+    the interpreter, which may have ended before pyarrow's threads do."""
+    return pa.OSFile(os.fsencode(path), "rb")
+
+
 def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """All columns of a part, or `columns`. Raises one of `_UNREADABLE` for a damaged part.
 
     An `OSError` with an errno is no damage but the system's trouble (too many open files, …).
     """
-    # Opened here: pyarrow takes no path that is not UTF-8.
-    with open(path, "rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+    with _open(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         wanted = None if columns is None else [name for name in names if name in columns]
         return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
@@ -75,7 +80,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _columns(path: str) -> tuple[str, ...]:
-    with open(path, "rb") as raw:
+    with _open(path) as raw:
         return tuple(pq.read_schema(raw).names)
 
 

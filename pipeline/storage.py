@@ -80,7 +80,7 @@ def storage_error(error: OSError, path: str) -> StorageError:
 
 def unreadable(error: OSError, path: str) -> StorageError:
     """The failed reading of OUT as one line."""
-    reason = error.strerror or str(error)
+    reason = os.strerror(error.errno) if error.errno else str(error)
     return StorageError(
         f"cannot read {path!r}: {reason[:1].lower()}{reason[1:]}; see to it, or "
         "read it as the user who made it"
