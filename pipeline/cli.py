@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
+from pipeline.tables import as_text
 from stylize.config import SETTINGS, StyleConfig
 
 app = typer.Typer(
@@ -46,8 +47,6 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         used = {name: arguments.pop(name) for name in SETTINGS}
         options = {name: text for name, text in used.items() if text is not None}
         return command(**arguments, settings=_merged(config, options))
-
-    from pipeline.tables import as_text
 
     defaults = StyleConfig()
     signature = inspect.signature(command, eval_str=True)
@@ -91,8 +90,6 @@ def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
     if config is not None:
         import tomllib
 
-        from pipeline.tables import as_text
-
         try:
             loaded = tomllib.loads(config.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -110,17 +107,14 @@ def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
 
 def _beside(manifest: str, settings: dict[str, str] | None) -> dict[str, str]:
     """Paths that options name, relative to the manifest's folder, as those in the manifest are."""
-    from pipeline import storage
+    from pipeline.manifest import relative_path
     from stylize.config import INIT_WORDS
 
-    local = storage.local_path(manifest)
-    folder = None if local is None else os.path.realpath(os.path.dirname(local) or ".")
     values = dict(settings or {})
     for name in ("init", "mask"):
         path = values.get(name, "")
-        if path and path not in INIT_WORDS and "://" not in path and not os.path.isabs(path):
-            path = os.path.abspath(path)
-            values[name] = path if folder is None else os.path.relpath(path, folder)
+        if path and path not in INIT_WORDS and not os.path.isabs(path):
+            values[name] = relative_path(path, os.path.dirname(manifest))
     return values
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "id_problem",
     "output_problem",
     "read_manifest",
+    "relative_path",
     "write_manifest",
     "zip_",
 ]
@@ -440,13 +441,14 @@ def _relative(column: str, text: str, folder: str) -> str:
     if column == "style" and "|" in text and os.path.exists(text):
         raise ValueError(f"{quoted(text)} has a |, which separates styles; rename the file")
     paths = text.split("|") if column == "style" else [text]
-    relative = "|".join(_relative_path(path, folder) for path in paths)
+    relative = "|".join(relative_path(path, folder) for path in paths)
     if any("\ud800" <= letter <= "\udfff" for letter in relative):
         raise ValueError(f"{quoted(text, 200)} is no UTF-8, as a manifest is; rename the file")
     return relative
 
 
-def _relative_path(path: str, folder: str) -> str:
+def relative_path(path: str, folder: str) -> str:
+    """A path as a manifest in `folder` has it; below a URI a local path is absolute."""
     if storage.is_uri(path):
         return path
     if storage.is_uri(folder):

@@ -411,8 +411,9 @@ class Stylizer:
                 start = _stack(
                     [statistics_in_tiles(encoder, n, layers, config.style_loss, side) for n in near]
                 )
-        weights = [frame.weigh(scene.weight, scene.target) for scene in scenes]
-        mask = torch.cat(w) if (w := [weight for weight in weights if weight is not None]) else None
+        weighed = (frame.weigh(scene.weight, scene.target) for scene in scenes)
+        weights = [weight for weight in weighed if weight is not None]  # of all, or of none
+        mask = torch.cat(weights) if weights else None
         factors = (stage.content_factor, start, stage.spread)
         if not side:
             return PerceptualLoss(encoder, config, content, style, mask, *factors)
