@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipeline import storage
 from pipeline.facts import FileFacts, carried
@@ -108,10 +109,9 @@ def test_a_picture_saved_by_an_editor_is_kept_with_and_without_its_metadata(hous
     house.record(house.paint(100))
     path = Path(house.out, "images/a.png")
     with Image.open(path) as image:
-        text, edited = dict(image.text), image.transpose(Image.Transpose.ROTATE_180)  # type: ignore[attr-defined]
+        assert isinstance(image, PngImageFile)
+        text, edited = dict(image.text), image.transpose(Image.Transpose.ROTATE_180)
     assert text
-    from PIL.PngImagePlugin import PngInfo
-
     carried = PngInfo()
     for name, value in text.items():
         carried.add_itxt(name, value)
