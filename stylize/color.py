@@ -16,7 +16,7 @@ __all__ = ["keep_luminance", "luminance", "recolor", "restore_color", "transport
 _EPS = 1e-8
 """Variance added to each colour axis: a grey or constant picture has none in some."""
 
-# Moments and maps are computed on the CPU in float64, which not every device has.
+# Moments and maps are computed in float64: on the CPU where a device has none.
 
 # RGB -> YIQ (NTSC), rows Y, I, Q.
 _YIQ = torch.tensor(
@@ -27,15 +27,17 @@ _YIQ = torch.tensor(
 
 def _pixels(image: Tensor) -> Tensor:
     """The colours, (3, M)."""
-    return image[0].flatten(1).cpu().double()
+    pixels = image[0].flatten(1)
+    return (pixels.cpu() if pixels.device.type == "mps" else pixels).double()
 
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (3, 1) and covariance (3, 3) of the colours."""
+    """Mean (3, 1) and covariance (3, 3) of the colours, on the CPU."""
     pixels = _pixels(image)
     mean = pixels.mean(dim=1, keepdim=True)
     centred = pixels - mean
-    return mean, centred @ centred.T / pixels.shape[1] + _EPS * torch.eye(3)
+    covariance = (centred @ centred.T / pixels.shape[1]).cpu()
+    return mean.cpu(), covariance + _EPS * torch.eye(3)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -46,8 +48,9 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Tensor:
-    pixels = matrix @ (_pixels(image) - mean) + new_mean
-    return pixels.view_as(image[0])[None].to(image)
+    pixels = _pixels(image)
+    matrix, mean, new_mean = (part.to(pixels.device) for part in (matrix, mean, new_mean))
+    return (matrix @ (pixels - mean) + new_mean).view_as(image[0])[None].to(image)
 
 
 def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0,)) -> Tensor:
@@ -90,7 +93,9 @@ def keep_luminance(style: Tensor, content: Tensor) -> Tensor:
 
 def restore_color(result: Tensor, content: Tensor) -> Tensor:
     """The result's luminance with the content's I and Q."""
-    pixels = _YIQ @ _pixels(content)  # (3, M): Y, I, Q
+    pixels = _pixels(content)
+    yiq = _YIQ.to(pixels.device)
+    pixels = yiq @ pixels  # (3, M): Y, I, Q
     pixels[0] = _pixels(luminance(result))[0]
-    back: Tensor = torch.linalg.inv(_YIQ) @ pixels
+    back: Tensor = torch.linalg.inv(yiq) @ pixels
     return back.view_as(result[0])[None].to(result)

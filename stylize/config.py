@@ -26,6 +26,7 @@ __all__ = [
     "Setting",
     "StyleConfig",
     "parse_setting",
+    "together",
 ]
 
 ALGORITHM = 2
@@ -34,6 +35,12 @@ ALGORITHM = 2
 AT_ONCE = 2048**2
 """Pixels of the largest picture that the network sees whole, with some 7 GB; larger ones are seen
 in tiles, and pictures that are optimised together are as many as make these."""
+
+
+def together(side: int) -> int:
+    """Pictures of a side, pixels, that fill a GPU without crowding it, optimised together."""
+    return max(1, AT_ONCE // side**2)
+
 
 LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
@@ -259,6 +266,10 @@ class StyleConfig:
             self.content_weight * (2 * (1 - self.strength)) ** 2,
             self.style_weight * (2 * self.strength) ** 2,
         )
+
+    def style_side(self, side: int) -> int:
+        """The longer side of a style picture where the result's is `side`, pixels."""
+        return max(16, round(side * self.style_scale))
 
     def to_json(self) -> str:
         """The settings as canonical JSON: sorted keys, so equal settings give equal text."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stylize import color
 from stylize.config import StyleConfig
-from stylize.image import MIN_SIDE, fit, match_size, to_image, to_tensor
+from stylize.image import MIN_SIDE, fit, match_size, scaled, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
 from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages
@@ -192,7 +192,9 @@ class LayerLosses:
         self.config = config
         self.encoder = stylizer.encoder(config)
         self.device = stylizer.device
-        self._content, self._style, self._mask = content, style, mask
+        self._content = scaled(content, config.size)
+        self._style = scaled(style, config.style_side(config.size))
+        self._mask = mask
         self._targets: dict[tuple[int, int], PerceptualLoss] = {}
 
     def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
@@ -238,8 +240,7 @@ class LayerLosses:
     def pictures(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Photograph and style, (1, 3, H, W), as the losses at a stage of this size see them."""
         target = self.tensor(match_size(self._content, size))
-        longest = max(16, round(max(size) * self.config.style_scale))
-        style_size = fit(self._style.size, longest)
+        style_size = fit(self._style.size, self.config.style_side(max(size)))
         if min(style_size) < MIN_SIDE:
             style_size = fit(style_size, math.ceil(max(style_size) * MIN_SIDE / min(style_size)))
         style = self.tensor(match_size(self._style, style_size))

@@ -30,6 +30,7 @@ __all__ = [
     "is_whole",
     "match_size",
     "read_metadata",
+    "scaled",
     "to_image",
     "to_srgb",
     "to_tensor",
@@ -243,6 +244,11 @@ def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
 def match_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The picture at width x height, by Lanczos (antialiased when it shrinks)."""
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def scaled(image: Image.Image, longest: int) -> Image.Image:
+    """The picture with a longer side of `longest` pixels."""
+    return match_size(image, fit(image.size, longest))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

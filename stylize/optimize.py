@@ -71,14 +71,19 @@ class Minimum:
 
 
 class LBFGS:
-    """Directions of limited-memory BFGS without line search (Nocedal 1980; Nocedal and Wright,
-    algorithm 7.4), one memory for each row of (B, n).
+    """Directions of limited-memory BFGS without line search (Nocedal 1980), one memory for each
+    row of (B, n).
+
+    The two-loop recursion (Nocedal and Wright, algorithm 7.4) as matrices (Byrd, Nocedal and
+    Schnabel 1994): its first loop solves R a = S q, its second R^T b = D a - gamma Y q, with
+    R_ij = s_i.y_j for pairs i no newer than j and D the diagonal of R. So the memory is read twice
+    where the loops read and write ten vectors a pair, by some fifty kernels where they are two
+    hundred.
 
     Nothing in it has a unit: the first step has a set length, a pair (s, y) is used if
     s.y > 1e-8 |s||y|. So the loss times any factor gives the same iterates, which
-    torch.optim.LBFGS, with its absolute thresholds, does not. A pair has weight 0 in a row that
-    refuses it, and in one that has `history` newer ones; the host looks every `look_every` steps
-    which pairs have none left, and drops them.
+    torch.optim.LBFGS, with its absolute thresholds, does not. Its tensors stay where they are, for
+    a recording of the step to find them.
     """
 
     def __init__(
@@ -86,38 +91,51 @@ class LBFGS:
         history: int,
         first_step: float | None = FIRST_STEP,
         longest_step: float | None = LONGEST_STEP,
-        look_every: int = 1,
     ) -> None:
         self.history = history
         self.first_step = first_step  # None: torch's rule, min(1, 1/|g|_1)
         self.longest_step = longest_step
-        self.look_every = look_every
-        self._steps = 0
-        self._pairs: list[tuple[Tensor, Tensor]] = []  # s, y (B, n), oldest first
-        self._weights: Tensor | None = None  # (pairs, B, 1), 1/s.y or 0
-        self._gamma: Tensor | None = None  # (B, 1), the size of the initial inverse Hessian, or 0
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # step, gradient, whether it counts
+        self._begun = False
+
+    def _begin(self, gradient: Tensor) -> None:
+        rows, n = gradient.shape
+        m = self.history
+        # s and y of the pairs of each row, in slots, and a last vector that nobody reads.
+        self._vectors = gradient.new_zeros(rows * 2 * m + 1, n)
+        self._pairs = self._vectors[:-1].view(rows, 2 * m, n)
+        self._sy = gradient.new_zeros(rows, m, m)  # s_i.y_j, of slots
+        self._yy = gradient.new_zeros(rows, m, m)
+        self._used = torch.zeros(rows, m, dtype=torch.bool, device=gradient.device)
+        self._slot = torch.zeros(rows, dtype=torch.long, device=gradient.device)  # written next
+        self._gamma = gradient.new_zeros(rows, 1)  # size of the initial inverse Hessian, or 0
+        self._step = torch.zeros_like(gradient)
+        self._gradient = torch.zeros_like(gradient)
+        self._counts = torch.zeros_like(gradient[:, :1], dtype=torch.bool)
+        self._rows = torch.arange(rows, device=gradient.device)
+        self._ages = torch.arange(m, device=gradient.device)
+        self._begun = True
 
     def step(self, gradient: Tensor) -> Tensor:
         """The step to take from here, (B, n), given the gradient (B, n) here."""
-        if self._last is not None:
-            self._remember(self._last[0], gradient - self._last[1], self._last[2])
-        step = self._first(gradient)
-        if self._gamma is not None:  # a row without a single pair so far makes first steps still
-            step = torch.where(self._gamma > 0, self._direction(gradient), step)
+        if not self._begun:
+            self._begin(gradient)
+        self._remember(gradient)
+        # A row without a single pair so far makes first steps still.
+        step = torch.where(self._gamma > 0, self._direction(gradient), self._first(gradient))
         if self.longest_step is not None:
             rms = step.square().mean(1, keepdim=True).sqrt()
             step = step * (self.longest_step / rms.clamp(min=self.longest_step))
-        counts = torch.ones_like(gradient[:, :1], dtype=torch.bool)
-        self._last = (step, gradient, counts)
+        self._step.copy_(step)
+        self._gradient.copy_(gradient)
+        self._counts.fill_(True)
         return step
 
     def forget(self, rows: Tensor) -> None:
         """Empty the memory of the rows that are True in (B, 1): their next step is a first step."""
-        if self._weights is not None and self._gamma is not None:
-            self._weights, self._gamma = self._weights * ~rows, self._gamma * ~rows
-        if self._last is not None:
-            self._last = (self._last[0], self._last[1], self._last[2] & ~rows)
+        if self._begun:
+            self._used &= ~rows
+            self._gamma *= ~rows
+            self._counts &= ~rows
 
     def _first(self, gradient: Tensor) -> Tensor:
         if self.first_step is None:
@@ -125,39 +143,50 @@ class LBFGS:
         rms = gradient.square().mean(1, keepdim=True).sqrt()
         return -gradient * (self.first_step / rms.clamp(min=torch.finfo(rms.dtype).tiny))
 
-    def _remember(self, s: Tensor, y: Tensor, counts: Tensor) -> None:
-        sy = _dot(s, y)
-        yy = _dot(y, y)
-        accepted = counts & (sy > 1e-8 * (_dot(s, s) * yy).sqrt())
-        gamma = torch.zeros_like(sy) if self._gamma is None else self._gamma
-        self._gamma = torch.where(accepted, sy / yy, gamma)
-        # A refused pair stays until the next look: its weight is 0, but 0 times inf is no number.
-        self._pairs.append((torch.where(accepted, s, 0), torch.where(accepted, y, 0)))
-        new = torch.where(accepted, 1 / sy, 0)[None]
-        weights = new if self._weights is None else torch.cat([self._weights, new])
-        newer = (weights > 0).flip(0).cumsum(0).flip(0)  # itself included
-        self._weights = torch.where(newer <= self.history, weights, 0)
-        self._steps += 1
-        if self._steps % self.look_every == 0:
-            kept = (self._weights > 0).any(dim=1).flatten().tolist()
-            if not all(kept):
-                self._pairs = [pair for pair, keep in zip(self._pairs, kept, strict=True) if keep]
-                self._weights = self._weights[torch.tensor(kept, device=s.device)]
+    def _remember(self, gradient: Tensor) -> None:
+        """Put the last step and what it did to the gradient in the place of the oldest pair."""
+        s, y = self._step, gradient - self._gradient
+        sy, yy = _dot(s, y), _dot(y, y)
+        accepted = self._counts & (sy > 1e-8 * (_dot(s, s) * yy).sqrt())
+        taken = accepted[:, 0]
+        place = 2 * self.history * self._rows + self._slot
+        places = torch.cat([place, place + self.history])
+        places = torch.where(taken.repeat(2), places, len(self._vectors) - 1)
+        self._vectors.index_copy_(0, places, torch.cat([s, y]))
+        self._gamma.copy_(torch.where(accepted, sy / yy, self._gamma))
+        along = _products(self._pairs, y)
+        row, slot = self._rows, self._slot
+        here = torch.where(accepted, along[:, : self.history], self._sy[row, :, slot])
+        self._sy[row, :, slot] = here
+        here = torch.where(accepted, along[:, self.history :], self._yy[row, :, slot])
+        self._yy[row, :, slot] = here
+        self._yy[row, slot, :] = here
+        self._used[row, slot] |= taken
+        self._slot.copy_((slot + taken) % self.history)
 
     def _direction(self, gradient: Tensor) -> Tensor:
-        assert self._weights is not None
-        assert self._gamma is not None
-        q = -gradient
-        alphas = []
-        weights = self._weights.unbind()
-        for (s, y), weight in zip(reversed(self._pairs), reversed(weights), strict=True):
-            alpha = weight * _dot(s, q)
-            q.addcmul_(y, alpha, value=-1)
-            alphas.append(alpha)
-        q *= self._gamma
-        for (s, y), weight, alpha in zip(self._pairs, weights, reversed(alphas), strict=True):
-            q.addcmul_(s, alpha - weight * _dot(y, q))
-        return q
+        m = self.history
+        order = (self._slot[:, None] + self._ages) % m  # oldest pair first
+        used = self._used.gather(1, order)
+        both = used[:, :, None] & used[:, None, :]
+
+        def ordered(matrix: Tensor) -> Tensor:
+            matrix = matrix[self._rows[:, None, None], order[:, :, None], order[:, None, :]]
+            return torch.where(both, matrix, 0)
+
+        r = ordered(self._sy).triu()
+        d = r.diagonal(dim1=1, dim2=2)[:, :, None]
+        r = r + torch.diag_embed((~used).to(r))
+        along = _products(self._pairs, gradient)
+        sg = torch.where(used, along[:, :m].gather(1, order), 0)[:, :, None]
+        yg = torch.where(used, along[:, m:].gather(1, order), 0)[:, :, None]
+        gamma = self._gamma[:, :, None]
+        a = torch.linalg.solve_triangular(r, -sg, upper=True)
+        yq = -yg - ordered(self._yy) @ a
+        b = torch.linalg.solve_triangular(r.mT, d * a - gamma * yq, upper=False)
+        factors = torch.cat([b, -gamma * a], dim=1)[:, :, 0]
+        factors = torch.zeros_like(factors).scatter(1, torch.cat([order, order + m], 1), factors)
+        return _sum(factors, self._pairs) - self._gamma * gradient
 
 
 class Adam:
@@ -173,18 +202,19 @@ class Adam:
             self._mean = torch.zeros_like(gradient)
             self._square = torch.zeros_like(gradient)
             self._count = torch.zeros_like(gradient[:, :1])
-        self._count = self._count + 1
-        self._mean = torch.lerp(self._mean, gradient, 0.1)
-        self._square = torch.lerp(self._square, gradient.square(), 0.001)
+        self._count += 1
+        self._mean.lerp_(gradient, 0.1)
+        self._square.lerp_(gradient.square(), 0.001)
         mean = self._mean / (1 - 0.9**self._count)
         square = self._square / (1 - 0.999**self._count)
         return -self.learning_rate * mean / (square.sqrt() + 1e-8)
 
     def forget(self, rows: Tensor) -> None:
         """Empty the memory of the rows that are True in (B, 1)."""
-        assert self._mean is not None
-        self._mean, self._square = self._mean * ~rows, self._square * ~rows
-        self._count = self._count * ~rows
+        if self._mean is not None:
+            self._mean *= ~rows
+            self._square *= ~rows
+            self._count *= ~rows
 
 
 def _unit(gradient: Tensor) -> Tensor:
@@ -202,6 +232,20 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return product[:, None]
 
 
+def _products(pairs: Tensor, x: Tensor) -> Tensor:
+    """(B, k, n), (B, n) -> (B, k), the product of each vector with x."""
+    if len(x) == 1:  # a third of the time of one in a batch on a CPU
+        return (pairs[0] @ x[0])[None]
+    return (pairs @ x[:, :, None])[:, :, 0]
+
+
+def _sum(factors: Tensor, pairs: Tensor) -> Tensor:
+    """(B, k), (B, k, n) -> (B, n), the vectors times their factors."""
+    if len(factors) == 1:
+        return (factors[0] @ pairs[0])[None]
+    return (factors[:, None] @ pairs)[:, 0]
+
+
 def minimize(
     loss: Callable[[Tensor], Losses],
     start: Tensor,
@@ -212,6 +256,7 @@ def minimize(
     learning_rate: float = 0.02,
     plateau: float = 0.0,
     look_every: int = 1,
+    record: bool = False,
     on_step: OnStep | None = None,
 ) -> Minimum:
     """The pictures of least loss among `evaluations` looked at, from `start` (B, 3, H, W).
@@ -220,46 +265,95 @@ def minimize(
     a second time, or at the very start, the row has diverged. A row ends before its evaluations
     are used up when its best loss fell by less than the share `plateau` over `PLATEAU_WINDOW` of
     them, or not at all over `STALLED_AFTER`. The host looks at what came out every `look_every`
-    evaluations only, so that a GPU need not wait for it. Raises `DivergedError` if no row is left.
+    evaluations only, so that a GPU need not wait for it. `record`: the third evaluation and its
+    step are recorded as a CUDA graph, and repeated from then on: a GPU gets through one picture
+    faster than the host can tell it what to do. The loss must do the same each time.
+
+    Raises `DivergedError` if no row is left.
     """
-    x = start.detach().clone()
-    scale = x[0].numel()  # keeps gradients of mean losses within the range of half precision
-    method = Adam(learning_rate) if optimizer == "adam" else LBFGS(history, look_every=look_every)
-    unit: Tensor | None = None
-    best = x
-    best_losses: Losses | None = None
-    ledger = _Ledger(len(x), plateau)
-    running = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    evaluation = 0
-    while evaluation < evaluations and ledger.running():
-        evaluation += 1
-        at = x.detach().requires_grad_(True)
-        losses = loss(at)
-        (gradient,) = torch.autograd.grad(losses.total.sum() * scale, at)
-        losses = losses.detach()
-        gradient = gradient.flatten(1)
-        finite = losses.total.isfinite() & gradient.isfinite().all(dim=1)
-        if best_losses is None:
-            best_losses = losses.map(lambda part: torch.full_like(part, math.inf))
-        won = running & finite & (losses.total < best_losses.total)
-        best = torch.where(_wide(won, x), x, best)
-        best_losses = losses.map(lambda a, b, won=won: torch.where(won, a, b), best_losses)
-        ledger.note(losses, finite & running, best_losses.total)
-        if evaluation % look_every == 0 or evaluation == evaluations:
-            ledger.look(evaluation, x, on_step)
-            running = torch.tensor([not end for end in ledger.ended], device=x.device)
-        gradient = torch.where(finite[:, None], gradient, 0)
-        unit = _unit(gradient) if unit is None else unit
-        step = method.step(gradient * unit)
-        method.forget(~finite[:, None])
-        moved = x + step.view_as(x)
-        if optimizer == "adam":
-            moved = moved.clamp(0, 1)  # it has no line to leave
-        x = torch.where(_wide(finite, x), moved, best)
-    if best_losses is None:  # nothing was to be evaluated
+    if not evaluations:
         with torch.no_grad():
-            best_losses = loss(x)
-    return Minimum(best, best_losses, evaluation, sum(ledger.restarts), ledger.reasons())
+            return Minimum(start.detach().clone(), loss(start), 0, 0, ("steps",) * len(start))
+    if optimizer == "adam":
+        method: LBFGS | Adam = Adam(learning_rate)
+    else:
+        method = LBFGS(min(history, evaluations))
+    descent = _Descent(loss, start, method)
+    ledger = _Ledger(len(start), plateau)
+    advance = descent.advance
+    evaluation = 1
+    descent.evaluate()
+    while True:
+        ledger.note(descent)
+        if evaluation % look_every == 0 or evaluation == evaluations:
+            ledger.look(evaluation, descent.x, on_step)
+            if evaluation == evaluations or not ledger.running():
+                break
+            descent.running.copy_(torch.tensor([not end for end in ledger.ended]))
+        evaluation += 1
+        if record and evaluation == 3:
+            advance = _recorded(advance)
+        advance()
+    return Minimum(
+        descent.best, descent.best_losses, evaluation, sum(ledger.restarts), ledger.reasons()
+    )
+
+
+class _Descent:
+    """Where the rows are, and the best that they were at. All tensors stay where they are."""
+
+    def __init__(
+        self, loss: Callable[[Tensor], Losses], start: Tensor, method: LBFGS | Adam
+    ) -> None:
+        self.loss = loss
+        self.method = method
+        self.x = start.detach().clone()
+        self.best = self.x.clone()
+        self.running = torch.ones(len(start), dtype=torch.bool, device=start.device)
+        self.begun = False
+
+    def advance(self) -> None:
+        """One step, and an evaluation there."""
+        self.step()
+        self.evaluate()
+
+    def evaluate(self) -> None:
+        at = self.x.detach().requires_grad_(True)
+        losses = self.loss(at)
+        scale = at[0].numel()  # keeps gradients of mean losses within the range of half precision
+        (gradient,) = torch.autograd.grad(losses.total.sum() * scale, at)
+        losses, gradient = losses.detach(), gradient.flatten(1)
+        finite = losses.total.isfinite() & gradient.isfinite().all(dim=1)
+        gradient = torch.where(finite[:, None], gradient, 0)
+        if not self.begun:
+            self.losses = losses.map(torch.clone)
+            self.best_losses = losses.map(lambda part: torch.full_like(part, math.inf))
+            self.gradient, self.finite, self.unit = gradient, finite, _unit(gradient)
+            self.begun = True
+        won = self.running & finite & (losses.total < self.best_losses.total)
+        self.best.copy_(torch.where(_wide(won, self.x), self.x, self.best))
+        for kept, part in zip(self.losses.parts(), losses.parts(), strict=True):
+            kept.copy_(part)
+        for kept, part in zip(self.best_losses.parts(), losses.parts(), strict=True):
+            kept.copy_(torch.where(won, part, kept))
+        self.gradient.copy_(gradient)
+        self.finite.copy_(finite)
+
+    def step(self) -> None:
+        step = self.method.step(self.gradient * self.unit)
+        self.method.forget(~self.finite[:, None])
+        moved = self.x + step.view_as(self.x)
+        if isinstance(self.method, Adam):
+            moved = moved.clamp(0, 1)  # it has no line to leave
+        self.x.copy_(torch.where(_wide(self.finite, self.x), moved, self.best))
+
+
+def _recorded(work: Callable[[], None]) -> Callable[[], None]:
+    """The same work as a CUDA graph, which one launch repeats."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 def _wide(rows: Tensor, x: Tensor) -> Tensor:
@@ -286,10 +380,12 @@ class _Ledger:
     def running(self) -> bool:
         return not all(self.ended)
 
-    def note(self, losses: Losses, counts: Tensor, best: Tensor) -> None:
+    def note(self, descent: _Descent) -> None:
         """Keep what a later look will read; the device goes on meanwhile."""
         # In their own type: Apple's GPUs have no float64.
-        self._noted.append(torch.stack([*losses.parts(), best, counts.to(best)]))
+        best = descent.best_losses.total
+        counts = (descent.finite & descent.running).to(best)
+        self._noted.append(torch.stack([*descent.losses.parts(), best, counts]))
 
     def look(self, evaluation: int, x: Tensor, on_step: OnStep | None) -> None:
         """Read what was noted, tell it, and decide which rows have ended.
@@ -298,6 +394,7 @@ class _Ledger:
         """
         # (k, 6, B): the one wait for the device
         noted = torch.stack(self._noted).cpu().double()
+        picture = x.clone() if on_step else x  # whoever is told may keep it
         first = evaluation - len(self._noted) + 1
         self._noted = []
         for number, (values, numbers) in enumerate(
@@ -313,7 +410,7 @@ class _Ledger:
                     "lower the weights, or start from the content image"
                 )
             if on_step and any(counts):
-                on_step(Losses(*values[:4].masked_fill(values[5] == 0, math.nan)), x)
+                on_step(Losses(*values[:4].masked_fill(values[5] == 0, math.nan)), picture)
 
     def _judge(self, row: int, finite: bool, best: float) -> None:
         bests = self.bests[row]

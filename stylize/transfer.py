@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,17 @@ from stylize.config import AT_ONCE, StyleConfig
 from stylize.encoder import GRID, Encoder
 from stylize.errors import ConfigError, DivergedError, ImageReadError
 from stylize.files import write_atomic
-from stylize.image import MIN_SIDE, decode, encode, fit, match_size, to_image, to_srgb, to_tensor
+from stylize.image import (
+    MIN_SIDE,
+    decode,
+    encode,
+    fit,
+    match_size,
+    scaled,
+    to_image,
+    to_srgb,
+    to_tensor,
+)
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
 from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
@@ -33,7 +44,16 @@ from stylize.weights import Weights
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Frame", "Request", "Stage", "StyleResult", "Stylizer", "plan_stages", "transfer_style"]
+__all__ = [
+    "LOOK_EVERY",
+    "Frame",
+    "Request",
+    "Stage",
+    "StyleResult",
+    "Stylizer",
+    "plan_stages",
+    "transfer_style",
+]
 
 _TILE = 1024
 """Side of a tile, pixels."""
@@ -41,7 +61,7 @@ _TILE = 1024
 _MEMORY = 2 * 10**9
 """Bytes that L-BFGS's memory may take."""
 
-_LOOK_EVERY = 10
+LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
 
 Picture = Image.Image | Tensor | str | Path
@@ -247,7 +267,10 @@ class Stylizer:
         config = requests[0].config
         if config.backbone not in ("auto", self.weights.backbone):
             raise ConfigError(f"backbone is {config.backbone!r}, not {self.weights.backbone!r}")
-        sitters = [_Sitter(request, began) for request in requests]
+        with (
+            ThreadPoolExecutor() as pool
+        ):  # decoding and resizing, which Pillow does without Python
+            sitters = list(pool.map(functools.partial(_Sitter, began=began), requests))
         stages = sitters[0].stages
         for sitter in sitters[1:]:
             _check_alike(sitters[0], sitter)
@@ -255,7 +278,8 @@ class Stylizer:
         for stage in stages:
             frame = Frame(stage.size, config.padding == "replicate")
             side = self._side(stage)
-            scenes = [self._scene(sitter, stage) for sitter in sitters]
+            shared: dict[object, _Style] = {}
+            scenes = [self._scene(sitter, stage, shared) for sitter in sitters]
             start = torch.cat([scene.start for scene in scenes])
             start_here = start
             if result is not None and before is not None:
@@ -273,7 +297,8 @@ class Stylizer:
                 history=_history(config, stage),
                 learning_rate=config.learning_rate,
                 plateau=config.plateau,
-                look_every=1 if self.device.type == "cpu" else _LOOK_EVERY,
+                look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
+                record=self._recordable(config, side),
                 on_step=functools.partial(_tell, sitters, frame),
             )
             for sitter, end in zip(sitters, minimum.ended, strict=True):
@@ -296,17 +321,26 @@ class Stylizer:
         other.tile = min(self.tile or _TILE, _TILE) // 2
         return other
 
-    def _scene(self, sitter: _Sitter, stage: Stage) -> _Scene:
-        """Everything that a stage's loss needs of one picture, at the stage's size."""
+    def _scene(self, sitter: _Sitter, stage: Stage, shared: dict[object, _Style]) -> _Scene:
+        """Everything that a stage's loss needs of one picture, at the stage's size; style pictures
+        that several have in common are `shared`."""
         config = sitter.config
-        target = self._tensor(match_size(sitter.photo, stage.size))
-        styles = [self._style(one, target, stage, config) for one in sitter.paintings]
+        target = self._tensor(sitter.photos[stage.size])
+        styles = []
+        for painting, digest in sitter.paintings:
+            of = sitter.digest if config.preserve_color != "none" else b""
+            key = (digest, of)
+            if key not in shared:
+                style = self._style(painting, target, stage, config)
+                shared[key] = _Style(style, (*key, config.preserve_color, style.shape))
+            styles.append(shared[key])
         if config.preserve_color == "luminance":
             target = color.luminance(target)
         weight = None
         if sitter.mask is not None:
             weight = self._tensor(match_size(sitter.mask, stage.size))
-        start = self._start(config, target, styles, sitter.start, weight)
+        pixels = [style.pixels for style in styles]
+        start = self._start(config, target, pixels, sitter.start, weight)
         return _Scene(target, styles, weight, start)
 
     def _side(self, stage: Stage) -> int:
@@ -315,6 +349,12 @@ class Stylizer:
         if self.tile:
             return self.tile if max(width, height) > self.tile else 0
         return 0 if width * height <= AT_ONCE else _TILE
+
+    def _recordable(self, config: StyleConfig, side: int) -> bool:
+        """Whether evaluations may be a CUDA graph: eigenvalues are waited for, tiles keep a GPU
+        busy as it is, and compiled code has graphs of its own."""
+        plain = config.style_loss != "wasserstein" and not side and not self.compile
+        return self.device.type == "cuda" and plain
 
     def _tensor(self, picture: Image.Image) -> Tensor:
         return to_tensor(picture).to(self.device, self._pixel_dtype)
@@ -346,7 +386,7 @@ class Stylizer:
         self, painting: Image.Image, target: Tensor, stage: Stage, config: StyleConfig
     ) -> Tensor:
         """A style picture at a stage's scale, its colours replaced where they are not wanted."""
-        size = fit(painting.size, max(16, round(max(stage.size) * config.style_scale)))
+        size = fit(painting.size, config.style_side(max(stage.size)))
         if min(size) < MIN_SIDE:  # a panorama at a coarse scale
             size = fit(size, math.ceil(max(size) * MIN_SIDE / min(size)))
         style = self._tensor(match_size(painting, size))
@@ -396,21 +436,16 @@ class Stylizer:
             if style_weight:
                 style = _stack(
                     [
-                        _blend([self._statistics(config, s, side) for s in scene.styles], shares)
+                        _blend(
+                            [self._statistics(config, one, side) for one in scene.styles], shares
+                        )
                         for scene in scenes
                     ]
                 )
             if style_weight and config.relative:
-                near = [
-                    color.transport(frame.pad(scene.target), *scene.styles, shares=shares).clamp(
-                        0, 1
-                    )
-                    for scene in scenes
-                ]
+                near = torch.cat([scene.in_colours_of_styles(frame, shares) for scene in scenes])
                 layers = relative(config.style_layers)
-                start = _stack(
-                    [statistics_in_tiles(encoder, n, layers, config.style_loss, side) for n in near]
-                )
+                start = statistics_in_tiles(encoder, near, layers, config.style_loss, side)
         weighed = (frame.weigh(scene.weight, scene.target) for scene in scenes)
         weights = [weight for weight in weighed if weight is not None]  # of all, or of none
         mask = torch.cat(weights) if weights else None
@@ -419,24 +454,23 @@ class Stylizer:
             return PerceptualLoss(encoder, config, content, style, mask, *factors)
         return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
 
-    def _statistics(self, config: StyleConfig, style: Tensor, side: int) -> dict[str, Statistic]:
+    def _statistics(self, config: StyleConfig, style: _Style, side: int) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
         encoder = self.encoder(config)
-        pixels = hashlib.blake2b(style.cpu().numpy().tobytes()).digest()
         kind = config.style_loss
-        key = (pixels, tuple(style.shape), tuple(sorted(layers)), kind, side, id(encoder))
+        key = (style.key, tuple(sorted(layers)), kind, side, id(encoder))
         if key not in self._styles:
             if len(self._styles) >= 32:  # the oldest goes: some 2 MB each
                 del self._styles[next(iter(self._styles))]
-            self._styles[key] = statistics_in_tiles(encoder, style, layers, kind, side)
+            self._styles[key] = statistics_in_tiles(encoder, style.pixels, layers, kind, side)
         return self._styles[key]
 
     def _finish(
         self, result: Tensor, sitter: _Sitter, size: tuple[int, int], weight: Tensor | None
     ) -> Image.Image:
         """Colours and unpainted parts of the photograph put back; clamped and rounded."""
-        original = self._tensor(match_size(sitter.photo, size))
+        original = self._tensor(sitter.photos[size])
         if sitter.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
         if weight is not None:
@@ -445,13 +479,26 @@ class Stylizer:
 
 
 @dataclass(frozen=True)
+class _Style:
+    """A style picture at one stage, (1, 3, H, W), and what tells it from all others."""
+
+    pixels: Tensor
+    key: tuple[object, ...]
+
+
+@dataclass(frozen=True)
 class _Scene:
     """One picture at one stage: (1, 3, H, W) tensors."""
 
     target: Tensor
-    styles: list[Tensor]
+    styles: list[_Style]
     weight: Tensor | None  # the mask, (1, 1, H, W)
     start: Tensor
+
+    def in_colours_of_styles(self, frame: Frame, shares: Sequence[float]) -> Tensor:
+        """The photograph on the grid, as `init=matched` starts from it, but as it can be saved."""
+        pixels = [style.pixels for style in self.styles]
+        return color.transport(frame.pad(self.target), *pixels, shares=shares).clamp(0, 1)
 
 
 class _Sitter:
@@ -463,11 +510,17 @@ class _Sitter:
         start = request.init if request.init is not None else config.init_path or None
         mask = request.mask if request.mask is not None else config.mask or None
         self.config = config
-        self.photo = _picture(request.content)
-        self.paintings = [_picture(one) for one in several]
-        self.start = None if start is None else _picture(start)
-        self.mask = None if mask is None else _picture(mask).convert("L")
-        self.stages = plan_stages(self.photo.size, config)
+        # Coarser stages see these made smaller: from the pictures as they came each would take as
+        # long as this.
+        photo = scaled(_picture(request.content), config.size)
+        longest = config.style_side(config.size)
+        paintings = [scaled(_picture(one), longest) for one in several]
+        self.paintings = [(painting, _digest(painting)) for painting in paintings]
+        self.start = None if start is None else match_size(_picture(start), photo.size)
+        self.mask = None if mask is None else match_size(_picture(mask).convert("L"), photo.size)
+        self.stages = plan_stages(photo.size, config)
+        self.photos = {stage.size: match_size(photo, stage.size) for stage in self.stages}
+        self.digest = _digest(photo)
         self.on_step = request.on_step
         self.began = began
         self.curve: list[Step] = []
@@ -507,6 +560,11 @@ class _Sitter:
             seconds=time.perf_counter() - self.began,
             notes=notes,
         )
+
+
+def _digest(picture: Image.Image) -> bytes:
+    """What tells a picture's pixels from others, of pictures of a size."""
+    return hashlib.blake2b(picture.tobytes()).digest()
 
 
 def _check_alike(first: _Sitter, other: _Sitter) -> None:
