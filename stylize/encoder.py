@@ -49,24 +49,71 @@ def deepest(layers: Iterable[str], backbone: str) -> str:
 
 
 class _AveragePool(torch.autograd.Function):
-    """F.avg_pool2d(x, 2), whose own gradient takes seven times as long on a CPU as repeating it."""
+    """F.avg_pool2d(x, 2), of which PyTorch has slow versions: its gradient takes seven times as
+    long on a CPU as repeating it, and on a GPU both ways are a tenth as fast as memory is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.odd = (x.shape[-1] % 2, x.shape[-2] % 2)
-        return F.avg_pool2d(x, 2)
+        return _pool_by_sum(x) if x.is_cuda else F.avg_pool2d(x, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         right, bottom = ctx.odd
-        grad = F.interpolate(grads[0] * 0.25, scale_factor=2, mode="nearest")
+        grad = grads[0] * 0.25
+        grad = _repeat(grad) if grad.is_cuda else F.interpolate(grad, scale_factor=2)
         return F.pad(grad, (0, right, 0, bottom)) if right or bottom else grad
+
+
+def _pool_by_sum(x: Tensor) -> Tensor:
+    """Means of 2x2 squares, channels-last."""
+    size, channels, height, width = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
+    rows = x[..., : 2 * height, : 2 * width].permute(0, 2, 3, 1)
+    squares = rows.view(size, height, 2, width, 2, channels)
+    return squares.mean(dim=(2, 4)).permute(0, 3, 1, 2)
+
+
+def _repeat(x: Tensor) -> Tensor:
+    """Each position four times, channels-last: F.interpolate(x, scale_factor=2)."""
+    rows = x.permute(0, 2, 3, 1).contiguous()
+    if rows.shape[3] * rows.element_size() % 8 == 0:
+        rows = rows.view(torch.int64)  # several channels at once: a copy need not know them apart
+    size, height, width, channels = rows.shape
+    squares = rows[:, :, None, :, None].expand(size, height, 2, width, 2, channels)
+    rows = squares.reshape(size, 2 * height, 2 * width, channels)
+    return rows.view(x.dtype).permute(0, 3, 1, 2)
 
 
 def average_pool(x: Tensor) -> Tensor:
     """Means of 2x2 squares, (B, N, h, w) -> (B, N, h // 2, w // 2)."""
     pooled: Tensor = _AveragePool.apply(x)
     return pooled
+
+
+class _ConvolveReLU(torch.autograd.Function):
+    """F.relu(F.conv2d(x, weight, bias, padding=padding)) on a GPU: cuDNN adds the bias and
+    rectifies where it writes the sums, and not in two more passes over them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+        ctx.padding = [padding, padding]
+        one = [1, 1]
+        out: Tensor = torch.cudnn_convolution_relu(x, weight, bias, one, ctx.padding, one, 1)
+        ctx.save_for_backward(x, weight, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        x, weight, out = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grads[0], out, 0)
+        one = [1, 1]
+        to_input = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, one, ctx.padding, one, False, [0, 0], 1, [True, False, False]
+        )[0]
+        return to_input, None, None, None
+
+
+_FUSED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Encoder(nn.Module):
@@ -98,6 +145,10 @@ class Encoder(nn.Module):
         self.padding = padding
         self.dtype = dtype
         self.winograd = winograd
+        # AMD's cards are "cuda" to PyTorch, too, but have no cuDNN.
+        self.fused = (
+            torch.device(device).type == "cuda" and not torch.version.hip and dtype in _FUSED
+        )
         self.convs = [conv for conv in CONVS[weights.backbone] if conv in weights.filters]
         self._winograds: dict[str, Winograd] = {}  # by convolution, made when first needed
         self.register_buffer("mean", torch.tensor(weights.mean, device=device).view(1, 3, 1, 1))
@@ -143,7 +194,7 @@ class Encoder(nn.Module):
 
     def compile_features(self, mode: str) -> None:
         """Let `torch.compile` make the network's code: worth its time for many pictures."""
-        self.winograd = False
+        self.winograd = self.fused = False
         features = self._features
         whole = torch.compile(lambda *arguments: list(features(*arguments)), mode=mode)
         self._features = lambda *arguments: iter(whole(*arguments))  # type: ignore[method-assign]
@@ -155,25 +206,34 @@ class Encoder(nn.Module):
             block = conv[4]
             if conv.endswith("_1") and block != "1":
                 x = average_pool(x) if self.pooling == "average" else F.max_pool2d(x, 2)
-            x = self._convolve(x, conv)
             if conv in wanted:
+                x = self._convolve(x, conv)
                 yield conv, x
                 x = F.relu(x)  # a copy: the convolution's own output was asked for
+            elif self.fused and self.padding != "circular":
+                weight, bias = self._filter(conv)
+                x = _ConvolveReLU.apply(x, weight, bias, self._frame(conv))
             else:
-                x = F.relu_(x)
+                x = F.relu_(self._convolve(x, conv))
             relu = "relu" + conv[4:]
             if relu in wanted:
                 yield relu, x
             if conv == last:
                 return
 
+    def _filter(self, conv: str) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
+
+    def _frame(self, conv: str) -> int:
+        """Zeros that a convolution sees beyond the edge; to conv1_1 the picture may bring more."""
+        return 0 if conv == "conv1_1" and self.padding != "zeros" else 1
+
     def _convolve(self, x: Tensor, conv: str) -> Tensor:
-        weight, bias = self.get_buffer(f"{conv}_weight"), self.get_buffer(f"{conv}_bias")
+        weight, bias = self._filter(conv)
         if self.padding == "circular":
             return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
         if self.winograd and Winograd.pays(weight, *x.shape[-2:]):
             if conv not in self._winograds:
                 self._winograds[conv] = Winograd(weight)
             return self._winograds[conv](x, bias)
-        framed = conv == "conv1_1" and self.padding != "zeros"  # the picture brings its frame
-        return F.conv2d(x, weight, bias, padding=0 if framed else 1)
+        return F.conv2d(x, weight, bias, padding=self._frame(conv))

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stylize import encoder as encoder_module
 from stylize import weights as weights_module
 from stylize.calibration import activation_means, calibrate, calibration_pictures, feature_scales
 from stylize.config import StyleConfig
@@ -418,6 +419,24 @@ def test_the_bundled_scales_are_what_calibration_gives(bundled: Weights) -> None
             assert torch.allclose(means, stored, rtol=1e-3), (pooling, conv)
 
 
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 6), (8, 5), (7, 5)])
+def test_pooling_on_a_gpu_is_torchs(
+    height: int, width: int, dtype: torch.dtype, channels: int
+) -> None:
+    x = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1))
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    pooled = encoder_module._pool_by_sum(x)
+    assert torch.allclose(
+        pooled, F.avg_pool2d(x, 2), atol=0.01 if dtype is torch.bfloat16 else 1e-6
+    )
+    repeated = encoder_module._repeat(pooled)
+    assert torch.equal(repeated, F.interpolate(pooled, scale_factor=2, mode="nearest"))
+    for found in (pooled, repeated):
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 6), (8, 5), (7, 5)])
 def test_average_pooling_and_its_gradient_are_torchs(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -429,3 +448,30 @@ def test_average_pooling_and_its_gradient_are_torchs(height: int, width: int) ->
     (got,) = torch.autograd.grad(ours, x, slope)
     (wanted,) = torch.autograd.grad(theirs, x, slope)
     assert torch.equal(got, wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_features_and_gradients_on_the_gpu_are_those_of_the_cpu(
+    bundled: Weights, dtype: torch.dtype, padding: str
+) -> None:
+    layers = ["relu1_1", "relu3_1", "conv4_2", "relu5_1"]
+    exact = Encoder(bundled, dtype=torch.float64, padding=padding)
+    there = Encoder(bundled, dtype=dtype, padding=padding, device="cuda")
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(2, 3, 64, 80, generator=generator, dtype=torch.float64).requires_grad_()
+    wanted = exact(x, layers)
+    y = x.detach().to("cuda", torch.float64 if dtype == torch.float64 else torch.float32)
+    found = there(y.requires_grad_(), layers)
+    # Products of float32 may be TF32, which keeps 11 bits; bfloat16 keeps 8.
+    bar = {torch.float64: 1e-12, torch.bfloat16: 0.03}.get(dtype, 0.003)
+    for layer in layers:
+        away = (found[layer].double().cpu() - wanted[layer]).norm() / wanted[layer].norm()
+        assert away < bar, layer
+    slopes = [
+        torch.autograd.grad(f["relu5_1"].double().sum(), z)[0] for f, z in ((wanted, x), (found, y))
+    ]
+    cosine = F.cosine_similarity(slopes[0].flatten(), slopes[1].double().cpu().flatten(), dim=0)
+    assert cosine > 1 - 10 * bar
