@@ -9,14 +9,15 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stylize.config import StyleConfig
+from stylize.config import StyleConfig, together
 
 __all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
 
@@ -32,9 +33,14 @@ class Evaluation:
     """One evaluation of loss and gradient of the default preset at one size."""
 
     size: int  # pixels, square
-    seconds: float  # median
-    gflops: float  # work of one summed directly, 10^9 operations: two a multiply-add
-    share_of_peak: float  # gflops / seconds over the better peak; above 1 with Winograd's
+    batch: int  # pictures that are optimised together
+    seconds: float  # of all of them, median
+    gflops: float  # work of one picture summed directly, 10^9 operations: two a multiply-add
+    share_of_peak: float  # of the better peak; above 1 with Winograd's
+
+    def per_picture(self) -> float:
+        """Seconds."""
+        return self.seconds / self.batch
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def bench(
     import torch
 
     from stylize import weights
-    from stylize.transfer import Stylizer, plan_stages
+    from stylize.transfer import Stylizer
 
     if threads:
         torch.set_num_threads(threads)
@@ -99,21 +105,18 @@ def bench(
     say("measuring the peak …")
     products, convolutions = _peaks(stylizer)
     evaluations = []
+    gpu = stylizer.device.type == "cuda"
     for size in SIZES:
-        say(f"measuring {size} px …")
-        seconds = _evaluation(stylizer, config, size)
-        work = 2 * multiply_adds(size, size, config, dict(found.filters)) / 1e9
-        evaluations.append(Evaluation(size, seconds, work, 0.0))
+        for batch in (1, together(size)) if gpu else (1,):
+            say(f"measuring {size} px …")
+            seconds = _evaluation(stylizer, size, batch)
+            work = 2 * multiply_adds(size, size, config, dict(found.filters)) / 1e9
+            evaluations.append(Evaluation(size, batch, seconds, work, 0.0))
+    per_pair = _pair(stylizer, config) if gpu else _pair_by_pixels(config, evaluations[1])
     # Before and after: clocks drift.
     products, convolutions = map(max, (products, convolutions), _peaks(stylizer))
     peak = max(products, convolutions)
-    evaluations = [
-        Evaluation(e.size, e.seconds, e.gflops, e.gflops / e.seconds / peak) for e in evaluations
-    ]
-    # A square picture at 512 px; a stage's evaluations cost what its pixels do.
-    rate = evaluations[1].seconds / evaluations[1].size ** 2
-    stages = plan_stages((512, 512), config)
-    per_pair = sum(s.size[0] * s.size[1] * rate * s.evaluations for s in stages)
+    evaluations = [replace(e, share_of_peak=e.gflops / e.per_picture() / peak) for e in evaluations]
     return Bench(
         device=str(stylizer.device),
         name=_name(stylizer.device),
@@ -129,24 +132,52 @@ def bench(
     )
 
 
-def _evaluation(stylizer: Any, config: StyleConfig, size: int) -> float:
+def _evaluation(stylizer: Any, size: int, batch: int) -> float:
     """Median seconds of a loss and its gradient at a square size, L-BFGS's step included."""
+    from stylize.transfer import LOOK_EVERY
+
+    # A GPU's evaluations are heard of so many at a time; the first of them make its graph.
+    every = LOOK_EVERY if stylizer.device.type == "cuda" else 1
+    times: list[float] = []
+
+    def on_step(step: Any, image: Any) -> None:
+        if step.step % every == 0:
+            times.append(time.perf_counter())
+        if len(times) > 2 and times[-1] - times[0] > _BUDGET:
+            raise TimeoutError
+
+    once = StyleConfig.of("default", size=size, scales=1, steps=12 * every, backbone="vgg16")
+    with contextlib.suppress(TimeoutError):
+        stylizer.transfer_batch(_requests(size, batch, once, on_step))
+    return statistics.median(b - a for a, b in itertools.pairwise(times[1:])) / every
+
+
+def _requests(size: int, batch: int, config: StyleConfig, on_step: Any = None) -> list[Any]:
+    """Square pictures of smooth noise, each in the style of its mirror image."""
     import torch
+
+    from stylize.transfer import Request
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand((1, 3, size // 8, size // 8), generator=generator)
     picture = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bicubic")
-    times: list[float] = []
+    rest = [Request(picture, picture.flip(3), config) for _ in range(batch - 1)]
+    return [Request(picture, picture.flip(3), config, on_step=on_step), *rest]
 
-    def on_step(step: Any, image: Any) -> None:
-        times.append(time.perf_counter())
-        if len(times) > 2 and times[-1] - times[0] > _BUDGET:
-            raise TimeoutError
 
-    once = StyleConfig.of("default", size=size, scales=1, steps=12, backbone="vgg16")
-    with contextlib.suppress(TimeoutError):
-        stylizer.transfer(picture, picture.flip(3), once, on_step=on_step)
-    return statistics.median(b - a for a, b in itertools.pairwise(times[1:]))
+def _pair(stylizer: Any, config: StyleConfig) -> float:
+    """Seconds of each of as many pairs at 512 px as a run optimises together."""
+    requests = _requests(config.size, together(config.size), config)
+    return _seconds(lambda: stylizer.transfer_batch(requests), stylizer.device, 1) / len(requests)
+
+
+def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
+    """Seconds of a square pair at 512 px: a stage's evaluations cost what its pixels do."""
+    from stylize.transfer import plan_stages
+
+    stages = plan_stages((config.size, config.size), config)
+    pixels = sum(math.prod(stage.size) * stage.evaluations for stage in stages)
+    return pixels * at_512.seconds / at_512.size**2
 
 
 def _peaks(stylizer: Any) -> tuple[float, float]:
@@ -170,7 +201,8 @@ def _peaks(stylizer: Any) -> tuple[float, float]:
     return products / 1e9, work / seconds / 1e9
 
 
-def _seconds(run: Callable[[], Any], device: Any) -> float:
+def _seconds(run: Callable[[], Any], device: Any, times: int = 4) -> float:
+    """The least of some times, after one that is not counted."""
     import torch
 
     def timed() -> float:
@@ -181,7 +213,7 @@ def _seconds(run: Callable[[], Any], device: Any) -> float:
         return time.perf_counter() - began
 
     timed()
-    return min(timed() for _ in range(4))
+    return min(timed() for _ in range(times))
 
 
 def _name(device: Any) -> str:

@@ -664,10 +664,11 @@ def bench_command(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("size", "seconds an evaluation", "GFLOP", "share of peak", box=None)
+    columns = ("size", "pictures at once", "seconds an evaluation", "GFLOP", "share of peak")
+    table = Table(*columns, box=None)
     for e in found.evaluations:
-        cells = (f"{e.size}", f"{e.seconds:.3f}", f"{e.gflops:.0f}", f"{e.share_of_peak:.0%}")
-        table.add_row(*cells)
+        work, share = e.batch * e.gflops, f"{e.share_of_peak:.0%}"
+        table.add_row(f"{e.size}", f"{e.batch}", f"{e.seconds:.3g}", f"{work:.0f}", share)
     console = Console(highlight=False)
     console.print(f"{found.name}, {found.device}, {found.dtype}, {found.threads} threads")
     console.print(table)
@@ -677,8 +678,9 @@ def bench_command(
         f"peak {found.product_gflops:.0f} GFLOP/s in products, {found.convolution_gflops:.0f} in "
         f"convolutions; start {found.startup:.1f} s, memory {found.peak_memory / 1e9:.2f} GB"
     )
+    pair = found.seconds_per_pair
     console.print(
-        f"default preset, 512 px: {found.seconds_per_pair:.0f} s a pair, "
+        f"default preset, 512 px: {pair:.{0 if pair >= 10 else 2}f} s a pair, "
         f"{found.pairs_per_hour:.0f} pairs an hour for each worker"
     )
 

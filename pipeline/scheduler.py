@@ -20,7 +20,7 @@ from pipeline.guard import ray_folder
 from pipeline.memory import kernel_kills
 from pipeline.records import Pair, Result
 from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
-from stylize.config import AT_ONCE
+from stylize.config import AT_ONCE, together
 
 __all__ = [
     "ClusterError",
@@ -37,6 +37,8 @@ WORKER_MEMORY = 1.2e9, 1700
 """Bytes that a worker on the CPU takes: the libraries' own, and for each pixel of its picture up to
 `AT_ONCE` of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px, and the
 0.3e9 more that Winograd's convolutions take, measured at 512."""
+
+WORKERS_A_GPU = 2
 
 DEATHS = 2
 """A pair that took this many workers down with it is `poison`."""
@@ -74,8 +76,9 @@ class Fleet:
 
 
 def size_fleet(resources: Mapping[str, float], wanted: Wanted) -> Fleet:
-    """The fleet that a cluster's resources allow: a worker for each GPU, else for each core, as
-    far as pairs and memory suffice; cores that are left over are threads of the workers.
+    """The fleet that a cluster's resources allow: two workers for each GPU, of which one decodes
+    and encodes while the other paints; else one for each core, as far as pairs and memory suffice;
+    cores that are left over are threads of the workers.
 
     One thread a worker does most (24 pairs at 256 px on two cores: 2 workers x 1 thread take
     0.90 of 1 x 2), for some of the work between convolutions runs on one thread alone. It is by
@@ -86,8 +89,10 @@ def size_fleet(resources: Mapping[str, float], wanted: Wanted) -> Fleet:
     if wanted.device == "cuda" and not gpus:
         raise ClusterError("--device cuda: Ray sees no GPU; use --device cpu, or --address")
     if gpus and wanted.device in ("auto", "cuda"):
-        workers = wanted.workers or gpus
-        return Fleet(workers, cpus=min(1.0, cpus / workers), gpus=min(1.0, gpus / workers))
+        each = WORKERS_A_GPU if cpus >= WORKERS_A_GPU * gpus else 1
+        workers = wanted.workers or max(gpus, min(each * gpus, wanted.rows or each * gpus))
+        share = 1 / -(-workers // gpus)
+        return Fleet(workers, cpus=min(1.0, cpus / workers), gpus=share)
     fit = cpus if wanted.address else min(cpus, _fit_memory(wanted.side))
     most = wanted.workers or max(1, min(fit, wanted.rows or cpus))
     threads = wanted.threads or max(1, cpus // most)
@@ -134,9 +139,8 @@ def _objective(pair: Pair) -> tuple[object, ...]:
 
 
 def _batch(pair: Pair, fleet: Fleet) -> int:
-    """How many pairs of a size fill a GPU without crowding it: together as many pixels as one
-    large picture. The CPU is full with one."""
-    return max(1, int(AT_ONCE // pair.settings["size"] ** 2)) if fleet.gpus else 1
+    """How many pairs of a size are optimised together: the CPU is full with one."""
+    return together(pair.settings["size"]) if fleet.gpus else 1
 
 
 def run_local(
@@ -305,7 +309,7 @@ class _Run:
         pairs = [self.queue.pop()]
         objective = _objective(pairs[0])
         # Towards the end the last workers must not wait for one that has many.
-        share = max(1, -(-len(self.queue) // (2 * self.workers)))
+        share = -(-(len(self.queue) + 1) // self.workers)
         size = self.job.batch or min(_batch(pairs[0], self.fleet), share)
         while (
             len(pairs) < size

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,7 +32,7 @@ from stylize.errors import (
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import Limits, decode, encode, fit
+from stylize.image import Limits, decode, encode, fit, scaled
 
 __all__ = [
     "Job",
@@ -104,6 +105,8 @@ class Worker:
         self.job = job
         self.on_status = on_status
         self._stylizers: dict[str, Any] = {}
+        self._paintings: dict[tuple[str, int], Any] = {}  # decoded, by SHA-256 and longer side
+        self._fits = math.inf  # pixels of pictures that are optimised together
         self._stopping = threading.Event()
         self._status = Status()
 
@@ -147,13 +150,20 @@ class Worker:
         Those of one size and objective are optimised together. Raises `storage.StorageError`
         where a picture cannot be written: that is the run's trouble, not the pair's.
         """
-        results: dict[str, Result | None] = {}
-        groups: dict[tuple[object, ...], list[_Opened]] = {}
-        for pair, attempt in zip(pairs, attempts, strict=True):
+        import torch
+
+        if self.job.threads:
+            torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
+
+        def open_one(pair: Pair, attempt: int) -> Any:
             row = replace(
                 failed_result(pair, attempt), host=socket.gethostname(), started_at=utc(time.time())
             )
-            opened = self._guarded([row], functools.partial(self._open, pair, row))
+            return self._guarded([row], functools.partial(self._open, pair, row))
+
+        results: dict[str, Result | None] = {}
+        groups: dict[tuple[object, ...], list[_Opened]] = {}
+        for pair, opened in zip(pairs, _each(open_one, pairs, attempts), strict=True):
             if isinstance(opened, _Opened):
                 groups.setdefault(opened.group(), []).append(opened)
             else:
@@ -203,14 +213,12 @@ class Worker:
         import torch
 
         crash_point("pair-begun", pair_id=pair.pair_id)
-        if self.job.threads:
-            torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
         config = StyleConfig(**pair.settings)
         stylizer = self._stylizer(config.backbone)
         inputs: list[Input] = []
         pictures: dict[str, Any] = {}
         for role, path in pair.inputs:
-            given, pictures[role] = self._read(pair, role, path)
+            given, pictures[role] = self._read(pair, role, path, config)
             inputs.append(given)
         key = pair_key(
             {given.role: given.sha256 for given in inputs},
@@ -234,16 +242,17 @@ class Worker:
         """Paint pairs of one size and objective together, and write their pictures."""
         started = time.monotonic()
         stylizer = self._stylizer(group[0].config.backbone)
-        results: list[Result | None] = []
-        for opened, done in zip(group, self._transfer(stylizer, group, started), strict=True):
+
+        def finish(opened: _Opened, done: Any) -> Result | None:
             row = replace(opened.row, batch=len(group))
             try:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:
                 row = _failed(row, error)
             seconds = time.monotonic() - started
-            results.append(replace(row, seconds=seconds, finished_at=utc(time.time())))
-        return results
+            return replace(row, seconds=seconds, finished_at=utc(time.time()))
+
+        return _each(finish, group, self._transfer(stylizer, group, started))
 
     def _write(self, opened: _Opened, row: Result, done: Any, stylizer: Any) -> Result:
         """Put a finished picture where it belongs; its row, ok. Raises what it diverged by."""
@@ -302,8 +311,8 @@ class Worker:
         return on_step
 
     def _transfer(self, stylizer: Any, group: Sequence[_Opened], started: float) -> list[Any]:
-        """The transfers; where memory does not suffice, once more with less of it, one picture
-        after the other, and with a note of that."""
+        """The transfers; where memory does not suffice, half of the pictures at a time, and of one
+        once more with less of it, and a note of that."""
         import torch
 
         from stylize.transfer import Request
@@ -321,21 +330,25 @@ class Worker:
                     self._on_step(opened, len(group), opened is group[0], started),
                 )
             )
-        try:
-            return list(stylizer.transfer_batch(requests))
-        except (MemoryError, torch.OutOfMemoryError):
+        pixels = len(group) * math.prod(fit(pictures["content"].size, group[0].config.size))
+        if pixels <= self._fits or len(group) == 1:
+            try:
+                return list(stylizer.transfer_batch(requests))
+            except (MemoryError, torch.OutOfMemoryError):
+                self._fits = pixels // 2
             if stylizer.device.type == "cuda":
                 torch.cuda.empty_cache()
-        done: list[Any] = []
-        for request in requests:
-            config = request.config
-            less = replace(config, history=min(config.history, 5))
-            (result,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
-            if not isinstance(result, StylizeError):
-                note = f"memory was short: history {config.history} -> {less.history}"
-                result = replace(result, notes=f"{note}; {result.notes}" if result.notes else note)
-            done.append(result)
-        return done
+        if len(group) > 1:
+            half = len(group) // 2
+            parts = (group[:half], group[half:])
+            return [done for part in parts for done in self._transfer(stylizer, part, started)]
+        (request,) = requests
+        less = replace(request.config, history=min(request.config.history, 5))
+        (result,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
+        if not isinstance(result, StylizeError):
+            note = f"memory was short: history {request.config.history} -> {less.history}"
+            result = replace(result, notes=f"{note}; {result.notes}" if result.notes else note)
+        return [result]
 
     def _stylizer(self, backbone: str) -> Any:
         from stylize import weights
@@ -354,8 +367,8 @@ class Worker:
             )
         return self._stylizers[backbone]
 
-    def _read(self, pair: Pair, role: str, path: str) -> tuple[Input, Any]:
-        """One input, hashed and decoded from the same bytes."""
+    def _read(self, pair: Pair, role: str, path: str, config: StyleConfig) -> tuple[Input, Any]:
+        """One input, hashed and decoded from the same bytes, and made as small as it is needed."""
         where = storage.join(self.job.folder, path)
         written = written_path(pair, role)
         try:
@@ -366,11 +379,22 @@ class Worker:
             raise ImageReadError(f"{role} {written}: there is no such file{why}") from None
         except OSError as error:
             raise ImageReadError(f"{role} {written}: {error.strerror or error}") from error
-        try:
-            picture = decode(data, self.job.limits)
-        except StylizeError as error:
-            raise type(error)(f"{role} {written}: {error}") from error
-        return Input(role, written, stat, hashlib.sha256(data).hexdigest()), picture
+        digest = hashlib.sha256(data).hexdigest()
+        longest = config.style_side(config.size) if role.startswith("style") else config.size
+        key = (digest, longest)
+        picture = self._paintings.get(key)
+        if picture is None:
+            try:
+                picture = decode(data, self.job.limits)
+            except StylizeError as error:
+                raise type(error)(f"{role} {written}: {error}") from error
+            if role == "content" or role.startswith("style"):
+                picture = scaled(picture, longest)
+            if role.startswith("style"):
+                if len(self._paintings) >= 8:  # the oldest goes: some 50 MB each at 4096 px
+                    self._paintings.pop(next(iter(self._paintings)), None)
+                self._paintings[key] = picture
+        return Input(role, written, stat, digest), picture
 
     def _preview(self, pair: Pair, image: Any) -> None:
         from stylize.image import to_image
@@ -380,6 +404,15 @@ class Worker:
         storage.put(
             storage.output_path(self.job.out, str(preview)), encode(to_image(image), ".jpg")
         )
+
+
+def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
+    """What `work` makes of each; of several in threads, for Pillow decodes, resizes and encodes
+    outside the interpreter, and all of it would keep a GPU waiting."""
+    if len(lists[0]) == 1:
+        return [work(*(one for (one,) in lists))]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(work, *lists))
 
 
 def work_done(size: tuple[int, int], config: StyleConfig) -> list[float]:

@@ -38,8 +38,14 @@ def test_no_more_workers_than_the_memory_holds_and_their_cores_are_threads() -> 
     assert there.workers == 10 * fit  # a cluster's memory is not this machine's
 
 
-def test_every_gpu_has_a_worker() -> None:
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 1, 1)
+def test_every_gpu_has_two_workers_if_there_are_cores_and_pairs_for_them() -> None:
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100)) == Fleet(16, 1, 0.5)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted()) == Fleet(16, 1, 0.5)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=9)) == Fleet(9, 1, 0.5)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=3)) == Fleet(8, 1, 1)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100, workers=8)) == Fleet(8, 1, 1)
     assert size_fleet({"CPU": 4, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 0.5, 1)
+    # Ray puts a worker on one GPU: of nine with 8/9 of one each, one would find no place.
+    assert size_fleet({"CPU": 32, "GPU": 2}, Wanted(workers=3)) == Fleet(3, 1, 0.5)
     with pytest.raises(ClusterError, match="--device cuda: Ray sees no GPU"):
         size_fleet({"CPU": 4}, Wanted(device="cuda"))

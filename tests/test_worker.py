@@ -1,0 +1,101 @@
+"""Workers in this process: groups, what they share, and memory that does not suffice."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline import worker as worker_module
+from pipeline.records import Pair, Result
+from pipeline.worker import Job, Worker
+from stylize.config import StyleConfig
+from stylize.transfer import Request, Stylizer
+from stylize.weights import BUNDLED
+
+CONFIG = StyleConfig.of("draft", size=48, steps=3, backbone="vgg16")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    for name, tint in (("a", "orange"), ("b", "navy"), ("c", "teal"), ("d", "gold")):
+        board = Image.radial_gradient("L").resize((96, 64)).convert("RGB")
+        Image.blend(board, Image.new("RGB", board.size, tint), 0.4).save(tmp_path / f"{name}.png")
+    Image.effect_mandelbrot((80, 80), (-2, -1.5, 1, 1.5), 40).convert("RGB").save(
+        tmp_path / "style.png"
+    )
+    weights = {"auto": str(BUNDLED), "vgg16": str(BUNDLED)}
+    return Job(str(tmp_path / "out"), str(tmp_path), weights, device="cpu", threads=1)
+
+
+def pairs(*names: str) -> list[Pair]:
+    return [
+        Pair(
+            row=number,
+            pair_id=name,
+            content=f"{name}.png",
+            style="style.png",
+            output=f"images/{name}.png",
+            inputs=(("content", f"{name}.png"), ("style", "style.png")),
+            settings=dataclasses.asdict(CONFIG),
+        )
+        for number, name in enumerate(names, 1)
+    ]
+
+
+def run(worker: Worker, *names: str) -> dict[str, Result]:
+    results = worker.run(pairs(*names), [1] * len(names))
+    return {result.pair_id: result for result in results if result}
+
+
+def test_pairs_of_one_size_are_painted_together_as_they_are_alone(job: Job) -> None:
+    together = run(Worker(job), "a", "b", "c")
+    assert [(r.status, r.batch) for r in together.values()] == [("ok", 3)] * 3
+    for name, result in together.items():
+        alone = run(Worker(job), name)[name]
+        assert alone.batch == 1
+        assert alone.loss == pytest.approx(result.loss, rel=1e-3)
+
+
+def test_a_painting_is_decoded_once_for_all_its_pairs(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = 0
+    decode = worker_module.decode
+
+    def counted(data: bytes, limits: object) -> Image.Image:
+        nonlocal decoded
+        decoded += 1
+        return decode(data, limits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(worker_module, "decode", counted)
+    worker = Worker(job)
+    for name in "abcd":
+        assert run(worker, name)[name].status == "ok"
+    assert decoded == 5
+    Image.radial_gradient("L").convert("RGB").save(Path(job.folder, "style.png"))
+    before = run(Worker(job), "a")["a"].key
+    assert run(worker, "a")["a"].key == before  # another painting now, by the same name
+    assert decoded == 5 + 2 + 2
+
+
+def test_where_memory_is_short_half_of_the_pictures_are_painted_at_a_time(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    transfer_batch = Stylizer.transfer_batch
+
+    def short(stylizer: Stylizer, requests: Sequence[Request]) -> object:
+        tried.append(len(requests))
+        if len(requests) > 2:
+            raise MemoryError
+        return transfer_batch(stylizer, requests)
+
+    monkeypatch.setattr(Stylizer, "transfer_batch", short)
+    worker = Worker(job)
+    results = run(worker, "a", "b", "c", "d")
+    assert [(r.status, r.notes) for r in results.values()] == [("ok", "")] * 4
+    assert tried == [4, 2, 2]
+    run(worker, "a", "b", "c")
+    assert tried == [4, 2, 2, 1, 2]  # it is remembered
