@@ -24,7 +24,7 @@ from stylize.weights import CONVS
 
 SIZES = ((256, 256), (512, 512), (1024, 1024), (2048, 2048), (4096, 3072))
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
-VECTORS = 10  # of the picture's size, read or written by L-BFGS for each pair it remembers
+VECTORS = 6  # of the picture's size, read by L-BFGS for each pair it remembers
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Card:
 
 
 CARDS = (
+    Card("H200 SXM", 989.4e12, 4.8e12),
     Card("H100 SXM", 989.4e12, 3.35e12),
     Card("A100 SXM 80 GB", 312e12, 2.039e12),
     Card("RTX 4090", 165.2e12, 1.008e12),

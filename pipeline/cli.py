@@ -292,7 +292,7 @@ def run_command(
     weights_convention: _Convention = "torchvision",
     device: _Device = "auto",
     dtype: _Dtype = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="0: one a GPU, else as cores allow")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="0: two a GPU, else as cores allow")] = 0,
     threads: _Threads = 0,
     address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="a Ray cluster to join")] = "",
     timeout: Annotated[float, typer.Option(min=0, help="seconds a pair may take; 0: any")] = 0,
@@ -318,7 +318,7 @@ def run_command(
         int, typer.Option(min=0, help="pixels: see large pictures in tiles; 0: beyond 2048x2048")
     ] = 0,
     compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile, on a GPU with CUDA graphs")
+        bool, typer.Option("--compile", help="the network through torch.compile")
     ] = False,
     max_side: _Side = 20_000,
     max_megapixels: _Megapixels = 200.0,

@@ -53,16 +53,17 @@ class _AveragePool(torch.autograd.Function):
     long on a CPU as repeating it, and on a GPU both ways are a tenth as fast as memory is."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, on_gpu: bool) -> Tensor:
         ctx.odd = (x.shape[-1] % 2, x.shape[-2] % 2)
-        return _pool_by_sum(x) if x.is_cuda else F.avg_pool2d(x, 2)
+        ctx.on_gpu = on_gpu
+        return _pool_by_sum(x) if on_gpu else F.avg_pool2d(x, 2)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         right, bottom = ctx.odd
         grad = grads[0] * 0.25
-        grad = _repeat(grad) if grad.is_cuda else F.interpolate(grad, scale_factor=2)
-        return F.pad(grad, (0, right, 0, bottom)) if right or bottom else grad
+        grad = _repeat(grad) if ctx.on_gpu else F.interpolate(grad, scale_factor=2)
+        return F.pad(grad, (0, right, 0, bottom)) if right or bottom else grad, None
 
 
 def _pool_by_sum(x: Tensor) -> Tensor:
@@ -84,9 +85,9 @@ def _repeat(x: Tensor) -> Tensor:
     return rows.view(x.dtype).permute(0, 3, 1, 2)
 
 
-def average_pool(x: Tensor) -> Tensor:
-    """Means of 2x2 squares, (B, N, h, w) -> (B, N, h // 2, w // 2)."""
-    pooled: Tensor = _AveragePool.apply(x)
+def average_pool(x: Tensor, on_gpu: bool = False) -> Tensor:
+    """Means of 2x2 squares, (B, N, h, w) -> (B, N, h // 2, w // 2); `on_gpu`: as is fast there."""
+    pooled: Tensor = _AveragePool.apply(x, on_gpu)
     return pooled
 
 
@@ -205,7 +206,7 @@ class Encoder(nn.Module):
         for conv in self.convs:
             block = conv[4]
             if conv.endswith("_1") and block != "1":
-                x = average_pool(x) if self.pooling == "average" else F.max_pool2d(x, 2)
+                x = average_pool(x, self.fused) if self.pooling == "average" else F.max_pool2d(x, 2)
             if conv in wanted:
                 x = self._convolve(x, conv)
                 yield conv, x

@@ -351,7 +351,7 @@ class _Descent:
 def _recorded(work: Callable[[], None]) -> Callable[[], None]:
     """The same work as a CUDA graph, which one launch repeats."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the GPU
         work()
     return graph.replay
 

@@ -61,6 +61,10 @@ _TILE = 1024
 _MEMORY = 2 * 10**9
 """Bytes that L-BFGS's memory may take."""
 
+_FEW = 128**2
+"""Pixels of the largest picture whose features are never in half precision: over so few positions
+its roundings do not average out, and the coarsest scale decides where strokes go."""
+
 LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
 
@@ -231,7 +235,7 @@ class Stylizer:
         self.dtype = choose_dtype(dtype, self.device)
         self.tile = tile
         self.compile = compile
-        self._encoders: dict[tuple[str, str, str], Encoder] = {}
+        self._encoders: dict[tuple[object, ...], Encoder] = {}
         self._styles: dict[tuple[object, ...], dict[str, Statistic]] = {}
         if self.device.type == "cuda":
             # Products of float32 in TF32: exact for what was bfloat16 before, as Gram sums are.
@@ -309,10 +313,10 @@ class Stylizer:
         assert result is not None
         notes = _notes(config, stages[-1], side)
         finished: list[StyleResult | DivergedError] = []
-        for row, (sitter, scene) in enumerate(zip(sitters, scenes, strict=True)):
+        ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
+        for row, (sitter, scene, losses) in enumerate(zip(sitters, scenes, ends, strict=True)):
             picture = self._finish(result[row : row + 1], sitter, stages[-1].size, scene.weight)
-            losses = minimum.losses.map(lambda part, row=row: part[row : row + 1])
-            finished.append(sitter.finish(picture, losses, notes))
+            finished.append(sitter.finish(picture, losses[1:], notes))
         return finished
 
     def in_tiles(self) -> Stylizer:
@@ -354,7 +358,7 @@ class Stylizer:
         """Whether evaluations may be a CUDA graph: eigenvalues are waited for, tiles keep a GPU
         busy as it is, and compiled code has graphs of its own."""
         plain = config.style_loss != "wasserstein" and not side and not self.compile
-        return self.device.type == "cuda" and plain
+        return plain and self.device.type == "cuda" and not torch.version.hip
 
     def _tensor(self, picture: Image.Image) -> Tensor:
         return to_tensor(picture).to(self.device, self._pixel_dtype)
@@ -364,9 +368,12 @@ class Stylizer:
         """What is optimised stays in full precision, whatever the network computes in."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    def encoder(self, config: StyleConfig) -> Encoder:
-        """The encoder for a config's pooling, padding and feature scale; made once."""
-        key = (config.pooling, config.padding, config.feature_scale)
+    def encoder(self, config: StyleConfig, pixels: int = AT_ONCE) -> Encoder:
+        """The encoder for a config's pooling, padding and feature scale, and for pictures of so
+        many pixels; made once."""
+        half = self.dtype in (torch.bfloat16, torch.float16)
+        dtype = torch.float32 if half and pixels <= _FEW else self.dtype
+        key = (config.pooling, config.padding, config.feature_scale, dtype)
         if key not in self._encoders:
             self._encoders[key] = Encoder(
                 self.weights,
@@ -375,7 +382,7 @@ class Stylizer:
                 scales=feature_scales(self.weights, config.pooling, config.feature_scale),
                 winograd=True,
                 device=self.device,
-                dtype=self.dtype,
+                dtype=dtype,
             )
             if self.compile:
                 graphs = self.device.type == "cuda"
@@ -423,7 +430,7 @@ class Stylizer:
     def _loss(
         self, config: StyleConfig, scenes: Sequence[_Scene], frame: Frame, side: int, stage: Stage
     ) -> PerceptualLoss:
-        encoder = self.encoder(config)
+        encoder = self.encoder(config, math.prod(stage.size))
         shares = _shares(config, len(scenes[0].styles))
         content_weight, style_weight = config.weights()
         with torch.no_grad():
@@ -437,7 +444,8 @@ class Stylizer:
                 style = _stack(
                     [
                         _blend(
-                            [self._statistics(config, one, side) for one in scene.styles], shares
+                            [self._statistics(config, encoder, one, side) for one in scene.styles],
+                            shares,
                         )
                         for scene in scenes
                     ]
@@ -454,10 +462,11 @@ class Stylizer:
             return PerceptualLoss(encoder, config, content, style, mask, *factors)
         return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
 
-    def _statistics(self, config: StyleConfig, style: _Style, side: int) -> dict[str, Statistic]:
+    def _statistics(
+        self, config: StyleConfig, encoder: Encoder, style: _Style, side: int
+    ) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
-        encoder = self.encoder(config)
         kind = config.style_loss
         key = (style.key, tuple(sorted(layers)), kind, side, id(encoder))
         if key not in self._styles:
@@ -526,12 +535,11 @@ class _Sitter:
         self.curve: list[Step] = []
         self.ended = ""
 
-    def step(self, losses: Losses, picture: Tensor) -> None:
-        """One evaluation; losses are (1,), on the CPU."""
-        step = _step(len(self.curve) + 1, self.began, losses, self.config)
+    def step(self, content: float, style: float, tv: float) -> Step:
+        """One evaluation, by its losses."""
+        step = _step(len(self.curve) + 1, self.began, (content, style, tv), self.config)
         self.curve.append(step)
-        if self.on_step:
-            self.on_step(step, picture)
+        return step
 
     def end(self, reason: str) -> None:
         """A stage is over; what went wrong in an earlier one is not forgotten."""
@@ -539,7 +547,7 @@ class _Sitter:
             self.ended = reason
 
     def finish(
-        self, picture: Image.Image, losses: Losses, notes: str
+        self, picture: Image.Image, losses: tuple[float, float, float], notes: str
     ) -> StyleResult | DivergedError:
         if self.ended == "diverged":
             return DivergedError(
@@ -581,12 +589,12 @@ def _check_alike(first: _Sitter, other: _Sitter) -> None:
 
 
 def _tell(sitters: Sequence[_Sitter], frame: Frame, losses: Losses, x: Tensor) -> None:
-    for row, total in enumerate(losses.total.tolist()):
-        sitter = sitters[row]
+    rows = zip(*(part.tolist() for part in losses.parts()), strict=True)
+    for row, (sitter, (total, *parts)) in enumerate(zip(sitters, rows, strict=True)):
         if not math.isnan(total):
-            sitter.step(
-                losses.map(lambda part, row=row: part[row : row + 1]), frame.crop(x[row : row + 1])
-            )
+            step = sitter.step(*parts)
+            if sitter.on_step:
+                sitter.on_step(step, frame.crop(x[row : row + 1]))
 
 
 def _history(config: StyleConfig, stage: Stage) -> int:
@@ -638,9 +646,11 @@ def _picture(source: Picture) -> Image.Image:
         raise ImageReadError(f"{source} cannot be read: {error.strerror or error}") from error
 
 
-def _step(number: int, began: float, losses: Losses, config: StyleConfig) -> Step:
+def _step(
+    number: int, began: float, losses: tuple[float, float, float], config: StyleConfig
+) -> Step:
     content_weight, style_weight = config.weights()
-    content, style, tv = (float(part[0]) for part in (losses.content, losses.style, losses.tv))
+    content, style, tv = losses
     loss = content_weight * content + style_weight * style + config.tv_weight * tv
     return Step(number, time.perf_counter() - began, loss, content, style, tv)
 

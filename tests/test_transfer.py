@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from stylize import StyleConfig, StyleResult, Stylizer, transfer_style
+from stylize import transfer as transfer_module
 from stylize.color import _YIQ
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
@@ -676,14 +677,28 @@ def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_the_other_types_agree_with_float32_at_the_start(
-    bundled: Weights, transfer: Transfer, dtype: str
+    bundled: Weights, transfer: Transfer, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transfer_module, "_FEW", 0)
     other = Stylizer(bundled, device="cpu", dtype=dtype).transfer(PHOTO, PAINTING, small(steps=1))
     wanted = transfer(small(steps=1))
     # bfloat16 keeps 8 bits: a few times 2^-9 in the features, squared in a Gram matrix.
     bar = 0.03 if dtype == "bfloat16" else 1e-4
     assert other.style_loss == pytest.approx(wanted.style_loss, rel=bar)
     assert other.content_loss == pytest.approx(wanted.content_loss, rel=bar)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_small_pictures_are_never_seen_in_half_precision(bundled: Weights, dtype: str) -> None:
+    stylizer = Stylizer(bundled, device="cpu", dtype=dtype)
+    config = StyleConfig()
+    assert stylizer.encoder(config, 128 * 96).dtype == torch.float32
+    assert stylizer.encoder(config, 192 * 144).dtype == stylizer.dtype
+    assert stylizer.encoder(config, 192 * 144) is stylizer.encoder(config)
+    # The same as where all is float32.
+    other = Stylizer(bundled, device="cpu", dtype="float32")
+    results = [s.transfer(PHOTO, PAINTING, small(steps=3)) for s in (stylizer, other)]
+    assert results[0].loss == results[1].loss
 
 
 @pytest.mark.gpu
