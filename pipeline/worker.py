@@ -391,8 +391,8 @@ class Worker:
             if role == "content" or role.startswith("style"):
                 picture = scaled(picture, longest)
             if role.startswith("style"):
-                if len(self._paintings) >= 8:  # the oldest goes: some 50 MB each at 4096 px
-                    self._paintings.pop(next(iter(self._paintings)), None)
+                for oldest in list(self._paintings)[:-7]:  # some 50 MB each at 4096 px
+                    self._paintings.pop(oldest, None)
                 self._paintings[key] = picture
         return Input(role, written, stat, digest), picture
 

@@ -152,7 +152,7 @@ class LBFGS:
         place = 2 * self.history * self._rows + self._slot
         places = torch.cat([place, place + self.history])
         places = torch.where(taken.repeat(2), places, len(self._vectors) - 1)
-        self._vectors.index_copy_(0, places, torch.cat([s, y]))
+        self._vectors[places] = torch.cat([s, y])
         self._gamma.copy_(torch.where(accepted, sy / yy, self._gamma))
         along = _products(self._pairs, y)
         row, slot = self._rows, self._slot
