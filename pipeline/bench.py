@@ -10,13 +10,13 @@ import functools
 import itertools
 import json
 import math
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipeline.memory import peak_memory
 from stylize.config import StyleConfig, together
 
 __all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
@@ -128,7 +128,7 @@ def bench(
         evaluations=tuple(evaluations),
         seconds_per_pair=per_pair,
         pairs_per_hour=3600 / per_pair,
-        peak_memory=_memory(stylizer.device),
+        peak_memory=peak_memory(stylizer.device),
     )
 
 
@@ -229,11 +229,3 @@ def _name(device: Any) -> str:
         return models[0]
     except (OSError, IndexError):
         return platform.processor() or platform.machine()
-
-
-def _memory(device: Any) -> int:
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -547,6 +547,8 @@ def pair_command(
 
     if Path(out).suffix.lower() not in FORMATS:
         raise _Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
+    if os.path.isdir(out):
+        raise _Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
     with _clear_errors():
         limits = Limits(max_side, max_megapixels)
         one = read_one(content, style.split("|"), settings or {}, limits)

@@ -1,11 +1,27 @@
-"""What the kernel tells of memory: whether it has killed for want of it. Standard library only."""
+"""What is told of memory: how much was in use, and whether the kernel has killed for want of it.
+
+Imports torch for a GPU only.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["kernel_kills"]
+__all__ = ["kernel_kills", "peak_memory"]
+
+
+def peak_memory(device: Any) -> int:
+    """Bytes that this process has had at its highest, on a GPU of that one's memory."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def kernel_kills(root: str = "/") -> int:

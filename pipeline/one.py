@@ -41,6 +41,7 @@ def read_one(
     """Settings checked and pictures read. Raises `StylizeError` in its forms."""
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
     config = StyleConfig.of(values.pop("preset", "default"), **values)
+    config.shares(len(styles))
     return One(
         content,
         "|".join(styles),
@@ -66,8 +67,9 @@ def make_stylizer(
     import torch
 
     from stylize import weights
-    from stylize.transfer import Stylizer
+    from stylize.transfer import Stylizer, choose_device
 
+    choose_device(device)  # before anything is downloaded
     if convention not in ("torchvision", "caffe"):
         raise ConfigError(
             f"--weights-convention is {convention!r}; it must be torchvision or caffe"

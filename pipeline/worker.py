@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import socket
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 
 from pipeline import __version__, storage
 from pipeline.crash import crash_point
+from pipeline.memory import peak_memory
 from pipeline.records import Input, Pair, Result, pair_key
 from stylize.config import ALGORITHM, StyleConfig
 from stylize.errors import (
@@ -277,7 +277,7 @@ class Worker:
                 (s.step, s.seconds, s.loss, s.content_loss, s.style_loss, s.tv_loss)
                 for s in done.curve
             ),
-            peak_memory=_peak_memory(stylizer.device),
+            peak_memory=peak_memory(stylizer.device),
         )
         output = opened.pair.output
         data = encode(done.image, PurePosixPath(output).suffix, metadata(row))
@@ -548,11 +548,3 @@ def _check_not_black(picture: Any, photograph: Any) -> None:
 def _failed(result: Result, error: BaseException, status: str = "failed") -> Result:
     message = str(error) or type(error).__name__
     return replace(result, status=status, error_type=type(error).__name__, error_message=message)
-
-
-def _peak_memory(device: Any) -> int:
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

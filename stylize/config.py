@@ -267,6 +267,17 @@ class StyleConfig:
             self.style_weight * (2 * self.strength) ** 2,
         )
 
+    def shares(self, count: int) -> list[float]:
+        """Of each of so many styles, sum 1. Raises `ConfigError` where `style_blend` has more or
+        fewer."""
+        blend = self.style_blend or (1.0,) * count
+        if len(blend) != count:
+            raise ConfigError(
+                f"style_blend has {len(blend)} weights for {count} styles; give each one, like "
+                "0.7|0.3"
+            )
+        return [share / sum(blend) for share in blend]
+
     def style_side(self, side: int) -> int:
         """The longer side of a style picture where the result's is `side`, pixels."""
         return max(16, round(side * self.style_scale))

@@ -214,7 +214,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
         profile = None
     elif image.mode == "F":
         values = np.nan_to_num(np.asarray(image), nan=0.0)
-        scale = 255 if values.size and values.max() <= 1 else 1
+        # From 0 to 1, or a little beyond, as resizing and raw converters leave them; else to 255.
+        scale = 255 if values.size and values.max() < 2 else 1
         image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
         profile = None
     if image.has_transparency_data:

@@ -422,7 +422,7 @@ class Stylizer:
         elif config.init == "style":
             start = F.interpolate(styles[0], (size[1], size[0]), mode="bicubic", antialias=True)
         elif config.init == "matched" and config.weights()[1]:
-            start = color.transport(target, *styles, shares=_shares(config, len(styles)))
+            start = color.transport(target, *styles, shares=config.shares(len(styles)))
         else:
             start = target
         return start if weight is None else weight * start + (1 - weight) * target
@@ -431,7 +431,7 @@ class Stylizer:
         self, config: StyleConfig, scenes: Sequence[_Scene], frame: Frame, side: int, stage: Stage
     ) -> PerceptualLoss:
         encoder = self.encoder(config, math.prod(stage.size))
-        shares = _shares(config, len(scenes[0].styles))
+        shares = config.shares(len(scenes[0].styles))
         content_weight, style_weight = config.weights()
         with torch.no_grad():
             content: Mapping[str, Tensor] = {}
@@ -668,16 +668,6 @@ def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statis
         )
         for layer in statistics[0]
     }
-
-
-def _shares(config: StyleConfig, count: int) -> list[float]:
-    """Of each style, sum 1. Raises `ConfigError` where `style_blend` has more or fewer."""
-    blend = config.style_blend or (1.0,) * count
-    if len(blend) != count:
-        raise ConfigError(
-            f"style_blend has {len(blend)} weights for {count} styles; give each one, like 0.7|0.3"
-        )
-    return [share / sum(blend) for share in blend]
 
 
 def _blend(statistics: list[dict[str, Statistic]], shares: list[float]) -> dict[str, Statistic]:

@@ -222,13 +222,20 @@ def test_pair_writes_a_picture_of_the_size_asked_for(tmp_path: Path) -> None:
         assert (image.format, image.size) == ("PNG", (32, 24))
 
 
-def test_pair_refuses_an_ending_it_cannot_write_and_a_setting_that_cannot_be(
-    tmp_path: Path,
-) -> None:
+def test_pair_refuses_what_cannot_be_before_it_paints_or_downloads(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     pair = ("pair", tmp_path / "c0.jpg", tmp_path / "s.png")
     assert "o.bmp: the ending must be one of .png" in refused(*pair, "-o", tmp_path / "o.bmp")
-    assert "size is '5'" in refused(*pair, "-o", tmp_path / "o.png", "--size", "5")
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png: it is a folder" in refused(*pair, "-o", tmp_path / "folder.png")
+    pair = (*pair, "-o", tmp_path / "o.png")
+    assert "size is '5'" in refused(*pair, "--size", "5")
+    # The missing file of weights is not looked for any more.
+    nowhere = ("--weights", tmp_path / "none.safetensors")
+    blend = refused(*pair, *nowhere, "--style-blend", "1|2|3")
+    assert "style_blend has 3 weights for 1 styles" in blend
+    absent = "cuda" if sys.platform == "darwin" else "mps"
+    assert f"device is {absent!r}" in refused(*pair, *nowhere, "--device", absent)
 
 
 def test_pair_says_in_one_line_which_picture_cannot_be_read(tmp_path: Path) -> None:

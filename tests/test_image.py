@@ -152,6 +152,8 @@ def test_float_pictures_in_zero_to_one_or_in_bytes() -> None:
     assert decode(saved(half, "TIFF")).getpixel((0, 0)) == (128, 128, 128)  # 127.5, to even
     bytes_ = Image.fromarray(np.full((16, 16), 77.0, dtype=np.float32))
     assert decode(saved(bytes_, "TIFF")).getpixel((0, 0)) == (77, 77, 77)
+    beyond = Image.fromarray(np.linspace(0, 1.0001, 256, dtype=np.float32).reshape(16, 16))
+    assert decode(saved(beyond, "TIFF")).getextrema() == ((0, 255),) * 3
 
 
 def test_cmyk_jpegs_have_their_colours_and_are_not_inverted() -> None:
