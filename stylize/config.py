@@ -48,8 +48,7 @@ LayerWeights = tuple[tuple[str, float], ...]
 INIT_WORDS = ("matched", "content", "style", "noise")
 """Where to start, but for the path of a picture."""
 
-# Convolutions in each of the five blocks of VGG-19; VGG-16 has 2, 2, 3, 3, 3.
-_CONVS_IN_BLOCK = (2, 2, 4, 4, 4)
+_CONVS_IN_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _LAYER = re.compile(r"(conv|relu)([1-5])_([1-4])")
 
 
@@ -128,7 +127,7 @@ def _check_layers(value: Any) -> bool:
         return False
     for name, weight in value:
         match = _LAYER.fullmatch(name)
-        if match is None or int(match[3]) > _CONVS_IN_BLOCK[int(match[2]) - 1]:
+        if match is None or int(match[3]) > _CONVS_IN_BLOCK["vgg19"][int(match[2]) - 1]:
             return False
         if not (math.isfinite(weight) and weight >= 0):
             return False
@@ -248,6 +247,19 @@ class StyleConfig:
                 raise ConfigError(f"{name} is {value!r}; it must be {setting.limit}")
             if setting.parse is not int:  # 5 and 5.0 are equal, and their text must be too
                 object.__setattr__(self, name, _as_float(value))
+        if self.backbone != "auto":
+            for name in ("content_layers", "style_layers"):
+                self._check_depth(name)
+
+    def _check_depth(self, name: str) -> None:
+        """Raise `ConfigError` for a layer that the backbone has not."""
+        for layer, weight in getattr(self, name):
+            convs = _CONVS_IN_BLOCK[self.backbone][int(layer[4]) - 1]
+            if weight and int(layer[6]) > convs:
+                raise ConfigError(
+                    f"{name} has {layer}, which {self.backbone} has not; the last one there is "
+                    f"{layer[:6]}{convs}"
+                )
 
     @classmethod
     def of(cls, preset: str = "default", **settings: Any) -> StyleConfig:

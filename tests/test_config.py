@@ -265,3 +265,13 @@ def test_the_digest_does_not_depend_on_the_process() -> None:
 def test_strength_scales_the_two_weights(strength: float, content: float, style: float) -> None:
     config = StyleConfig(strength=strength, content_weight=3.0, style_weight=7.0)
     assert config.weights() == (3 * content, 7 * style)
+
+
+def test_a_layer_that_the_backbone_has_not_is_refused() -> None:
+    layers = (("relu1_1", 1.0), ("relu3_4", 1.0))
+    message = "style_layers has relu3_4, which vgg16 has not; the last one there is relu3_3"
+    with pytest.raises(ConfigError, match=message):
+        StyleConfig(backbone="vgg16", style_layers=layers)
+    for backbone in ("vgg19", "auto"):  # auto may turn out to be either
+        assert StyleConfig(backbone=backbone, style_layers=layers).style_layers == layers
+    StyleConfig(backbone="vgg16", content_layers=(("conv3_3", 1.0), ("conv4_4", 0.0)))

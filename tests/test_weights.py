@@ -4,6 +4,7 @@ The downloads go over HTTP to a server on this machine. The networks are narrow:
 counts convolutions, not channels.
 """
 
+import datetime
 import hashlib
 import http.server
 import os
@@ -171,6 +172,13 @@ def test_a_list_of_tensors_is_no_state(tmp_path: Path, cache: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=r"a\.pth cannot be read"):
         weights.import_file(tmp_path / "a.pth")
+
+
+def test_a_file_of_anything_but_tensors_is_refused_in_one_line(tmp_path: Path, cache: Path) -> None:
+    torch.save({"when": datetime.datetime(2026, 1, 1)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth cannot be read") as refused:
+        weights.import_file(tmp_path / "a.pth")
+    assert "\n" not in str(refused.value)  # torch's own answer is a page
 
 
 def without(state: dict[str, Tensor], *names: str) -> dict[str, Tensor]:

@@ -299,7 +299,8 @@ def _read_state(path: Path) -> dict[str, Tensor] | None:
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except OSError as error:
         raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
-    except Exception as error:  # pickle, zip and safetensors errors alike
+    except Exception as error:  # pickle, zip and safetensors errors alike, some a page long
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"the weights file {path} cannot be read (no VGG in .pth or .safetensors): {error}"
+            f"the weights file {path} cannot be read (no VGG in .pth or .safetensors): {why}"
         ) from error
