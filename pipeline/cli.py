@@ -292,7 +292,9 @@ def run_command(
     weights_convention: _Convention = "torchvision",
     device: _Device = "auto",
     dtype: _Dtype = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="0: two a GPU, else as cores allow")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="0: one or two a GPU, else as cores allow")
+    ] = 0,
     threads: _Threads = 0,
     address: Annotated[str, typer.Option(envvar="RAY_ADDRESS", help="a Ray cluster to join")] = "",
     timeout: Annotated[float, typer.Option(min=0, help="seconds a pair may take; 0: any")] = 0,

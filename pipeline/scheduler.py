@@ -38,8 +38,6 @@ WORKER_MEMORY = 1.2e9, 1700
 `AT_ONCE` of them; larger ones are seen in tiles. Measured; the highest of 512 to 2048 px, and the
 0.3e9 more that Winograd's convolutions take, measured at 512."""
 
-WORKERS_A_GPU = 2
-
 DEATHS = 2
 """A pair that took this many workers down with it is `poison`."""
 
@@ -77,8 +75,8 @@ class Fleet:
 
 def size_fleet(resources: Mapping[str, float], wanted: Wanted) -> Fleet:
     """The fleet that a cluster's resources allow: two workers for each GPU, of which one decodes
-    and encodes while the other paints; else one for each core, as far as pairs and memory suffice;
-    cores that are left over are threads of the workers.
+    and encodes while the other paints, or one where it has but one batch. Without a GPU, one for
+    each core, as far as pairs and memory suffice; cores that are left over are their threads.
 
     One thread a worker does most (24 pairs at 256 px on two cores: 2 workers x 1 thread take
     0.90 of 1 x 2), for some of the work between convolutions runs on one thread alone. It is by
@@ -89,8 +87,9 @@ def size_fleet(resources: Mapping[str, float], wanted: Wanted) -> Fleet:
     if wanted.device == "cuda" and not gpus:
         raise ClusterError("--device cuda: Ray sees no GPU; use --device cpu, or --address")
     if gpus and wanted.device in ("auto", "cuda"):
-        each = WORKERS_A_GPU if cpus >= WORKERS_A_GPU * gpus else 1
-        workers = wanted.workers or max(gpus, min(each * gpus, wanted.rows or each * gpus))
+        several = not wanted.rows or wanted.rows > gpus * together(wanted.side)  # batches for each
+        two = several and cpus >= 2 * gpus
+        workers = wanted.workers or (2 * gpus if two else gpus)
         share = 1 / -(-workers // gpus)
         return Fleet(workers, cpus=min(1.0, cpus / workers), gpus=share)
     fit = cpus if wanted.address else min(cpus, _fit_memory(wanted.side))

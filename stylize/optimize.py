@@ -149,10 +149,9 @@ class LBFGS:
         sy, yy = _dot(s, y), _dot(y, y)
         accepted = self._counts & (sy > 1e-8 * (_dot(s, s) * yy).sqrt())
         taken = accepted[:, 0]
-        place = 2 * self.history * self._rows + self._slot
-        places = torch.cat([place, place + self.history])
-        places = torch.where(taken.repeat(2), places, len(self._vectors) - 1)
-        self._vectors[places] = torch.cat([s, y])
+        place, nowhere = 2 * self.history * self._rows + self._slot, len(self._vectors) - 1
+        self._vectors[torch.where(taken, place, nowhere)] = s
+        self._vectors[torch.where(taken, place + self.history, nowhere)] = y
         self._gamma.copy_(torch.where(accepted, sy / yy, self._gamma))
         along = _products(self._pairs, y)
         row, slot = self._rows, self._slot

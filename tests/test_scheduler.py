@@ -39,12 +39,13 @@ def test_no_more_workers_than_the_memory_holds_and_their_cores_are_threads() -> 
 
 
 def test_every_gpu_has_two_workers_if_there_are_cores_and_pairs_for_them() -> None:
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100)) == Fleet(16, 1, 0.5)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=1000)) == Fleet(16, 1, 0.5)
     assert size_fleet({"CPU": 32, "GPU": 8}, Wanted()) == Fleet(16, 1, 0.5)
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=9)) == Fleet(9, 1, 0.5)
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=3)) == Fleet(8, 1, 1)
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100, workers=8)) == Fleet(8, 1, 1)
-    assert size_fleet({"CPU": 4, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 0.5, 1)
+    # Sixteen at 512 px are one batch, four at 1024 px.
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 1, 1)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100, side=1024)) == Fleet(16, 1, 0.5)
+    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=1000, workers=8)) == Fleet(8, 1, 1)
+    assert size_fleet({"CPU": 4, "GPU": 8}, Wanted(rows=1000)) == Fleet(8, 0.5, 1)
     # Ray puts a worker on one GPU: of nine with 8/9 of one each, one would find no place.
     assert size_fleet({"CPU": 32, "GPU": 2}, Wanted(workers=3)) == Fleet(3, 1, 0.5)
     with pytest.raises(ClusterError, match="--device cuda: Ray sees no GPU"):
