@@ -137,7 +137,7 @@ def _evaluation(stylizer: Any, size: int, batch: int) -> float:
     from stylize.transfer import LOOK_EVERY
 
     # A GPU's evaluations are heard of so many at a time; the first of them make its graph.
-    every = LOOK_EVERY if stylizer.device.type == "cuda" else 1
+    every = 1 if stylizer.device.type == "cpu" else LOOK_EVERY
     times: list[float] = []
 
     def on_step(step: Any, image: Any) -> None:

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from pipeline import __version__, storage
 from pipeline.crash import crash_point
 from pipeline.memory import peak_memory
 from pipeline.records import Input, Pair, Result, pair_key
-from stylize.config import ALGORITHM, StyleConfig
+from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
     BlackError,
     ImageReadError,
@@ -32,7 +33,7 @@ from stylize.errors import (
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import Limits, decode, encode, fit, scaled
+from stylize.image import Limits, decode, encode, fit, match_size, scaled, style_size
 
 __all__ = [
     "Job",
@@ -106,6 +107,7 @@ class Worker:
         self.on_status = on_status
         self._stylizers: dict[str, Any] = {}
         self._paintings: dict[tuple[str, int], Any] = {}  # decoded, by SHA-256 and longer side
+        self._decoding: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
         self._fits = math.inf  # pixels of pictures that are optimised together
         self._stopping = threading.Event()
         self._status = Status()
@@ -310,13 +312,16 @@ class Worker:
 
         return on_step
 
-    def _transfer(self, stylizer: Any, group: Sequence[_Opened], started: float) -> list[Any]:
+    def _transfer(
+        self, stylizer: Any, group: Sequence[_Opened], started: float, together: int = 0
+    ) -> list[Any]:
         """The transfers; where memory does not suffice, half of the pictures at a time, and of one
         once more with less of it, and a note of that."""
         import torch
 
         from stylize.transfer import Request
 
+        together = together or len(group)  # that share the time from `started`
         requests = []
         for opened in group:
             pictures = opened.pictures
@@ -327,7 +332,7 @@ class Worker:
                     opened.config,
                     pictures.get("init"),
                     pictures.get("mask"),
-                    self._on_step(opened, len(group), opened is group[0], started),
+                    self._on_step(opened, together, opened is group[0], started),
                 )
             )
         pixels = len(group) * math.prod(fit(pictures["content"].size, group[0].config.size))
@@ -340,8 +345,11 @@ class Worker:
                 torch.cuda.empty_cache()
         if len(group) > 1:
             half = len(group) // 2
-            parts = (group[:half], group[half:])
-            return [done for part in parts for done in self._transfer(stylizer, part, started)]
+            return [
+                done
+                for part in (group[:half], group[half:])
+                for done in self._transfer(stylizer, part, started, together)
+            ]
         (request,) = requests
         less = replace(request.config, history=min(request.config.history, 5))
         (result,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
@@ -380,21 +388,31 @@ class Worker:
         except OSError as error:
             raise ImageReadError(f"{role} {written}: {error.strerror or error}") from error
         digest = hashlib.sha256(data).hexdigest()
-        longest = config.style_side(config.size) if role.startswith("style") else config.size
-        key = (digest, longest)
-        picture = self._paintings.get(key)
-        if picture is None:
-            try:
-                picture = decode(data, self.job.limits)
-            except StylizeError as error:
-                raise type(error)(f"{role} {written}: {error}") from error
-            if role == "content" or role.startswith("style"):
-                picture = scaled(picture, longest)
+        try:
             if role.startswith("style"):
-                for oldest in list(self._paintings)[:-7]:  # some 50 MB each at 4096 px
-                    self._paintings.pop(oldest, None)
-                self._paintings[key] = picture
+                picture = self._painting(data, digest, config.style_side(config.size))
+            else:
+                picture = decode(data, self.job.limits)
+        except StylizeError as error:
+            raise type(error)(f"{role} {written}: {error}") from error
+        if role == "content":
+            picture = scaled(picture, config.size)
         return Input(role, written, stat, digest), picture
+
+    def _painting(self, data: bytes, digest: str, longest: int) -> Any:
+        """A style picture, decoded once while it is among the latest."""
+        key = (digest, longest)
+        with self._decoding[key]:
+            if key not in self._paintings:
+                picture = decode(data, self.job.limits)
+                self._paintings[key] = match_size(picture, style_size(picture.size, longest))
+            picture = self._paintings[key]
+        pixels = 0
+        for latest, kept in reversed(list(self._paintings.items())):
+            pixels += math.prod(kept.size)
+            if pixels > _KEPT and latest != key:
+                self._paintings.pop(latest, None)
+        return picture
 
     def _preview(self, pair: Pair, image: Any) -> None:
         from stylize.image import to_image
@@ -411,7 +429,7 @@ def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
     outside the interpreter, and all of it would keep a GPU waiting."""
     if len(lists[0]) == 1:
         return [work(*(one for (one,) in lists))]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, *lists))
 
 
@@ -473,6 +491,12 @@ def metadata(result: Result) -> str:
     }
     return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
 
+
+_KEPT = 4 * AT_ONCE
+"""Pixels of decoded style pictures that a worker keeps."""
+
+_THREADS = 8
+"""That decode at once: a picture may be of hundreds of megabytes."""
 
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average
 

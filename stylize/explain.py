@@ -6,7 +6,6 @@ explained.grams["relu3_1"].style  # (N, N)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from stylize import color
 from stylize.config import StyleConfig
-from stylize.image import MIN_SIDE, fit, match_size, scaled, to_image, to_tensor
+from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
 from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages
@@ -190,16 +189,19 @@ class LayerLosses:
         mask: Image.Image | None = None,
     ) -> None:
         self.config = config
-        self.encoder = stylizer.encoder(config)
+        self._stylizer = stylizer
+        self.encoder = stylizer.encoder(config)  # of the stage that is looked at
         self.device = stylizer.device
         self._content = scaled(content, config.size)
-        self._style = scaled(style, config.style_side(config.size))
+        longest = config.style_side(config.size)
+        self._style = match_size(style, style_size(style.size, longest))
         self._mask = mask
         self._targets: dict[tuple[int, int], PerceptualLoss] = {}
 
     def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
         """By content layer and by style layer, of a picture (1, 3, H, W) of any stage's size."""
         size = (picture.shape[-1], picture.shape[-2])
+        self.encoder = self._stylizer.encoder(self.config, size[0] * size[1])
         if size not in self._targets:
             self._targets[size] = self._make_targets(size)
         loss = self._targets[size]
@@ -240,10 +242,8 @@ class LayerLosses:
     def pictures(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Photograph and style, (1, 3, H, W), as the losses at a stage of this size see them."""
         target = self.tensor(match_size(self._content, size))
-        style_size = fit(self._style.size, self.config.style_side(max(size)))
-        if min(style_size) < MIN_SIDE:
-            style_size = fit(style_size, math.ceil(max(style_size) * MIN_SIDE / min(style_size)))
-        style = self.tensor(match_size(self._style, style_size))
+        longest = self.config.style_side(max(size))
+        style = self.tensor(match_size(self._style, style_size(self._style.size, longest)))
         if self.config.preserve_color == "histogram":
             return target, color.recolor(style, target)
         if self.config.preserve_color == "luminance":

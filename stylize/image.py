@@ -7,6 +7,7 @@ made or read, so that checking a thousand headers does not load it.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ __all__ = [
     "match_size",
     "read_metadata",
     "scaled",
+    "style_size",
     "to_image",
     "to_srgb",
     "to_tensor",
@@ -75,6 +77,9 @@ _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # Our own limits, in pixels and with a message that says the remedy, stand in for Pillow's.
 Image.MAX_IMAGE_PIXELS = None
 
+# Of a broken EXIF, say. Not around each call, for pictures are decoded in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -103,9 +108,7 @@ class Limits:
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_READ)
+        image = Image.open(io.BytesIO(data), formats=_READ)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
         start = "the file is empty" if not data else f"it begins with {data[:8]!r}"
         raise ImageReadError(f"not a picture that can be read ({start})") from error
@@ -182,11 +185,9 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
     """
     image = _open(data, limits)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            return to_srgb(image)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return to_srgb(image)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
@@ -250,6 +251,15 @@ def match_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def scaled(image: Image.Image, longest: int) -> Image.Image:
     """The picture with a longer side of `longest` pixels."""
     return match_size(image, fit(image.size, longest))
+
+
+def style_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height of a style picture whose longer side is to be `longest`: a panorama's is
+    longer, so that no side is below `MIN_SIDE`."""
+    size = fit(size, longest)
+    if min(size) < MIN_SIDE:
+        size = fit(size, math.ceil(max(size) * MIN_SIDE / min(size)))
+    return size
 
 
 def to_tensor(image: Image.Image) -> Tensor:

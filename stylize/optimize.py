@@ -7,6 +7,7 @@ waits for the device.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,9 +77,9 @@ class LBFGS:
 
     The two-loop recursion (Nocedal and Wright, algorithm 7.4) as matrices (Byrd, Nocedal and
     Schnabel 1994): its first loop solves R a = S q, its second R^T b = D a - gamma Y q, with
-    R_ij = s_i.y_j for pairs i no newer than j and D the diagonal of R. So the memory is read twice
-    where the loops read and write ten vectors a pair, by some fifty kernels where they are two
-    hundred.
+    R_ij = s_i.y_j for pairs i no newer than j and D the diagonal of R. So the memory is read three
+    times where the loops read and write ten vectors a pair, by some fifty kernels where they are
+    two hundred.
 
     Nothing in it has a unit: the first step has a set length, a pair (s, y) is used if
     s.y > 1e-8 |s||y|. So the loss times any factor gives the same iterates, which
@@ -291,7 +292,7 @@ def minimize(
             descent.running.copy_(torch.tensor([not end for end in ledger.ended]))
         evaluation += 1
         if record and evaluation == 3:
-            advance = _recorded(advance)
+            advance = _recorded(advance, start.device)
         advance()
     return Minimum(
         descent.best, descent.best_losses, evaluation, sum(ledger.restarts), ledger.reasons()
@@ -347,12 +348,32 @@ class _Descent:
         self.x.copy_(torch.where(_wide(self.finite, self.x), moved, self.best))
 
 
-def _recorded(work: Callable[[], None]) -> Callable[[], None]:
+def _recorded(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """The same work as a CUDA graph, which one launch repeats."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the GPU
-        work()
-    return graph.replay
+    try:
+        with (
+            torch.cuda.device(device),
+            # Other threads may use the GPU meanwhile.
+            torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"),
+        ):
+            work()
+    except RuntimeError as error:  # of a recording that could not end, for want of memory
+        if isinstance(error.__context__, torch.OutOfMemoryError):
+            raise error.__context__ from None
+        raise
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one that is recorded on: each that cuBLAS sees costs a workspace for good."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _wide(rows: Tensor, x: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ from stylize.encoder import GRID, Encoder
 from stylize.errors import ConfigError, DivergedError, ImageReadError
 from stylize.files import write_atomic
 from stylize.image import (
-    MIN_SIDE,
     decode,
     encode,
     fit,
     match_size,
     scaled,
+    style_size,
     to_image,
     to_srgb,
     to_tensor,
@@ -65,6 +65,9 @@ _FEW = 128**2
 """Pixels of the largest picture whose features are never in half precision: over so few positions
 its roundings do not average out, and the coarsest scale decides where strokes go."""
 
+_THREADS = 8
+"""That make pictures smaller at once."""
+
 LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
 
@@ -86,6 +89,17 @@ class Request:
     init: Picture | None = None
     mask: Picture | None = None
     on_step: OnStep | None = None
+
+    def styles(self) -> Sequence[Picture]:
+        several = isinstance(self.style, Sequence) and not isinstance(self.style, str)
+        return self.style if several else [self.style]  # type: ignore[return-value,list-item]
+
+    def load(self) -> None:
+        """Read the pixels of what was opened only: several requests may have one file open, which
+        threads cannot read at once."""
+        for picture in (self.content, *self.styles(), self.init, self.mask):
+            if isinstance(picture, Image.Image):
+                picture.load()
 
 
 @dataclass(frozen=True)
@@ -238,7 +252,7 @@ class Stylizer:
         self._encoders: dict[tuple[object, ...], Encoder] = {}
         self._styles: dict[tuple[object, ...], dict[str, Statistic]] = {}
         if self.device.type == "cuda":
-            # Products of float32 in TF32: exact for what was bfloat16 before, as Gram sums are.
+            # Products of float32 in TF32: exact for features in bfloat16, of others 11 bits.
             torch.set_float32_matmul_precision("high")
 
     def transfer(
@@ -271,10 +285,11 @@ class Stylizer:
         config = requests[0].config
         if config.backbone not in ("auto", self.weights.backbone):
             raise ConfigError(f"backbone is {config.backbone!r}, not {self.weights.backbone!r}")
-        with (
-            ThreadPoolExecutor() as pool
-        ):  # decoding and resizing, which Pillow does without Python
-            sitters = list(pool.map(functools.partial(_Sitter, began=began), requests))
+        for request in requests:
+            request.load()
+        with ThreadPoolExecutor(_THREADS) as pool:  # Pillow resizes outside the interpreter
+            each = pool.map if len(requests) > 1 else map
+            sitters = list(each(functools.partial(_Sitter, began=began), requests))
         stages = sitters[0].stages
         for sitter in sitters[1:]:
             _check_alike(sitters[0], sitter)
@@ -393,9 +408,7 @@ class Stylizer:
         self, painting: Image.Image, target: Tensor, stage: Stage, config: StyleConfig
     ) -> Tensor:
         """A style picture at a stage's scale, its colours replaced where they are not wanted."""
-        size = fit(painting.size, config.style_side(max(stage.size)))
-        if min(size) < MIN_SIDE:  # a panorama at a coarse scale
-            size = fit(size, math.ceil(max(size) * MIN_SIDE / min(size)))
+        size = style_size(painting.size, config.style_side(max(stage.size)))
         style = self._tensor(match_size(painting, size))
         if config.preserve_color == "histogram":
             return color.recolor(style, target)
@@ -514,8 +527,7 @@ class _Sitter:
     """One picture in the making: its inputs, decoded, and its curve so far."""
 
     def __init__(self, request: Request, began: float) -> None:
-        style, config = request.style, request.config
-        several = style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
+        config = request.config
         start = request.init if request.init is not None else config.init_path or None
         mask = request.mask if request.mask is not None else config.mask or None
         self.config = config
@@ -523,7 +535,8 @@ class _Sitter:
         # long as this.
         photo = scaled(_picture(request.content), config.size)
         longest = config.style_side(config.size)
-        paintings = [scaled(_picture(one), longest) for one in several]
+        paintings = [_picture(one) for one in request.styles()]
+        paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
         self.paintings = [(painting, _digest(painting)) for painting in paintings]
         self.start = None if start is None else match_size(_picture(start), photo.size)
         self.mask = None if mask is None else match_size(_picture(mask).convert("L"), photo.size)
@@ -571,8 +584,8 @@ class _Sitter:
 
 
 def _digest(picture: Image.Image) -> bytes:
-    """What tells a picture's pixels from others, of pictures of a size."""
-    return hashlib.blake2b(picture.tobytes()).digest()
+    """What tells a picture's pixels from others."""
+    return hashlib.blake2b(picture.tobytes() + repr(picture.size).encode()).digest()
 
 
 def _check_alike(first: _Sitter, other: _Sitter) -> None:

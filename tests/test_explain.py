@@ -56,6 +56,7 @@ def found(stylizer: Stylizer, pair: tuple[Image.Image, Image.Image]) -> Explanat
 # The numbers
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -69,8 +70,12 @@ def found(stylizer: Stylizer, pair: tuple[Image.Image, Image.Image]) -> Explanat
     ids=["default", "wasserstein", "moments", "luminance", "paper", "no content"],
 )
 def test_the_layers_add_up_to_the_loss_of_each_step(
-    settings: dict[str, object], stylizer: Stylizer, pair: tuple[Image.Image, Image.Image]
+    settings: dict[str, object],
+    dtype: str,
+    bundled: Weights,
+    pair: tuple[Image.Image, Image.Image],
 ) -> None:
+    stylizer = Stylizer(bundled, device="cpu", dtype=dtype)
     # At 64x48 and 48x36 (zeros beyond the edge) nothing is extended that was cropped.
     values = {"size": 64, "steps": 4, "scales": 1, **settings}
     config = StyleConfig.of(str(values.pop("preset", "default")), **values)

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from stylize.image import (
     fit,
     match_size,
     read_metadata,
+    style_size,
     to_image,
     to_tensor,
     upright_size,
@@ -526,3 +529,17 @@ def test_the_upright_size_is_that_of_the_decoded_picture(
     exif[0x0112] = turn
     data = saved(corners(), kind, exif=exif)
     assert upright_size(data) == decode(data).size == size
+
+
+def test_a_style_keeps_its_shape_but_no_side_is_below_what_the_network_sees() -> None:
+    assert style_size((400, 300), 200) == (200, 150)
+    assert style_size((3000, 200), 64) == (256, 16)
+    assert style_size(style_size((3000, 200), 64), 64) == (256, 16)
+
+
+def test_decoding_in_threads_leaves_warnings_as_they_are() -> None:
+    data = saved(Image.radial_gradient("L"), "PNG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [data] * 64))
+    assert warnings.filters == before

@@ -688,6 +688,26 @@ def test_the_other_types_agree_with_float32_at_the_start(
     assert other.content_loss == pytest.approx(wanted.content_loss, rel=bar)
 
 
+def test_pictures_that_share_an_open_file_are_read_one_by_one(
+    stylizer: Stylizer, tmp_path: Path
+) -> None:
+    PAINTING.resize((600, 600)).save(tmp_path / "style.png")
+    style = Image.open(tmp_path / "style.png")  # no pixel is read yet
+    requests = [Request(PHOTO, style, small(steps=1)) for _ in range(6)]
+    results = stylizer.transfer_batch(requests)
+    assert len({r.loss for r in results if isinstance(r, StyleResult)}) == 1
+
+
+def test_paintings_of_the_same_bytes_and_another_shape_are_two(stylizer: Stylizer) -> None:
+    styles = [Image.new("RGB", size, "teal") for size in ((64, 32), (32, 64))]
+    config = small(steps=1, preserve_color="none")
+    together = stylizer.transfer_batch([Request(PHOTO, style, config) for style in styles])
+    for style, result in zip(styles, together, strict=True):
+        assert isinstance(result, StyleResult)
+        alone = stylizer.transfer(PHOTO, style, config)
+        assert result.loss == pytest.approx(alone.loss, rel=1e-3)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_small_pictures_are_never_seen_in_half_precision(bundled: Weights, dtype: str) -> None:
     stylizer = Stylizer(bundled, device="cpu", dtype=dtype)

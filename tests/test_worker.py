@@ -1,6 +1,7 @@
 """Workers in this process: groups, what they share, and memory that does not suffice."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,8 +72,9 @@ def test_a_painting_is_decoded_once_for_all_its_pairs(
 
     monkeypatch.setattr(worker_module, "decode", counted)
     worker = Worker(job)
-    for name in "abcd":
-        assert run(worker, name)[name].status == "ok"
+    assert [result.status for result in run(worker, *"abc").values()] == ["ok"] * 3
+    assert decoded == 4
+    assert run(worker, "d")["d"].status == "ok"
     assert decoded == 5
     Image.radial_gradient("L").convert("RGB").save(Path(job.folder, "style.png"))
     before = run(Worker(job), "a")["a"].key
@@ -99,3 +101,22 @@ def test_where_memory_is_short_half_of_the_pictures_are_painted_at_a_time(
     assert tried == [4, 2, 2]
     run(worker, "a", "b", "c")
     assert tried == [4, 2, 2, 1, 2]  # it is remembered
+
+
+def test_the_time_limit_of_pairs_together_holds_for_their_halves_too(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer_batch = Stylizer.transfer_batch
+
+    def slow(stylizer: Stylizer, requests: Sequence[Request]) -> object:
+        if len(requests) > 2:
+            raise MemoryError
+        time.sleep(len(requests))
+        return transfer_batch(stylizer, requests)
+
+    monkeypatch.setattr(Stylizer, "transfer_batch", slow)
+    run(Worker(job), "a")  # libraries start
+    within = run(Worker(dataclasses.replace(job, timeout=1.5)), "a", "b", "c", "d")
+    assert [r.status for r in within.values()] == ["ok"] * 4
+    beyond = run(Worker(dataclasses.replace(job, timeout=0.9)), "a", "b", "c", "d")
+    assert [r.status for r in beyond.values()] == ["timeout"] * 4
