@@ -403,10 +403,11 @@ class Worker:
         """A style picture, decoded once while it is among the latest."""
         key = (digest, longest)
         with self._decoding[key]:
-            if key not in self._paintings:
+            picture = self._paintings.get(key)
+            if picture is None:
                 picture = decode(data, self.job.limits)
-                self._paintings[key] = match_size(picture, style_size(picture.size, longest))
-            picture = self._paintings[key]
+                picture = match_size(picture, style_size(picture.size, longest))
+                self._paintings[key] = picture
         pixels = 0
         for latest, kept in reversed(list(self._paintings.items())):
             pixels += math.prod(kept.size)

@@ -91,8 +91,9 @@ class Request:
     on_step: OnStep | None = None
 
     def styles(self) -> Sequence[Picture]:
-        several = isinstance(self.style, Sequence) and not isinstance(self.style, str)
-        return self.style if several else [self.style]  # type: ignore[return-value,list-item]
+        """Of the one or the several that were given."""
+        style = self.style
+        return style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
 
     def load(self) -> None:
         """Read the pixels of what was opened only: several requests may have one file open, which

@@ -12,6 +12,7 @@ from pipeline import worker as worker_module
 from pipeline.records import Pair, Result
 from pipeline.worker import Job, Worker
 from stylize.config import StyleConfig
+from stylize.image import Limits
 from stylize.transfer import Request, Stylizer
 from stylize.weights import BUNDLED
 
@@ -65,10 +66,10 @@ def test_a_painting_is_decoded_once_for_all_its_pairs(
     decoded = 0
     decode = worker_module.decode
 
-    def counted(data: bytes, limits: object) -> Image.Image:
+    def counted(data: bytes, limits: Limits) -> Image.Image:
         nonlocal decoded
         decoded += 1
-        return decode(data, limits)  # type: ignore[arg-type]
+        return decode(data, limits)
 
     monkeypatch.setattr(worker_module, "decode", counted)
     worker = Worker(job)
