@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylize.config import StyleConfig
-from stylize.encoder import GRID, Encoder, minimum_side
+from stylize.encoder import Encoder
 
 __all__ = [
-    "Box",
     "Losses",
     "PerceptualLoss",
     "Statistic",
@@ -46,22 +45,25 @@ _MANY = 4096
 
 
 class _SecondMoment(torch.autograd.Function):
-    """F^T F of (B, M, N) -> (B, N, N); its gradient is one product, F (D + D^T), in F's type."""
+    """F^T W F of rows (B, M, N) and the roots of their weights W, (B, M, 1) or none -> (B, N, N).
+    Its gradient is one product, W F (D + D^T), in F's type."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
+    def forward(ctx: Any, rows: Tensor, roots: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, roots)  # not their product: that would be a copy of each layer
+        weighted = rows if roots is None else rows * roots
         if rows.dtype == torch.bfloat16 and rows.shape[1] >= _MANY:
-            return _in_parts(rows)
-        wide = _wide(rows)
+            return _in_parts(weighted)
+        wide = _wide(weighted)
         return wide.transpose(1, 2) @ wide
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (rows,) = ctx.saved_tensors
-        grad = grads[0]
-        product: Tensor = rows @ (grad + grad.transpose(1, 2)).to(rows.dtype)
-        return product
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        rows, roots = ctx.saved_tensors
+        weighted = rows if roots is None else rows * roots
+        both = (grads[0] + grads[0].transpose(1, 2)).to(rows.dtype)
+        product: Tensor = weighted @ both
+        return product if roots is None else product.mul_(roots), None
 
 
 def _in_parts(rows: Tensor) -> Tensor:
@@ -109,12 +111,8 @@ class Statistic:
     @classmethod
     def sums(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
         """The same before it is divided by the positions: sums of parts of a picture add up."""
-        rows = _rows(features)
-        weighted = rows
-        if mask is not None:
-            weights = mask.flatten(2).transpose(1, 2)  # (B, M, 1)
-            weighted = rows * weights.sqrt().to(rows.dtype)  # its square is the weight
-        gram: Tensor = _SecondMoment.apply(weighted)
+        roots = None if mask is None else _rows(mask).sqrt().to(features.dtype)
+        gram: Tensor = _SecondMoment.apply(_rows(features), roots)
         if kind == "gram":
             return cls(gram)
         wide = _wide(features)
@@ -147,33 +145,20 @@ def positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
     return mask.sum(dim=(2, 3)).clamp(min=1e-6)
 
 
-Box = tuple[int, int, int, int]
-"""A part of a picture: top, bottom, left, right, pixels."""
+def quarters(height: int, width: int, like: Tensor) -> list[Tensor]:
+    """Weights of a picture's four quarters at each of a layer's positions, (1, 1, h, w) of the type
+    of `like`; they sum to 1.
 
+    From each quarter to the next they change little by little, over the middle half of the side:
+    where they are cut, each is painted by itself, and the cut is a line in the picture.
+    """
 
-def quarters(height: int, width: int) -> list[Box]:
-    """A picture's quarters, cut where all poolings begin a cell; a side below two of those is left
-    whole."""
+    def halves(length: int) -> tuple[Tensor, Tensor]:
+        at = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / length
+        second = (2 * at - 0.5).clamp(0, 1)
+        return 1 - second, second
 
-    def halves(length: int) -> list[tuple[int, int]]:
-        middle = length // (2 * GRID) * GRID
-        return [(0, middle), (middle, length)] if middle else [(0, length)]
-
-    return [(*rows, *columns) for rows in halves(height) for columns in halves(width)]
-
-
-def in_quarters(features: Tensor, layer: str, height: int, width: int) -> list[Tensor]:
-    """A layer's features (…, h, w) of a picture -> those of each of its `quarters`."""
-    _, bottom, _, right = quarters(height, width)[0]
-
-    def halves(x: Tensor, end: int, dim: int) -> tuple[Tensor, ...]:
-        # torch.split, for its gradient is put together in one go; that of slices is summed.
-        sizes = [end, x.shape[dim] - end]
-        return torch.split(x, [n for n in sizes if n], dim)
-
-    cell = minimum_side(layer)
-    rows = halves(features, bottom // cell, -2)
-    return [part for row in rows for part in halves(row, right // cell, -1)]
+    return [row[None, None, :, None] * column for row in halves(height) for column in halves(width)]
 
 
 def content_loss(features: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -329,8 +314,8 @@ class PerceptualLoss:
     With `config.focus` the content loss counts most where the photograph stands out, see
     `standing_out`: there the subject is kept, and elsewhere the style has more of a free hand.
 
-    With `spread` that share of the style loss is over each quarter of the picture by itself, so
-    that none is left plain: a Gram matrix says how much of a pattern there is, not where.
+    With `spread` that share of the style loss is over each of the picture's `quarters` by itself,
+    so that none is left plain: a Gram matrix says how much of a pattern there is, not where.
     """
 
     def __init__(
@@ -392,14 +377,10 @@ class PerceptualLoss:
                 loss = content_loss(features, self.content[layer], self.focus[layer])
                 content = content + self.content_layers[layer] * loss
             if layer in self.style_layers:
-                mask = self.mask_at((features.shape[-2], features.shape[-1]))
-                parts = self.apart(features, layer, seen)
-                masks = [None] * len(parts) if mask is None else self.apart(mask, layer, seen)
-                sums = [
-                    Statistic.sums(part, self.config.style_loss, here)
-                    for part, here in zip(parts, masks, strict=True)
-                ]
-                style = style + self.style_part(layer, sums, list(map(positions, parts, masks)))
+                parts = self.parts_at(features)
+                sums = [Statistic.sums(features, self.config.style_loss, part) for part in parts]
+                totals = [positions(features, part) for part in parts]
+                style = style + self.style_part(layer, sums, totals)
         return self.content_weight * content + self.style_weight * style, content, style
 
     @property
@@ -407,17 +388,17 @@ class PerceptualLoss:
         """All layers that are looked at."""
         return [*self.content_layers, *self.style_layers]
 
-    def apart(self, features: Tensor, layer: str, picture: Tensor) -> list[Tensor]:
-        """A layer's features of a picture: whole, or with `spread` those of its quarters."""
+    def parts_at(self, features: Tensor) -> list[Tensor | None]:
+        """Where the style counts at a layer's positions, (1 or B, 1, h, w), None for everywhere: of
+        the whole picture, or with `spread` of each of its quarters."""
+        height, width = features.shape[-2:]
+        mask = self.mask
+        if mask is not None:  # averaged over what each position stands for
+            mask = F.adaptive_avg_pool2d(mask, (height, width))
         if not self.spread:
-            return [features]
-        return in_quarters(features, layer, *picture.shape[-2:])
-
-    def mask_at(self, size: tuple[int, int]) -> Tensor | None:
-        """The mask averaged over what each position of a layer stands for, (B, 1, h, w)."""
-        if self.mask is None:
-            return None
-        return F.adaptive_avg_pool2d(self.mask, size)
+            return [mask]
+        parts = quarters(height, width, _wide(features))
+        return [part if mask is None else part * mask for part in parts]
 
     def style_part(
         self, layer: str, sums: Sequence[Statistic], totals: Sequence[Tensor | int]

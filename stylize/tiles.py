@@ -7,6 +7,7 @@ gradient is sent back through each tile (two passes forward, one back: about 1.8
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,13 @@ import torch
 from torch import Tensor
 
 from stylize.encoder import GRID, Encoder, deepest, minimum_side, reach
-from stylize.losses import Box, PerceptualLoss, Statistic, content_loss, positions, quarters
+from stylize.losses import PerceptualLoss, Statistic, content_loss, positions
 
 __all__ = ["Tile", "TiledLoss", "features_in_tiles", "split", "statistics_in_tiles"]
+
+
+Box = tuple[int, int, int, int]
+"""A part of a picture: top, bottom, left, right, pixels."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,6 @@ class Tile:
     core: Box
     whole: Box
     last: tuple[bool, bool]  # the core ends where the picture ends, downwards and to the right
-    part: int  # of the picture that the core is in
 
     def cut(self, picture: Tensor) -> Tensor:
         """(…, H, W) -> what is seen of it."""
@@ -53,19 +57,17 @@ class Tile:
         return features[..., rows, columns]
 
 
-def split(height: int, width: int, side: int, around: int, parts: Sequence[Box] = ()) -> list[Tile]:
-    """Tiles with cores of about `side` pixels, seen with `around` pixels on each side of them; no
-    core is in two of the picture's `parts`."""
+def split(height: int, width: int, side: int, around: int) -> list[Tile]:
+    """Tiles with cores of about `side` pixels, seen with `around` pixels on each side of them."""
     around = -(-around // GRID) * GRID
 
-    def cuts(begin: int, end: int) -> list[tuple[int, int]]:
-        length = end - begin
+    def cuts(length: int) -> list[tuple[int, int]]:
         count = max(1, round(length / side))
         step = -(-length // (count * GRID)) * GRID
-        ends = [*range(begin + step, end, step), end]
+        ends = [*range(step, length, step), length]
         if len(ends) > 1 and ends[-1] - ends[-2] < GRID:  # deeper layers have no cell there
             del ends[-2]
-        return list(zip([begin, *ends[:-1]], ends, strict=True))
+        return list(zip([0, *ends[:-1]], ends, strict=True))
 
     return [
         Tile(
@@ -77,24 +79,16 @@ def split(height: int, width: int, side: int, around: int, parts: Sequence[Box] 
                 min(width, right + around),
             ),
             (bottom == height, right == width),
-            number,
         )
-        for number, part in enumerate(parts or [(0, height, 0, width)])
-        for top, bottom in cuts(*part[:2])
-        for left, right in cuts(*part[2:])
+        for top, bottom in cuts(height)
+        for left, right in cuts(width)
     ]
 
 
-def _tiles(
-    encoder: Encoder,
-    picture: Tensor,
-    layers: Collection[str],
-    side: int,
-    parts: Sequence[Box] = (),
-) -> list[Tile]:
+def _tiles(encoder: Encoder, picture: Tensor, layers: Collection[str], side: int) -> list[Tile]:
     height, width = picture.shape[-2:]
     around = reach(deepest(layers, encoder.backbone), encoder.backbone)
-    return split(height, width, side, around, parts)
+    return split(height, width, side, around)
 
 
 def _cores(
@@ -157,16 +151,22 @@ class TiledLoss(PerceptualLoss):
         return weighted
 
     def tiles(self, picture: Tensor) -> list[Tile]:
-        parts = quarters(*picture.shape[-2:]) if self.spread else ()
-        return _tiles(self.encoder, picture, self.layers, self.side, parts)
+        return _tiles(self.encoder, picture, self.layers, self.side)
 
-    def masks(self, picture: Tensor) -> dict[str, Tensor | None]:
-        """The mask at each style layer, of the whole picture."""
+    def parts(self, picture: Tensor) -> _Parts:
         height, width = picture.shape[-2:]
+        sizes = {layer: minimum_side(layer) for layer in self.style_layers}
         return {
-            layer: self.mask_at((height // minimum_side(layer), width // minimum_side(layer)))
-            for layer in self.style_layers
+            layer: self.parts_at(picture[:, :1].new_empty(1, 1, height // cell, width // cell))
+            for layer, cell in sizes.items()
         }
+
+
+_Parts = Mapping[str, Sequence[Tensor | None]]
+"""Of each style layer what `PerceptualLoss.parts_at` has: where each part of the picture counts."""
+
+_Sums = Mapping[str, Sequence[Statistic]]
+"""Of each style layer: the sums of each of those parts."""
 
 
 class _Weighted(torch.autograd.Function):
@@ -175,9 +175,10 @@ class _Weighted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, seen: Tensor, loss: TiledLoss) -> tuple[Tensor, Tensor, Tensor]:
-        content, sums, masks = _first_pass(loss, seen)
-        style, slopes = _compare(loss, sums, masks, seen)
-        ctx.save_for_backward(_second_pass(loss, seen, slopes, masks))
+        parts = loss.parts(seen)
+        content, sums = _first_pass(loss, seen, parts)
+        style, slopes = _compare(loss, sums, parts, seen)
+        ctx.save_for_backward(_second_pass(loss, seen, slopes, parts))
         ctx.mark_non_differentiable(content, style)
         return loss.content_weight * content + loss.style_weight * style, content, style
 
@@ -187,28 +188,24 @@ class _Weighted(torch.autograd.Function):
         return grads[0].view(-1, 1, 1, 1) * gradient, None
 
 
-_Masks = Mapping[str, Tensor | None]
-
-_Sums = Mapping[str, Sequence[Statistic]]
-"""Of each layer: the whole picture's, or those of its quarters."""
-
-
-def _first_pass(loss: TiledLoss, seen: Tensor) -> tuple[Tensor, _Sums, _Masks]:
+def _first_pass(loss: TiledLoss, seen: Tensor, parts: _Parts) -> tuple[Tensor, _Sums]:
     """The content loss (B,), and the sums of the statistics over all tiles."""
     content = seen.new_zeros(len(seen))
-    sums: dict[str, list[Statistic]] = {layer: [] for layer in loss.style_layers}
-    masks = loss.masks(seen)
+    sums: dict[str, list[Statistic]] = {}
     for tile, features in _cores(loss.encoder, seen, loss.layers, loss.tiles(seen)):
         content = content + _content(loss, tile, features)
-        for layer, found in sums.items():
-            mask = masks[layer]
-            here = None if mask is None else tile.place_in(mask, layer)
-            more = Statistic.sums(features[layer], loss.config.style_loss, here)
-            if tile.part == len(found):  # tiles come part by part
-                found.append(more)
-            else:
-                found[-1] = found[-1] + more
-    return content, sums, masks
+        for layer in loss.style_layers:
+            more = _sums(loss, tile, features[layer], layer, parts)
+            sums[layer] = list(map(operator.add, sums[layer], more)) if layer in sums else more
+    return content, sums
+
+
+def _sums(
+    loss: TiledLoss, tile: Tile, features: Tensor, layer: str, parts: _Parts
+) -> list[Statistic]:
+    """What a tile's features add to the sums of each part of the picture."""
+    here = [None if part is None else tile.place_in(part, layer) for part in parts[layer]]
+    return [Statistic.sums(features, loss.config.style_loss, part) for part in here]
 
 
 def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Tensor:
@@ -224,18 +221,16 @@ def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Ten
     return share
 
 
-def _compare(loss: TiledLoss, sums: _Sums, masks: _Masks, seen: Tensor) -> tuple[Tensor, _Sums]:
+def _compare(loss: TiledLoss, sums: _Sums, parts: _Parts, seen: Tensor) -> tuple[Tensor, _Sums]:
     """The style loss (B,), and its slope along the sums of each layer."""
     style = seen.new_zeros(len(seen))
     leaves: dict[str, list[Statistic]] = {}
     with torch.enable_grad():
         for layer, found in sums.items():
             leaves[layer] = [one.map(lambda x: x.detach().requires_grad_()) for one in found]
-            mask = masks[layer]
-            size = [side // minimum_side(layer) for side in seen.shape[-2:]]
-            here = torch.empty(1, 1, *size) if mask is None else mask
-            parts = loss.apart(here, layer, seen)
-            totals = [positions(part, None if mask is None else part) for part in parts]
+            cell = minimum_side(layer)
+            whole = torch.empty(1, 1, seen.shape[-2] // cell, seen.shape[-1] // cell)
+            totals = [positions(whole, part) for part in parts[layer]]
             style = style + loss.style_part(layer, leaves[layer], totals)
         slopes = {
             layer: [
@@ -247,7 +242,7 @@ def _compare(loss: TiledLoss, sums: _Sums, masks: _Masks, seen: Tensor) -> tuple
     return style.detach(), slopes
 
 
-def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, masks: _Masks) -> Tensor:
+def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, parts: _Parts) -> Tensor:
     """The gradient of the weighted sum, of the shape of `seen`."""
     gradient = torch.zeros_like(seen)
     scale = seen[0].numel()  # keeps gradients of mean losses within the range of half precision
@@ -258,11 +253,10 @@ def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, masks: _Masks) ->
             cores = {layer: tile.core_of(features[layer], layer) for layer in loss.layers}
             along = loss.content_weight * _content(loss, tile, cores).sum()
             for layer, found in slopes.items():
-                mask = masks[layer]
-                here = None if mask is None else tile.place_in(mask, layer)
-                sums = Statistic.sums(cores[layer], loss.config.style_loss, here)
-                for one, other in zip(found[tile.part].parts(), sums.parts(), strict=True):
-                    along = along + loss.style_weight * (one * other).sum()
+                sums = _sums(loss, tile, cores[layer], layer, parts)
+                for slope, one in zip(found, sums, strict=True):
+                    for a, b in zip(slope.parts(), one.parts(), strict=True):
+                        along = along + loss.style_weight * (a * b).sum()
             (slope_here,) = torch.autograd.grad(along * scale, part)
         tile.cut(gradient).add_(slope_here, alpha=1 / scale)
     return gradient

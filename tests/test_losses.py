@@ -16,7 +16,6 @@ from stylize.losses import (
     content_loss,
     energy,
     gram_matrix,
-    in_quarters,
     quarters,
     relative,
     standing_out,
@@ -565,27 +564,20 @@ def test_tiling_everything_two_by_two_changes_no_loss(bundled: Weights, kind: st
 # The quarters
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "wanted"),
-    [
-        (16, 31, [(0, 16, 0, 31)]),
-        (31, 32, [(0, 31, 0, 16), (0, 31, 16, 32)]),
-        (100, 70, [(0, 48, 0, 32), (0, 48, 32, 70), (48, 100, 0, 32), (48, 100, 32, 70)]),
-    ],
-)
-def test_quarters_are_cut_where_the_deepest_layer_begins_a_cell(
-    height: int, width: int, wanted: list[tuple[int, int, int, int]]
-) -> None:
-    assert quarters(height, width) == wanted
-    positions = torch.arange((height // 16) * (width // 16)).view(1, 1, height // 16, width // 16)
-    parts = in_quarters(positions, "relu5_1", height, width)
-    assert len(parts) == len(wanted)
-    assert sorted(torch.cat([part.flatten() for part in parts]).tolist()) == list(
-        range(positions.numel())
-    )
-    for part, (top, bottom, left, right) in zip(parts, wanted, strict=True):
-        assert part.shape[-2:] == (bottom // 16 - top // 16, right // 16 - left // 16)
-        assert int(part[0, 0, 0, 0]) == top // 16 * (width // 16) + left // 16
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (16, 31), (100, 70)])
+def test_quarters_are_all_of_the_picture_and_have_no_cut(height: int, width: int) -> None:
+    weights = torch.cat(quarters(height, width, torch.empty(0, dtype=torch.float64)))
+    assert weights.shape == (4, 1, height, width)
+    assert torch.allclose(weights.sum(dim=0), torch.ones(1, height, width).double(), atol=1e-15)
+    assert torch.allclose(weights.mean(dim=(1, 2, 3)), torch.full((4,), 0.25).double(), atol=1e-12)
+    assert weights.min() >= 0
+    for dim, length in ((2, height), (3, width)):
+        assert weights.diff(dim=dim).abs().sum(dim).max() <= 1  # from one side down to the other
+        steps = weights.diff(dim=dim)
+        assert steps.numel() == 0 or steps.abs().max() <= 2 / length + 1e-12
+    if min(height, width) >= 4:  # a corner is one quarter's alone
+        corners = weights[:, 0, (0, 0, -1, -1), (0, -1, 0, -1)]
+        assert torch.equal(corners, torch.eye(4).double())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -603,9 +595,8 @@ def test_spread_is_the_share_of_what_each_quarter_lacks_by_itself(
     target = Statistic.of(wanted, kind)
     over = energy(target, kind)
     by_hand = [
-        style_loss(Statistic.of(found[:, :, i : i + 16, j : j + 24], kind), target, kind) / over
-        for i in (0, 16)
-        for j in (0, 24)
+        style_loss(Statistic.of(found, kind, part), target, kind) / over
+        for part in quarters(32, 48, found)
     ]
     assert float(apart) == pytest.approx(float(sum(by_hand)) / 4, rel=1e-4)
     assert float(mixed) == pytest.approx(0.75 * float(whole) + 0.25 * float(apart), rel=1e-4)
@@ -617,7 +608,7 @@ def test_with_spread_a_quarter_counts_as_much_as_the_mask_leaves_of_it(bundled: 
     config = StyleConfig(content_weight=0, style_layers=(("relu1_1", 1.0),))
     x, style = picture(1, 64, 64), picture(2)
     mask = torch.zeros(1, 1, 64, 64)
-    mask[..., :32, :32] = 1  # one quarter alone: what it lacks is what the whole lacks
+    mask[..., :16, :16] = 1  # in one quarter alone: what it lacks is what the whole lacks
     whole, apart = (
         float(perceptual(encoder, config, x, style, mask, spread=s)(x).style) for s in (0.0, 1.0)
     )
