@@ -28,8 +28,9 @@ _FILTER = (
 _LEAST_CHANNELS = 128
 """Below, the transforms cost more than they save."""
 
-_LEAST_TILES = 64
-"""Of a picture: with fewer, reading the transformed filter takes longer than multiplying by it."""
+_LEAST_WORK = 12 * 512
+"""Tiles of a picture times channels: with less, reading the transformed filter takes longer than
+multiplying by it."""
 
 _TILES = 256
 """That are transformed and multiplied at once: enough to use a filter well, few enough to cache."""
@@ -49,8 +50,8 @@ class Winograd:
     def pays(weight: Tensor, height: int, width: int) -> bool:
         """Whether this is quicker than the direct sum, for a filter and a size of the input."""
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
-        tiles = -(-height // 4) * -(-width // 4)
-        return fits and min(weight.shape[:2]) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES
+        tiles, channels = -(-height // 4) * -(-width // 4), min(weight.shape[:2])
+        return fits and channels >= _LEAST_CHANNELS and tiles * channels >= _LEAST_WORK
 
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, K, h, w), channels-last."""

@@ -51,4 +51,11 @@ def test_the_encoder_takes_them_in_float32_where_they_pay(bundled: Weights) -> N
     assert not encoder._winograds  # too few tiles
     for layer, features in encoder(picture, layers).items():
         assert float((features - wanted[layer]).norm() / wanted[layer].norm()) < 1e-5
-    assert set(encoder._winograds) == {"conv2_2", "conv3_1", "conv3_2", "conv3_3"}
+    assert set(encoder._winograds) == {
+        "conv2_2",
+        "conv3_1",
+        "conv3_2",
+        "conv3_3",
+        "conv4_2",
+        "conv4_3",
+    }
