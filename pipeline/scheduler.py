@@ -45,6 +45,7 @@ _GRACE = 15.0  # seconds past the time limit before a worker that does not answe
 _STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
 _POLL = 0.5  # seconds between looks at what the workers are doing
 _START = 300.0  # seconds without any worker or result before the cluster counts as unable
+_LOST = 20.0  # the same before it is asked whether it is there at all
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
 
 
@@ -335,7 +336,11 @@ class _Run:
                 self._finished(slot)
         # With workers at work a cluster may take its time to grant another one.
         idle = time.monotonic() - self.progressed
-        if idle > _START and not any(slot.task for slot in self.slots):
+        if idle < _LOST or any(slot.task for slot in self.slots):
+            return
+        if not any(node["Alive"] for node in self.ray.nodes()):
+            raise ClusterError("Ray itself ended: it has no node left; run again to go on")
+        if idle > _START:
             raise ClusterError(
                 f"no worker could start within {_START:.0f} s; the cluster has too few free "
                 f"resources (each worker wants {self.fleet.cpus:g} CPUs, {self.fleet.gpus:g} GPUs)"

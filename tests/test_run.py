@@ -427,6 +427,25 @@ def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
     check_whole(out)
 
 
+def test_a_run_whose_ray_was_killed_says_so_and_goes_on_when_run_again(slow: Path) -> None:
+    out = slow.with_suffix("")
+    rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(2)]
+    rows[0]["steps"] = 5000  # in hand when Ray's workers find that they are alone
+    write_csv(slow, rows)
+    with running(slow, *SLOW, "--workers", 1) as driver:
+        wait_for(lambda: painters(driver.pid))
+        (raylet,) = [one for one in descendants(driver.pid) if one.name() == "raylet"]
+        raylet.kill()
+        _, stderr = driver.communicate(timeout=110)
+    assert driver.returncode == 5, stderr
+    assert "Ray itself ended: it has no node left; run again to go on" in stderr
+    write_csv(slow, [{**row, "steps": 2} for row in rows])
+    done = cli(slow, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert statuses(out) == {"g0": "ok", "g1": "ok"}
+    check_whole(out)
+
+
 def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(slow: Path) -> None:
     out = slow.with_suffix("")
     rows = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(3)]
