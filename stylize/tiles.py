@@ -91,6 +91,12 @@ def _tiles(encoder: Encoder, picture: Tensor, layers: Collection[str], side: int
     return split(height, width, side, around)
 
 
+def _size_at(picture: Tensor, layer: str) -> tuple[int, int]:
+    """Height and width of a layer's features of a whole picture (…, H, W)."""
+    cell = minimum_side(layer)
+    return picture.shape[-2] // cell, picture.shape[-1] // cell
+
+
 def _cores(
     encoder: Encoder, picture: Tensor, layers: Collection[str], tiles: Iterable[Tile]
 ) -> Iterator[tuple[Tile, dict[str, Tensor]]]:
@@ -107,13 +113,12 @@ def features_in_tiles(
     """What `encoder(picture, layers)` gives; `side` 0: at once."""
     if not side:  # copies: a compiled network may write its next answer over this one
         return {layer: found.clone() for layer, found in encoder(picture, layers).items()}
-    height, width = picture.shape[-2:]
     whole: dict[str, Tensor] = {}
     tiles = _tiles(encoder, picture, layers, side)
     for tile, features in _cores(encoder, picture, layers, tiles):
         for layer, part in features.items():
             if layer not in whole:
-                size = (height // minimum_side(layer), width // minimum_side(layer))
+                size = _size_at(picture, layer)
                 whole[layer] = part.new_empty(*part.shape[:2], *size).contiguous(
                     memory_format=torch.channels_last
                 )
@@ -154,11 +159,10 @@ class TiledLoss(PerceptualLoss):
         return _tiles(self.encoder, picture, self.layers, self.side)
 
     def parts(self, picture: Tensor) -> _Parts:
-        height, width = picture.shape[-2:]
-        sizes = {layer: minimum_side(layer) for layer in self.style_layers}
+        """`parts_at` each style layer of the whole picture."""
         return {
-            layer: self.parts_at(picture[:, :1].new_empty(1, 1, height // cell, width // cell))
-            for layer, cell in sizes.items()
+            layer: self.parts_at(picture.new_empty(1, 1, *_size_at(picture, layer)))
+            for layer in self.style_layers
         }
 
 
@@ -195,12 +199,12 @@ def _first_pass(loss: TiledLoss, seen: Tensor, parts: _Parts) -> tuple[Tensor, _
     for tile, features in _cores(loss.encoder, seen, loss.layers, loss.tiles(seen)):
         content = content + _content(loss, tile, features)
         for layer in loss.style_layers:
-            more = _sums(loss, tile, features[layer], layer, parts)
+            more = _sums_of(loss, tile, features[layer], layer, parts)
             sums[layer] = list(map(operator.add, sums[layer], more)) if layer in sums else more
     return content, sums
 
 
-def _sums(
+def _sums_of(
     loss: TiledLoss, tile: Tile, features: Tensor, layer: str, parts: _Parts
 ) -> list[Statistic]:
     """What a tile's features add to the sums of each part of the picture."""
@@ -228,8 +232,7 @@ def _compare(loss: TiledLoss, sums: _Sums, parts: _Parts, seen: Tensor) -> tuple
     with torch.enable_grad():
         for layer, found in sums.items():
             leaves[layer] = [one.map(lambda x: x.detach().requires_grad_()) for one in found]
-            cell = minimum_side(layer)
-            whole = torch.empty(1, 1, seen.shape[-2] // cell, seen.shape[-1] // cell)
+            whole = seen.new_empty(1, 1, *_size_at(seen, layer))
             totals = [positions(whole, part) for part in parts[layer]]
             style = style + loss.style_part(layer, leaves[layer], totals)
         slopes = {
@@ -253,7 +256,7 @@ def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, parts: _Parts) ->
             cores = {layer: tile.core_of(features[layer], layer) for layer in loss.layers}
             along = loss.content_weight * _content(loss, tile, cores).sum()
             for layer, found in slopes.items():
-                sums = _sums(loss, tile, cores[layer], layer, parts)
+                sums = _sums_of(loss, tile, cores[layer], layer, parts)
                 for slope, one in zip(found, sums, strict=True):
                     for a, b in zip(slope.parts(), one.parts(), strict=True):
                         along = along + loss.style_weight * (a * b).sum()
