@@ -539,8 +539,12 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    import ray._private.worker
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Else Ray tells of each worker that died on standard output, in colours even to a file,
+    # whatever `log_to_driver` says.
+    ray._private.worker._worker_logs_enabled = False
     if wanted.address:
         try:
             ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
