@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.bench import multiply_adds
 from stylize.config import StyleConfig
-from stylize.transfer import plan_stages
+from stylize.stages import plan_stages
 from stylize.weights import CONVS
 
 SIZES = ((256, 256), (512, 512), (1024, 1024), (2048, 2048), (4096, 3072))

@@ -173,7 +173,7 @@ def _pair(stylizer: Any, config: StyleConfig) -> float:
 
 def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
     """Seconds of a square pair at 512 px: a stage's evaluations cost what its pixels do."""
-    from stylize.transfer import plan_stages
+    from stylize.stages import plan_stages
 
     stages = plan_stages((config.size, config.size), config)
     pixels = sum(math.prod(stage.size) * stage.evaluations for stage in stages)

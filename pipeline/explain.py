@@ -20,7 +20,7 @@ from pipeline import __version__, storage
 from pipeline.one import One
 from pipeline.progress import duration, shown
 from pipeline.tables import as_text
-from pipeline.worker import work_done
+from pipeline.timing import work_done
 from stylize.config import SETTINGS, StyleConfig, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size
@@ -258,7 +258,7 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
 
 def _coarse(found: Explanation) -> str:
     """What is minimised at the coarser sizes and not drawn."""
-    from stylize.transfer import plan_stages
+    from stylize.stages import plan_stages
 
     first = plan_stages(found.content.size, found.result.config)[0]
     said = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.progress import duration, shown
-from pipeline.worker import work_done
+from pipeline.timing import work_done
 from stylize.config import StyleConfig, parse_setting
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode

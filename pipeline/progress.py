@@ -25,6 +25,7 @@ from rich.text import Text
 from pipeline.live import Row, Screen, duration, overview, table
 from pipeline.records import FAILURES, Pair, Result
 from pipeline.tables import quoted
+from pipeline.timing import work
 from pipeline.worker import Status
 
 __all__ = ["Estimate", "Progress", "duration", "shown", "visible"]
@@ -62,13 +63,13 @@ class _Console(Console):
 
 
 class Estimate:
-    """Time left, from the work done so far: pixels x evaluations, pairs in hand included.
+    """Time left, from the work done so far, pairs in hand included.
 
     Pairs that failed are no work done: they would promise that the others are as quick.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        self._open = {pair.pair_id: _work(pair) for pair in pairs}
+        self._open = {pair.pair_id: float(max(1, work(pair.settings))) for pair in pairs}
         self._painted = self._in_hand = 0.0
         self._began: float | None = None  # when the first pair was in hand
         self._before = 0.0  # what was done of it then
@@ -97,10 +98,6 @@ class Estimate:
         return max(0.0, sum(self._open.values()) - self._in_hand) * elapsed / done
 
 
-def _work(pair: Pair) -> float:
-    return float(pair.settings["size"] ** 2 * max(1, pair.settings["steps"]))
-
-
 def _label(pair: Pair) -> str:
     """The id that the manifest gave, else the names of photograph and style."""
     if not re.fullmatch("[0-9a-f]{12}", pair.pair_id):
@@ -120,7 +117,7 @@ def shown(
     """One pair without a run: gives an `on_step` that shows each step, where standard error is a
     terminal.
 
-    `shares`: of the work, that is done after each step (`worker.work_done`).
+    `shares`: of the work, that is done after each step (`timing.work_done`).
     """
     console = _Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:

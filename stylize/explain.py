@@ -19,7 +19,8 @@ from stylize.config import StyleConfig
 from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
-from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages
+from stylize.stages import Stage, plan_stages
+from stylize.transfer import Frame, OnStep, StyleResult, Stylizer
 
 __all__ = [
     "Explanation",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import math
@@ -28,7 +27,6 @@ from stylize.files import write_atomic
 from stylize.image import (
     decode,
     encode,
-    fit,
     match_size,
     scaled,
     style_size,
@@ -38,6 +36,7 @@ from stylize.image import (
 )
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
+from stylize.stages import Stage, plan_stages
 from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
 from stylize.weights import Weights
 
@@ -48,10 +47,8 @@ __all__ = [
     "LOOK_EVERY",
     "Frame",
     "Request",
-    "Stage",
     "StyleResult",
     "Stylizer",
-    "plan_stages",
     "transfer_style",
 ]
 
@@ -104,17 +101,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One scale, or a part of the coarsest's evaluations: what is minimised, and how often it is
-    looked at."""
-
-    size: tuple[int, int]  # width, height
-    evaluations: int
-    content_factor: float = 1.0  # on the content weight
-    spread: float = 0.0  # share of the style loss that is over each quarter by itself
-
-
-@dataclass(frozen=True)
 class StyleResult:
     """A finished transfer. Losses are those of the kept picture, unweighted but for `loss`."""
 
@@ -143,36 +129,6 @@ class StyleResult:
 
     def _repr_png_(self) -> bytes:
         return encode(self.image, ".png")
-
-
-def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stage]:
-    """Sizes from coarse to fine and their evaluations, which sum to `config.steps`.
-
-    The finest has two sevenths of them; the others, each four times cheaper than the next, share
-    the rest evenly. With `config.spread` the coarsest is two stages: painted in every quarter of
-    the picture first, then as the painting has it all in all.
-    """
-    sizes = [fit(content_size, config.size)]
-    for k in range(1, config.scales):
-        longest = round(config.size / 2**k)
-        if longest < config.coarsest:
-            break
-        sizes.insert(0, fit(content_size, longest))
-    finest = config.steps if len(sizes) == 1 else round(config.steps * 2 / 7)
-    coarse, extra = divmod(config.steps - finest, max(1, len(sizes) - 1))
-    counts = [coarse + (i < extra) for i in range(len(sizes) - 1)] + [finest]
-    stages = [
-        Stage(size, count, config.coarse_content) for size, count in zip(sizes, counts, strict=True)
-    ]
-    stages[-1] = dataclasses.replace(stages[-1], content_factor=1.0)
-    if config.spread and len(stages) > 1:
-        first = stages[0]
-        third = first.evaluations // 3
-        stages[:1] = [
-            dataclasses.replace(first, evaluations=third, spread=config.spread),
-            dataclasses.replace(first, evaluations=first.evaluations - third),
-        ]
-    return stages
 
 
 def transfer_style(

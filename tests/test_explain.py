@@ -29,7 +29,8 @@ from stylize.explain import (
 )
 from stylize.image import to_tensor
 from stylize.optimize import Step
-from stylize.transfer import Stage, StyleResult, Stylizer
+from stylize.stages import Stage
+from stylize.transfer import StyleResult, Stylizer
 from stylize.weights import Weights
 
 LAYERS = ("relu1_1", "relu3_2")

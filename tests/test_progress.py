@@ -1,6 +1,7 @@
 """What a run shows as it goes: on real terminals (a pty, tmux) of several sizes, and in a log."""
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -28,7 +29,9 @@ import pipeline.live
 import pipeline.progress
 from pipeline.progress import Estimate, Progress
 from pipeline.records import Pair, Result
+from pipeline.timing import estimate
 from pipeline.worker import Status
+from stylize.config import StyleConfig
 
 WHY = "content boat.jpg: the picture is damaged or cut short: image file is truncated"
 
@@ -342,6 +345,21 @@ def test_time_left_is_by_the_work_done_and_failures_are_none(clock: list[float])
     estimate.finish(pairs[0].pair_id, painted=True)
     estimate.update([])
     assert estimate.left() == 30  # one in 10 s, three are left
+
+
+def test_the_time_of_pairs_to_come_counts_the_pixels_of_all_scales() -> None:
+    def pair(name: str) -> Pair:
+        config = StyleConfig.of(name, size=512, steps=140)
+        return dataclasses.replace(pairs_of(1)[0], settings=dataclasses.asdict(config))
+
+    settings = StyleConfig(size=512, steps=140).to_json()
+    before = dataclasses.replace(
+        made(pairs_of(1)[0]), settings=settings, evaluations=140, seconds=60.0, batch=1
+    )
+    assert estimate([pair("default")], [before]) == {before.device: pytest.approx(60)}
+    # All 140 evaluations at full size, where default has 40 there, 50 at 1/4 and 50 at 1/16.
+    at_full_size = 60 * 140 / (40 + 50 / 4 + 50 / 16)
+    assert estimate([pair("paper")], [before]) == {before.device: pytest.approx(at_full_size)}
 
 
 @pytest.mark.parametrize(

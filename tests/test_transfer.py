@@ -19,7 +19,8 @@ from stylize.color import _YIQ
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
 from stylize.optimize import Step
-from stylize.transfer import Request, Stage, choose_device, choose_dtype, plan_stages
+from stylize.stages import Stage, plan_stages
+from stylize.transfer import Request, choose_device, choose_dtype
 from stylize.weights import Weights
 
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"

@@ -16,7 +16,8 @@ from stylize import weights
 from stylize.config import StyleConfig, parse_setting
 from stylize.image import to_image
 from stylize.optimize import Step
-from stylize.transfer import Stylizer, plan_stages
+from stylize.stages import plan_stages
+from stylize.transfer import Stylizer
 
 
 def main() -> None:
