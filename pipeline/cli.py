@@ -174,6 +174,11 @@ def _say(line: str) -> None:
     _write(line, err=True)
 
 
+def _note(line: str, progress: str) -> None:
+    """To standard error, as an event where those are wanted."""
+    _say(json.dumps({"event": "note", "text": line}) if progress == "json" else line)
+
+
 def _tell(line: str) -> None:
     """To standard output."""
     _write(line, err=False)
@@ -370,13 +375,17 @@ def run_command(
     with _clear_errors():
         summary = run(manifest, _beside(manifest, settings), options)
     for pair, reason in summary.skipped[:20]:
-        _say(f"skipped row {pair.row} ({_visible(pair.pair_id)}): {_visible(reason)}")
+        _note(f"skipped row {pair.row} ({_visible(pair.pair_id)}): {_visible(reason)}", progress)
     _tell(describe(summary, options.out))
     if summary.exit is not Exit.DONE:
-        if summary.exit is Exit.FAILED:
+        message = summary.message
+        if not message and summary.failed:
             message = f"some pairs failed; see why with: stylize-batch status {options.out}"
-        else:
-            message = summary.message
+        elif not message:
+            message = "some pairs were skipped and have no picture; see why above"
+        if progress == "json":
+            _note(message, progress)
+            message = ""
         raise _Refused(summary.exit, message)
 
 

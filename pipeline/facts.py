@@ -11,6 +11,7 @@ from datetime import datetime
 from pipeline import storage
 from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import Picture
+from pipeline.rows import clean
 from pipeline.worker import result_from_metadata, written_path
 from stylize.config import ALGORITHM, StyleConfig
 from stylize.image import is_whole, read_metadata
@@ -112,6 +113,28 @@ class FileFacts:
             ]
             result = replace(result, inputs=tuple(inputs))
         return result
+
+    def restate(self, pair: Pair, result: Result) -> Result:
+        """A finished pair's row as manifest and inputs have it today: the same picture, perhaps in
+        another line, with other `meta` columns, or from files that were copied since."""
+        known = {given.role: given for given in result.inputs}
+        inputs = []
+        for role, path in pair.inputs:
+            given = known[role]
+            with contextlib.suppress(OSError):  # gone: as it was
+                stat = self._stat(path)
+                if stat != given.stat:
+                    given = replace(given, stat=stat, sha256=self._hash(path))
+            inputs.append(replace(given, path=written_path(pair, role)))
+        today = replace(
+            result,
+            row=pair.row,
+            content=pair.content,
+            style=pair.style,
+            inputs=tuple(inputs),
+            meta=pair.meta,
+        )
+        return clean(today)
 
     def _data(self, pair: Pair) -> bytes:
         try:

@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +46,7 @@ __all__ = [
     "LockedError",
     "Stamp",
     "newest",
+    "read_curves",
     "read_index",
     "read_results",
     "read_run",
@@ -159,6 +161,16 @@ def read_index(out: str) -> pa.Table:
 def read_results(out: str) -> dict[str, Result]:
     """pair_id -> newest result. Loss curves are not read and stand as ()."""
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
+
+
+def read_curves(out: str, pair_ids: Collection[str]) -> dict[str, tuple[tuple[Any, ...], ...]]:
+    """The loss curves that `read_results` leaves out, of some pairs."""
+    table = read_index(out).select(["pair_id", "loss_curve"])
+    table = table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
+    return {
+        row["pair_id"]: tuple(tuple(step.values()) for step in row["loss_curve"] or ())
+        for row in table.to_pylist()
+    }
 
 
 class Index:
@@ -334,20 +346,22 @@ class Index:
 
     def _to_merge(self) -> list[str]:
         """All parts where they are many or have not the same columns (some readers go by those of
-        the first), else the ones with a pair that is there twice."""
+        the first), else the ones with a pair or a picture that is there twice."""
         parts = self._parts()
         if len(parts) > _FEW:
             return parts
-        ids, columns = {}, set()
+        held, columns = {}, set()
         for name in parts:
-            table = self._try_read(name, ["pair_id"])
+            table = self._try_read(name, ["pair_id", "output", "output_sha256"])
             if table is not None:
-                ids[name] = table["pair_id"].to_pylist()
+                painted = table.filter(pc.greater(pc.binary_length(table["output_sha256"]), 0))
+                pairs = [("pair", pair_id) for pair_id in table["pair_id"].to_pylist()]
+                held[name] = pairs + [("picture", path) for path in painted["output"].to_pylist()]
                 columns.add(_columns(os.path.join(self._folder, name)))
         if len(columns) > 1:
-            return list(ids)
-        count = Counter(itertools.chain.from_iterable(ids.values()))
-        return [name for name in ids if any(count[pair_id] > 1 for pair_id in ids[name])]
+            return list(held)
+        count = Counter(itertools.chain.from_iterable(held.values()))
+        return [name for name in held if any(count[one] > 1 for one in held[name])]
 
     def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         path = os.path.join(self._folder, name)

@@ -116,15 +116,25 @@ def newest(rows: Iterable[Stamp]) -> list[tuple[int, int]]:
     Newest is by epoch and seq, never by a clock. A failed attempt leaves the picture of an
     earlier row where it is; such a row gets key, output_sha256 and output_bytes of that picture,
     so that dropping the earlier row loses nothing. For all other rows both positions are one.
+    A row whose picture another pair has painted over since does not count at all: pairs without
+    an id get another one when their settings are edited.
     """
     kept: dict[str, tuple[int, int]] = {}
+    latest: dict[str, Stamp] = {}
     stands: dict[tuple[str, str], int] = {}
+    painters: dict[str, str] = {}  # of the picture at each output
     for position, row in sorted(enumerate(rows), key=lambda item: _age(item[1])):
         picture = (row.pair_id, row.output)
         if row.output_sha256:
             stands[picture] = position
+            painters[row.output] = row.pair_id
         kept[row.pair_id] = (position, stands.get(picture, position))
-    return list(kept.values())
+        latest[row.pair_id] = row
+    return [
+        kept[row.pair_id]
+        for row in latest.values()
+        if not row.output_sha256 or painters[row.output] == row.pair_id
+    ]
 
 
 def _age(row: Stamp) -> tuple[int, int, bool]:

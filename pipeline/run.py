@@ -5,6 +5,7 @@ Composes the other modules; prints nothing but through `Progress` and the summar
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import secrets
@@ -22,14 +23,23 @@ from typing import Any
 from pipeline import scheduler, storage
 from pipeline.crash import crash_point
 from pipeline.facts import FileFacts
-from pipeline.index import Index, Lock, LockedError, read_results, read_run, write_run
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.index import (
+    Index,
+    Lock,
+    LockedError,
+    read_curves,
+    read_results,
+    read_run,
+    write_run,
+)
+from pipeline.manifest import Manifest, ManifestError, Problem, read_manifest
 from pipeline.progress import Progress, duration
 from pipeline.records import Pair, Result
 from pipeline.resume import Plan, pending
 from pipeline.worker import Job, Status
 from stylize import weights
-from stylize.errors import WeightsError
+from stylize.config import StyleConfig
+from stylize.errors import ConfigError, WeightsError
 from stylize.image import Limits
 
 __all__ = ["Exit", "Options", "Summary", "make_plan", "run"]
@@ -113,14 +123,32 @@ class Backbones:
         self._paths: dict[str, str] = {}
 
     def resolve(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """The pairs with `auto` replaced by the backbone that it stands for."""
-        resolved = []
+        """The pairs with `auto` replaced by the backbone that it stands for.
+
+        Raises `ManifestError` for pairs that want layers which that has not, `UnableError` too if
+        --weights is of a backbone that no pair wants.
+        """
+        resolved, problems = [], []
         for pair in pairs:
             if pair.settings["backbone"] == "auto":
                 if not self._auto:
                     self._find("auto")
                 pair = replace(pair, settings={**pair.settings, "backbone": self._auto})
+                try:
+                    StyleConfig(**pair.settings)
+                except ConfigError as error:
+                    problems.append(Problem(pair.row, None, "", str(error)))
             resolved.append(pair)
+        if problems:
+            raise ManifestError(problems)
+        if self._options.weights_file:
+            _, given, _ = self._given()
+            wanted = sorted({pair.settings["backbone"] for pair in resolved})
+            if given not in wanted:
+                raise UnableError(
+                    f"--weights is a {given}, and the pairs want {' and '.join(wanted)}; give such "
+                    f"a file, or set --backbone {given} and choose another --out"
+                )
         return resolved
 
     def sha256(self, backbone: str) -> str:
@@ -148,8 +176,6 @@ class Backbones:
             path, name, sha256 = self._locate(backbone)
         except WeightsError as error:
             raise UnableError(str(error)) from error
-        if backbone not in ("auto", name):
-            raise UnableError(f"--weights is a {name}; the manifest wants {backbone}")
         if self._fixed.setdefault(name, sha256) != sha256:
             raise UnableError(
                 f"this output was begun with other {name} weights ({self._fixed[name][:12]}…, "
@@ -160,15 +186,19 @@ class Backbones:
         self._paths[name] = path
 
     def _locate(self, backbone: str) -> tuple[str, str, str]:
-        options = self._options
-        if options.weights_file:
-            convention: Any = options.weights_convention
-            path = weights.import_file(options.weights_file, convention)
-            name, sha256 = weights.identity(path)
-            if backbone in ("auto", name):
-                return str(path), name, sha256
+        if self._options.weights_file and backbone in ("auto", self._given()[1]):
+            return self._given()
         path = weights.find(backbone, self._say)
         return str(path), *weights.identity(path)
+
+    def _given(self) -> tuple[str, str, str]:
+        """Path, backbone and SHA-256 of --weights. Raises `UnableError`."""
+        convention: Any = self._options.weights_convention
+        try:
+            path = weights.import_file(self._options.weights_file, convention)
+            return str(path), *weights.identity(path)
+        except WeightsError as error:
+            raise UnableError(str(error)) from error
 
 
 def select(manifest: Manifest, only: Sequence[str]) -> list[Pair]:
@@ -229,7 +259,9 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Summary
         _remove_probes(options.out)
         with Index.open(options.out, run_id) as index:
             _note_inputs(manifest, options.out)
-            return _Session(pairs, options, index, run_id, began).run()
+            session = _Session(pairs, options, index, run_id, began)
+            plan = session.run()
+        return session.balance(plan)  # of what is in the index when it is closed
     finally:
         lock.release()
 
@@ -264,6 +296,10 @@ def _lock(options: Options, run_id: str) -> Lock:
             time.sleep(1)
 
 
+_OF_A_FILE = ("ImageReadError", "ImageSizeError")
+"""Failures that are of one file, which the message names."""
+
+
 class _Session:
     """One run under the lock: the events of the scheduler end up here."""
 
@@ -276,29 +312,40 @@ class _Session:
         self.run_id = run_id
         self.began = began
         self.counts: Counter[str] = Counter()
-        self.in_a_row: tuple[str, int] = ("", 0)
+        self.told = 0  # of the index's problems
+        self.in_a_row: tuple[str, list[str]] = ("", [])  # kind of failure, messages
         self.stop_level = 0
         self.stopped_by = 0
         self.too_many_failures = ""
 
-    def run(self) -> Summary:
+    def run(self) -> Plan:
+        """Do what is to be done; what that was."""
         with Progress([], style=self.options.progress) as before:
-            for problem in self.index.problems:
-                before.note(problem)
+            self._tell_problems(before)
             backbones = Backbones(self.options, before.note)
             pairs = backbones.resolve(self.pairs)
             results = read_results(self.options.out)
             plan = _plan(pairs, results, self.options, backbones)
             self.backbones = backbones
             self._adopt(plan, backbones)
-        todo = [pair for pair, _ in plan.todo][: self.options.limit or None]
+            self._restate(plan, results)
+        # What failed before comes last, so that --limit gets to the others.
+        attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
+        todo = sorted((pair for pair, _ in plan.todo), key=lambda pair: pair.pair_id in attempts)
+        todo = todo[: self.options.limit or None]
         if todo:
             names = sorted({pair.settings["backbone"] for pair in todo})
             paths = backbones.paths(names)
             backbones.fix()
             self._check_space(todo)
-            self._schedule(todo, results, paths)
-        return self._balance(plan)
+            self._schedule(todo, attempts, paths)
+        return plan
+
+    def _tell_problems(self, progress: Progress) -> None:
+        """What was found damaged in the index since the last look."""
+        for problem in self.index.problems[self.told :]:
+            progress.note(problem)
+        self.told = len(self.index.problems)
 
     def _adopt(self, plan: Plan, backbones: Backbones) -> None:
         facts = FileFacts(self.options.out, backbones.sha256)
@@ -306,19 +353,36 @@ class _Session:
             self.index.append(facts.adopt(pair))
             self.counts["adopted"] += 1
 
+    def _restate(self, plan: Plan, results: Mapping[str, Result]) -> None:
+        """Write the rows of finished pairs again where the manifest's other columns, its order or
+        the dates of inputs have changed."""
+        facts = FileFacts(self.options.out, self.backbones.sha256)
+        todays = {p.pair_id: facts.restate(p, results[p.pair_id]) for p in plan.done}
+        changed = [today for name, today in todays.items() if today != results[name]]
+        if not changed:
+            return
+        curves = read_curves(self.options.out, [today.pair_id for today in changed])
+        for today in changed:
+            self.index.append(replace(today, loss_curve=curves[today.pair_id]))
+
     def _check_space(self, todo: Sequence[Pair]) -> None:
         """Refuse to begin what the disk cannot hold: a PNG of paint takes 1.5 bytes a pixel or
         more, of a picture whose shorter side is about two thirds of the longer."""
-        need = sum(pair.settings["size"] ** 2 * 2 / 3 * 1.5 for pair in todo)
-        free = shutil.disk_usage(storage.local_path(self.options.out) or ".").free
+        root = storage.local_path(self.options.out) or "."
+        need = 0.0
+        for pair in todo:
+            with contextlib.suppress(OSError):  # a picture that is there makes room
+                need -= os.path.getsize(os.path.join(root, pair.output))
+            need += pair.settings["size"] ** 2 * 2 / 3 * 1.5
+        free = shutil.disk_usage(root).free
         if need > free:
             raise storage.StorageError(
-                f"{len(todo)} pictures need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+                f"{len(todo)} pictures need about {need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are "
                 "free; make room, choose another --out, or take fewer with --limit"
             )
 
     def _schedule(
-        self, todo: list[Pair], results: Mapping[str, Result], paths: Mapping[str, str]
+        self, todo: list[Pair], attempts: dict[str, int], paths: Mapping[str, str]
     ) -> None:
         options = self.options
         out = os.path.abspath(storage.local_path(options.out) or options.out)
@@ -337,7 +401,6 @@ class _Session:
             compile=options.compile,
             previews=options.previews,
         )
-        attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
         wanted = scheduler.Wanted(
             options.workers,
             options.threads,
@@ -362,14 +425,19 @@ class _Session:
         result = self.index.append(result)
         self.counts[result.status] += 1
         self.progress.result(result)
-        cause, length = self.in_a_row
+        cause, messages = self.in_a_row
         if result.status == "ok":
-            self.in_a_row = ("", 0)
+            self.in_a_row = ("", [])
             return
-        self.in_a_row = (result.error_type, length + 1 if cause == result.error_type else 1)
-        if self.options.max_failures and self.in_a_row[1] >= self.options.max_failures:
+        if cause != result.error_type:
+            messages = []
+        # A file that cannot be read counts once, however many pairs have that style.
+        if result.error_type not in _OF_A_FILE or result.error_message not in messages:
+            messages = [*messages, result.error_message]
+        self.in_a_row = (result.error_type, messages)
+        if self.options.max_failures and len(messages) >= self.options.max_failures:
             self.too_many_failures = (
-                f"{self.in_a_row[1]} failures in a row with the same cause, the last: "
+                f"{len(messages)} failures in a row with the same cause, the last: "
                 f"{result.error_message} (--max-failures)"
             )
             self.stop_level = max(self.stop_level, 1)
@@ -410,7 +478,12 @@ class _Session:
 
     # --- the end ---
 
-    def _balance(self, plan: Plan) -> Summary:
+    def balance(self, plan: Plan) -> Summary:
+        """How it ended, by what the closed index has."""
+        damaged = len(self.index.problems) > self.told  # only a merge reads all columns of a file
+        if damaged:
+            with Progress([], style=self.options.progress) as after:
+                self._tell_problems(after)
         rows = len(self.pairs)
         ok = self.counts["ok"]
         failed = sum(self.counts[kind] for kind in ("failed", "timeout", "poison"))
@@ -433,7 +506,13 @@ class _Session:
             code = Exit.DONE
         never = sum(pair.pair_id not in newest for pair, _ in plan.todo) if left else 0
         missing = rows - recorded - unrecorded - never
-        if left < 0 or missing or (left and not (stopped or limited)):
+        if damaged and missing > 0:
+            code = Exit.FAILED
+            message = (
+                f"{missing} row(s) were in a damaged file of the index; run again: they are made "
+                "again from their pictures"
+            )
+        elif left < 0 or missing or (left and not (stopped or limited)):
             code = Exit.BUG
             message = (
                 f"the books do not balance: {rows} rows, {done} done before, {ok} painted, "

@@ -19,6 +19,7 @@ from pipeline import storage
 from pipeline.guard import ray_folder
 from pipeline.memory import kernel_kills
 from pipeline.records import Pair, Result
+from pipeline.timing import work
 from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
 from stylize.config import AT_ONCE, together
 
@@ -120,15 +121,15 @@ class Events(Protocol):
     def stop(self) -> int: ...  # 0 go on, 1 stop soon, 2 stop at once
 
 
-def order(pairs: Sequence[Pair]) -> list[Pair]:
+def order(pairs: Sequence[Pair], attempts: Mapping[str, int]) -> list[Pair]:
     """Longest first, so that no long one is left for the end; equal ones by style, whose targets
-    are then at hand."""
+    are then at hand. Those that failed before are last: what stopped a run must not stop the next
+    one before it comes to the others."""
 
-    def work(pair: Pair) -> tuple[float, str, int]:
-        settings = pair.settings
-        return (-(settings["size"] ** 2) * settings["steps"], pair.style, pair.row)
+    def turn(pair: Pair) -> tuple[bool, int, str, int]:
+        return (pair.pair_id in attempts, -work(pair.settings), pair.style, pair.row)
 
-    return sorted(pairs, key=work)
+    return sorted(pairs, key=turn)
 
 
 def _objective(pair: Pair) -> tuple[object, ...]:
@@ -159,7 +160,7 @@ def run_local(
     except NotReadyError as error:
         raise ClusterError(str(error)) from error
     events.on_started()
-    for pair in order(pairs):
+    for pair in order(pairs, attempts):
         if events.stop():
             return
         events.on_status([Status(pair.pair_id, 0, pair.settings["steps"])])
@@ -200,7 +201,7 @@ def run_ray(
             device=job.device if fleet.gpus and not _logical_gpus() else _without_gpu(job.device),
             expect_gpu=bool(fleet.gpus) and not _logical_gpus(),
         )
-        _Run(ray, order(pairs), attempts, job, fleet, wanted, events).run()
+        _Run(ray, order(pairs, attempts), attempts, job, fleet, wanted, events).run()
 
 
 def _without_gpu(device: str) -> str:

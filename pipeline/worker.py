@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from pipeline import __version__, storage
 from pipeline.crash import crash_point
 from pipeline.memory import peak_memory
 from pipeline.records import Input, Pair, Result, pair_key
+from pipeline.timing import work_done
 from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
     BlackError,
@@ -43,7 +43,6 @@ __all__ = [
     "failed_result",
     "metadata",
     "result_from_metadata",
-    "work_done",
 ]
 
 
@@ -419,7 +418,8 @@ class Worker:
         from stylize.image import to_image
 
         output = PurePosixPath(pair.output)
-        preview = output.with_name(f"{output.stem}.preview.jpg")
+        stem = output.stem.encode()[: 255 - len(_PREVIEW)].decode(errors="ignore")
+        preview = output.with_name(stem + _PREVIEW)
         storage.put(
             storage.output_path(self.job.out, str(preview)), encode(to_image(image), ".jpg")
         )
@@ -432,15 +432,6 @@ def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
         return [work(*(one for (one,) in lists))]
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, *lists))
-
-
-def work_done(size: tuple[int, int], config: StyleConfig) -> list[float]:
-    """Share of the work that is done after each evaluation, by the pixels of its scale."""
-    from stylize.transfer import plan_stages
-
-    pixels = [math.prod(s.size) for s in plan_stages(size, config) for _ in range(s.evaluations)]
-    total = max(1, sum(pixels))
-    return [done / total for done in itertools.accumulate(pixels, initial=0)]
 
 
 def failed_result(pair: Pair, attempt: int) -> Result:
@@ -498,6 +489,8 @@ _KEPT = 4 * AT_ONCE
 
 _THREADS = 8
 """That decode at once: a picture may be of hundreds of megabytes."""
+
+_PREVIEW = ".preview.jpg"
 
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average
 

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from forks import Forks
 from helpers import (
@@ -24,6 +26,9 @@ from helpers import (
     wait_for,
     write_csv,
 )
+
+from pipeline.run import Options, run
+from pipeline.storage import StorageError
 
 NAMES = ["g0", "g1", "g2"]
 ROWS = [{"id": name, "content": f"c{name[1]}.jpg", "meta.shot": f"{name}!"} for name in NAMES]
@@ -280,6 +285,76 @@ def test_an_id_that_changes_takes_the_finished_picture_over(forks: Forks, manife
     check_whole(out)
 
 
+# What the index says of pairs that are done
+
+
+def test_columns_and_order_of_the_manifest_reach_rows_that_are_done(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    before = index_rows(out)
+    rows = [{**row, "meta.client": "Ada"} for row in reversed(ROWS)]
+    copied = manifest.parent / "c1.jpg"
+    os.utime(copied, ns=(5, 5))
+    done = forks(write_csv(manifest, rows), "--in-process", *TINY)
+    assert (done.returncode, done.counted("painted"), done.counted("done before")) == (0, 0, 3)
+    after = index_rows(out)
+    for number, name in enumerate(reversed(NAMES), 1):
+        assert after[name]["row"] == number
+        assert dict(after[name]["meta"]) == {"shot": f"{name}!", "client": "Ada"}
+        assert [i["sha256"] for i in after[name]["inputs"]] == [
+            i["sha256"] for i in before[name]["inputs"]
+        ]
+        for same in ("loss_curve", "loss", "output_sha256", "finished_at", "key", "attempt"):
+            assert after[name][same] == before[name][same]
+    assert after["g1"]["inputs"][0]["stat"] == f"{copied.stat().st_size}:5"
+    parts = sorted((out / "index").iterdir())
+    assert forks(manifest, "--in-process", *TINY).returncode == 0
+    assert sorted((out / "index").iterdir()) == parts  # nothing new to say
+    check_whole(out)
+
+
+def test_a_picture_has_one_row_though_its_pair_has_another_id_since(
+    forks: Forks, tmp_path: Path
+) -> None:
+    pictures(tmp_path, 1)
+    row = {"content": "c0.jpg", "output": "images/a.png", "id": ""}
+    out = tmp_path / "m"
+    for steps in (1, 2):
+        manifest = write_csv(tmp_path / "m.csv", [{**row, "steps": steps}])
+        done = forks(manifest, "--in-process", *TINY)
+        assert (done.returncode, done.counted("painted")) == (0, 1), done.stderr
+    (only,) = index_rows(out).values()
+    assert only["steps"] == 2
+    assert count_by_readers(out) == [1, 1, 1, 1]
+    check_whole(out)
+
+
+def test_damage_that_shows_at_the_end_is_told_and_the_next_run_makes_the_rows_again(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    damaged = part(out)
+    where = pq.ParquetFile(damaged).metadata.row_group(0)
+    names = [where.column(i).path_in_schema for i in range(where.num_columns)]
+    curve = where.column(names.index("loss_curve.list.element.tv_loss"))
+    data = bytearray(damaged.read_bytes())
+    start = curve.dictionary_page_offset or curve.data_page_offset
+    for at in range(start, start + curve.total_compressed_size):
+        data[at] ^= 0xFF
+    damaged.write_bytes(data)  # only who reads all columns will see it
+    rows = [*ROWS[:2], {**ROWS[2], "steps": 4}]
+    done = forks(write_csv(manifest, rows), "--in-process", *TINY)
+    assert done.returncode == 3, (done.stdout, done.stderr)
+    assert f"index/{damaged.name} is damaged" in done.stderr
+    assert "2 row(s) were in a damaged file of the index; run again" in done.stderr
+    done = forks(manifest, "--in-process", *TINY)
+    assert (done.returncode, done.counted("painted"), done.counted("done before")) == (0, 0, 3)
+    assert statuses(out) == dict.fromkeys(NAMES, "ok")
+    shutil.rmtree(out / "_state" / "damaged")
+    check_whole(out)
+
+
 # Before and during a run
 
 
@@ -289,9 +364,21 @@ def test_a_run_that_the_disk_cannot_hold_does_not_begin(forks: Forks, tmp_path: 
     rows = [{"id": f"p{i}", "content": "c0.jpg", "size": 16384} for i in range(number)]
     done = forks(write_csv(tmp_path / "m.csv", rows), "--in-process", "--backbone", "vgg16")
     assert done.returncode == 5
-    assert f"{number} pictures need about {number * 0.268435456:.1f} GB, " in done.stderr
+    assert f"{number} pictures need about {number * 268.435456:,.0f} MB, " in done.stderr
     assert "or take fewer with --limit" in done.stderr
     assert not (tmp_path / "m" / "images").exists()
+
+
+def test_pictures_that_are_painted_again_need_no_room(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"size": "32", "steps": "1", "scales": "1", "backbone": "vgg16"}
+    options = Options(str(manifest.with_suffix("")), in_process=True, threads=1, progress="none")
+    usage = shutil.disk_usage(manifest)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    assert run(str(manifest), settings, replace(options, force=True)).ok == 3
+    with pytest.raises(StorageError, match="1 pictures need about 0 MB, 0 MB are free"):
+        run(str(manifest), settings, replace(options, out=str(manifest.parent / "new"), limit=1))
 
 
 def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(

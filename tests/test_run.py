@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from helpers import (
     COMMAND,
     TINY,
@@ -39,6 +40,7 @@ from helpers import (
     write_csv,
 )
 from PIL import ExifTags, Image
+from test_weights import narrow
 
 from pipeline.guard import sweep
 
@@ -382,6 +384,82 @@ def test_max_failures_stops_with_4_and_the_rest_stays_pending(tmp_path: Path) ->
     assert "6 pairs: 0 painted, 2 failed, 4 left" in done.stdout
     assert "2 failures in a row with the same cause" in done.stderr
     assert statuses(tmp_path / "m") == {"m0": "failed", "m1": "failed"}
+
+
+def test_a_style_that_cannot_be_read_counts_once_and_does_not_stop_the_others(
+    tmp_path: Path,
+) -> None:
+    pictures(tmp_path, 1)
+    (tmp_path / "bad.jpg").write_text("no picture")
+    rows = [{"id": f"b{i}", "content": "c0.jpg", "style": "bad.jpg", "seed": i} for i in range(4)]
+    manifest = write_csv(tmp_path / "m.csv", [*rows, {"id": "good", "content": "c0.jpg"}])
+    done = paint(manifest, "--max-failures", "2")
+    assert done.returncode == 3
+    assert "5 pairs: 1 painted, 4 failed" in done.stdout
+    assert "some pairs failed; see why with: stylize-batch status" in done.stderr
+
+
+def test_what_failed_before_comes_last_so_that_limits_get_to_the_others(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    rows = [{"id": f"m{i}", "content": f"none{i}.jpg", "size": 64} for i in range(2)]
+    manifest = write_csv(tmp_path / "m.csv", [*rows, {"id": "good", "content": "c0.jpg"}])
+    out = tmp_path / "m"
+    assert paint(manifest, "--limit", "1").returncode == 3
+    assert statuses(out) == {"m0": "failed"}
+    assert paint(manifest, "--max-failures", "1").returncode == 4
+    assert statuses(out) == {"m0": "failed", "m1": "failed"}
+    assert paint(manifest, "--max-failures", "1").returncode == 4
+    assert statuses(out) == {"m0": "failed", "m1": "failed", "good": "ok"}
+
+
+def test_a_layer_that_the_backbone_of_auto_has_not_is_named_before_anything_is_painted(
+    tmp_path: Path,
+) -> None:
+    pictures(tmp_path, 2)
+    rows: list[dict[str, object]] = [
+        {"id": "good", "content": "c0.jpg"},
+        {"id": "bad", "content": "c1.jpg", "style_layers": "relu1_1,relu3_4"},
+    ]
+    manifest = write_csv(tmp_path / "m.csv", [{**row, "backbone": "auto"} for row in rows])
+    done = paint(manifest)
+    assert done.returncode == 2
+    assert "row 2" in done.stderr
+    assert "style_layers has relu3_4, which vgg16 has not" in done.stderr
+    assert not (tmp_path / "m" / "images").exists()
+    assert statuses(tmp_path / "m") == {}
+
+
+def test_weights_of_a_backbone_that_no_pair_wants_are_refused(tmp_path: Path) -> None:
+    vgg19_file = tmp_path / "vgg19.pth"
+    torch.save(narrow("vgg19"), vgg19_file)
+    pictures(tmp_path, 1)
+    manifest = write_csv(tmp_path / "m.csv", [{"id": "a", "content": "c0.jpg"}])
+    done = paint(manifest, "--weights", vgg19_file)
+    assert done.returncode == 5
+    assert "--weights is a vgg19, and the pairs want vgg16" in done.stderr
+    done = paint(manifest, "--weights", tmp_path / "none.pth")
+    assert done.returncode == 5
+    assert paint(manifest).returncode == 0
+    assert paint(manifest, "--weights", tmp_path / "none.pth").returncode == 5
+
+
+def test_a_preview_fits_beside_the_longest_name(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    row = {"id": "a", "content": "c0.jpg", "output": f"images/{'a' * 251}.png"}
+    done = paint(write_csv(tmp_path / "m.csv", [row]), "--preview-every", "1")
+    assert done.returncode == 0, done.stderr
+    assert {len(path.name) for path in (tmp_path / "m" / "images").iterdir()} == {255}
+
+
+def test_all_of_standard_error_is_events_where_those_are_wanted(painted: Path) -> None:
+    picture(painted.with_suffix("") / "images" / "c0.s.g0.png", 5)
+    write_csv(painted, [{"id": "g0", "content": "c0.jpg"}, {"id": "x", "content": "none.jpg"}])
+    done = paint(painted, "--progress", "json")
+    assert done.returncode == 3
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event["event"] for event in events] == ["result", "note", "note"]
+    assert events[1]["text"].startswith("skipped row 1 (g0): ")
+    assert events[2]["text"].startswith("some pairs failed; see why with: ")
 
 
 # Kills
