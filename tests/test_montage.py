@@ -277,6 +277,13 @@ def test_a_montage_too_large_to_draw_is_refused_before_it_is_drawn() -> None:
         draw(grid, 256)
 
 
+def test_a_webp_larger_than_the_format_allows_is_refused(out: Path) -> None:
+    folder = write(out, *(result(number) for number in range(1, 5)))
+    with pytest.raises(ValueError, match=r"--cell 4096: .*16383 a side .* smaller --cell"):
+        montage(folder, str(out / "a.webp"), cols="pair_id", cell=4096)
+    assert not (out / "a.webp").exists()
+
+
 def test_pdf_and_png_are_written_and_other_endings_refused(out: Path) -> None:
     folder = write(out, result(1))
     montage(folder, str(out / "a.pdf"), cols="style")
