@@ -253,6 +253,16 @@ def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
         lay_out([result(1)], str(out), "stlye")
 
 
+def test_a_meta_column_that_no_pair_has_is_refused_with_the_nearest(out: Path) -> None:
+    rows = [result(1), result(2, meta={"client": "Ada"})]
+    assert lay_out(rows, str(out), "meta.client").rows == ["none", "Ada"]  # one has it
+    for axis in ("rows", "cols"):
+        with pytest.raises(ValueError, match=rf"--{axis} 'meta\.clinet'.*mean meta\.client\?"):
+            lay_out(rows, str(out), **{axis: "meta.clinet"})
+    with pytest.raises(ValueError, match=r"--caption 'meta\.x'.*see the columns"):
+        lay_out(rows, str(out), wrap=2, caption="meta.x")
+
+
 def test_pictures_are_fitted_and_never_cut(tmp_path: Path) -> None:
     tall = plain(tmp_path / "tall.png", RED, (50, 200))
     wide = plain(tmp_path / "wide.png", BLUE, (200, 50))
