@@ -629,8 +629,12 @@ def make_manifest_command(
 
     from pipeline import manifest, storage
 
+    def matches(pattern: str) -> list[str]:
+        # A file may be called photo[1].jpg, which as a pattern is photo1.jpg.
+        return [pattern] if os.path.isfile(pattern) else glob(pattern, recursive=True)
+
     def found(patterns: list[str], what: str) -> list[str]:
-        paths = sorted({path for pattern in patterns for path in glob(pattern, recursive=True)})
+        paths = sorted({path for pattern in patterns for path in matches(pattern)})
         files = [path for path in paths if os.path.isfile(path)]
         if not files:
             inside = f"; {paths[0]} is a folder: write '{paths[0]}/*'" if paths else ""

@@ -270,6 +270,18 @@ def test_make_manifest_crosses_or_zips_and_the_result_validates(tmp_path: Path) 
     assert "no file matches" in refused("make-manifest", *nothing, "-o", tmp_path / "n.csv")
 
 
+def test_make_manifest_takes_a_file_by_its_name_whatever_that_means_as_a_pattern(
+    tmp_path: Path,
+) -> None:
+    for seed, name in enumerate(("photo[1].jpg", "photo1.jpg", "s.png")):
+        picture(tmp_path / name, seed)
+    style, out = tmp_path / "s.png", tmp_path / "m.csv"
+    photo = tmp_path / "photo[1].jpg"
+    done = cli("make-manifest", "--content", photo, "--style", style, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert out.read_text().splitlines()[1:] == ["photo[1].jpg,s.png"]
+
+
 def test_weights_are_listed_and_their_hash_is_verified() -> None:
     listed = cli("weights", "list")
     assert listed.returncode == 0
