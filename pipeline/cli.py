@@ -638,8 +638,12 @@ def make_manifest_command(
 
     from pipeline import manifest, storage
 
+    def matches(pattern: str) -> list[str]:
+        # A file may be called photo[1].jpg, which as a pattern is photo1.jpg.
+        return [pattern] if os.path.isfile(pattern) else glob(pattern, recursive=True)
+
     def found(patterns: list[str], what: str) -> list[str]:
-        paths = sorted({path for pattern in patterns for path in glob(pattern, recursive=True)})
+        paths = sorted({path for pattern in patterns for path in matches(pattern)})
         files = [path for path in paths if os.path.isfile(path)]
         if not files:
             inside = f"; {paths[0]} is a folder: write '{paths[0]}/*'" if paths else ""
@@ -844,12 +848,18 @@ def _pairs(manifests: list[str]) -> list[Any]:
 def weights_list_command() -> None:
     """The backbones, and where their weights are on this machine."""
     from stylize import weights
+    from stylize.errors import WeightsError
 
-    _tell(f"vgg16  bundled  {weights.identity(weights.BUNDLED)[1][:16]}…")
+    with _clear_errors():
+        _tell(f"vgg16  bundled  {weights.identity(weights.BUNDLED)[1][:16]}…")
     cached = sorted(weights.cache_folder().glob("vgg*.safetensors"))
     for path in cached:
-        name, sha256 = weights.identity(path)
-        _tell(f"{name}  {path}  {sha256[:16]}…")
+        try:
+            name, sha256 = weights.identity(path)
+        except WeightsError:
+            _tell(f"damaged  {path}  remove it; weights fetch or --weights makes it again")
+        else:
+            _tell(f"{name}  {path}  {sha256[:16]}…")
     if not any(path.name.startswith("vgg19") for path in cached):
         _tell("vgg19  not here; get it with: stylize-batch weights fetch")
 

@@ -71,6 +71,8 @@ def lay_out(
         return _strip(results, out)
     if wrap and (rows or cols):
         raise ValueError(f"--wrap {wrap}: it goes without --rows and --cols")
+    for option, name in (("--rows", rows), ("--cols", cols), ("--caption", caption)):
+        _check_meta(results, name, option)
     if wrap:
         grid, places = _wrapped(len(results), wrap), {}
         for number, result in enumerate(results):
@@ -215,10 +217,21 @@ def _text(result: Result, name: str, option: str) -> str:
     columns = [c for c in vars(result) if c not in ("loss_curve", "inputs", "settings", "meta")]
     if name not in columns:
         known = [*settings, *columns, *(f"meta.{key}" for key in result.meta)]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else "see the columns with: stylize-batch report"
-        raise ValueError(f"{option} {name!r}: no column and no setting has this name; {hint}")
+        raise _unknown(name, option, known)
     return as_text("", getattr(result, name))
+
+
+def _check_meta(results: Sequence[Result], name: str, option: str) -> None:
+    """A pair may lack a ``meta.NAME`` that others have, as from an older manifest; not all may."""
+    known = {f"meta.{key}": None for result in results for key in result.meta}
+    if name.startswith("meta.") and name not in known:
+        raise _unknown(name, option, list(known))
+
+
+def _unknown(name: str, option: str, known: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else "see the columns with: stylize-batch report"
+    return ValueError(f"{option} {name!r}: no column and no setting has this name; {hint}")
 
 
 @functools.lru_cache(maxsize=256)

@@ -23,6 +23,8 @@ __all__ = ["draw", "montage"]
 
 _INK, _QUIET, _FRAME, _ALARM = "#5c5c5c", "#9a9a9a", "#e2e2e2", "#a8503c"
 _MOST_PIXELS = 400e6  # of a whole grid: 1.2 GB while it is drawn
+_MOST_SIDE = 65_000  # a JPEG, also the one within a PDF, ends at 65500
+_MOST_SIDE_WEBP = 16_383  # the format has 14 bits for it
 _DPI = 144  # of a PDF
 
 
@@ -53,7 +55,8 @@ def montage(
     kind = formats[ending]
     options: dict[str, Any] = {"PDF": {"resolution": _DPI}, "PNG": {"optimize": False}}
     buffer = io.BytesIO()
-    draw(grid, cell).save(buffer, kind, **options.get(kind, {"quality": quality}))
+    most = _MOST_SIDE_WEBP if kind == "WEBP" else _MOST_SIDE
+    draw(grid, cell, most).save(buffer, kind, **options.get(kind, {"quality": quality}))
     storage.put(target, buffer.getvalue())
     return grid.notes
 
@@ -61,9 +64,9 @@ def montage(
 # --- drawing -----------------------------------------------------------------------------------
 
 
-def draw(grid: Grid, cell: int = 256) -> Image.Image:
-    """The grid on white. Pictures are fitted into `cell` pixels, never cut, one in memory at a
-    time; a row is as high and a column as wide as what stands in it."""
+def draw(grid: Grid, cell: int = 256, most: int = _MOST_SIDE) -> Image.Image:
+    """The grid on white, no side longer than `most`. Pictures are fitted into `cell` pixels, never
+    cut, one in memory at a time; a row is as high and a column as wide as what stands in it."""
     gap, margin = max(8, cell // 16), max(24, cell // 6)
     font, small = _font(max(12, cell // 15)), _font(max(12, cell // 18))
     sizes = {place: _fitted(item, cell) for place, item in grid.cells.items()}
@@ -89,10 +92,10 @@ def draw(grid: Grid, cell: int = 256) -> Image.Image:
     xs = _starts(left, widths, gap, grid.aside[1])
     ys = _starts(top, heights, gap, grid.aside[0])
     width, height = xs[-1] + widths[-1] + margin, ys[-1] + heights[-1] + margin
-    if width * height > _MOST_PIXELS or max(width, height) > 65_000:
+    if width * height > _MOST_PIXELS or max(width, height) > most:
         raise ValueError(
             f"--cell {cell}: the montage would be {width}x{height} pixels; the limit is "
-            f"{_MOST_PIXELS / 1e6:.0f} megapixels and 65000 a side (choose a smaller --cell, or "
+            f"{_MOST_PIXELS / 1e6:.0f} megapixels and {most} a side (choose a smaller --cell, or "
             "--rows and --cols with fewer values)"
         )
     canvas = Image.new("RGB", (width, height), "white")

@@ -11,6 +11,8 @@ import pytest
 from helpers import COMMAND, TINY, cli, loaded_by, picture, pictures, write_csv
 from PIL import Image
 
+from stylize.weights import BUNDLED
+
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
@@ -270,6 +272,18 @@ def test_make_manifest_crosses_or_zips_and_the_result_validates(tmp_path: Path) 
     assert "no file matches" in refused("make-manifest", *nothing, "-o", tmp_path / "n.csv")
 
 
+def test_make_manifest_takes_a_file_by_its_name_whatever_that_means_as_a_pattern(
+    tmp_path: Path,
+) -> None:
+    for seed, name in enumerate(("photo[1].jpg", "photo1.jpg", "s.png")):
+        picture(tmp_path / name, seed)
+    style, out = tmp_path / "s.png", tmp_path / "m.csv"
+    photo = tmp_path / "photo[1].jpg"
+    done = cli("make-manifest", "--content", photo, "--style", style, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert out.read_text().splitlines()[1:] == ["photo[1].jpg,s.png"]
+
+
 def test_weights_are_listed_and_their_hash_is_verified() -> None:
     listed = cli("weights", "list")
     assert listed.returncode == 0
@@ -277,6 +291,16 @@ def test_weights_are_listed_and_their_hash_is_verified() -> None:
     verified = cli("weights", "verify")
     assert verified.returncode == 0
     assert verified.stdout.count("is right") == 1
+
+
+def test_damaged_weights_are_listed_as_such_and_the_rest_too(tmp_path: Path) -> None:
+    (tmp_path / "vgg16-a.safetensors").write_bytes(BUNDLED.read_bytes()[:1000])
+    (tmp_path / "vgg16-b.safetensors").symlink_to(BUNDLED)
+    listed = cli("weights", "list", STYLIZE_CACHE=str(tmp_path))
+    assert (listed.returncode, listed.stderr) == (0, "")
+    first, damaged, whole, _ = listed.stdout.splitlines()
+    assert damaged.startswith(f"damaged  {tmp_path / 'vgg16-a.safetensors'}  remove it")
+    assert whole == first.replace("bundled", str(tmp_path / "vgg16-b.safetensors"))
 
 
 @pytest.mark.parametrize("command", ["status", "compact"])

@@ -253,6 +253,16 @@ def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
         lay_out([result(1)], str(out), "stlye")
 
 
+def test_a_meta_column_that_no_pair_has_is_refused_with_the_nearest(out: Path) -> None:
+    rows = [result(1), result(2, meta={"client": "Ada"})]
+    assert lay_out(rows, str(out), "meta.client").rows == ["none", "Ada"]  # one has it
+    for axis in ("rows", "cols"):
+        with pytest.raises(ValueError, match=rf"--{axis} 'meta\.clinet'.*mean meta\.client\?"):
+            lay_out(rows, str(out), **{axis: "meta.clinet"})
+    with pytest.raises(ValueError, match=r"--caption 'meta\.x'.*see the columns"):
+        lay_out(rows, str(out), wrap=2, caption="meta.x")
+
+
 def test_pictures_are_fitted_and_never_cut(tmp_path: Path) -> None:
     tall = plain(tmp_path / "tall.png", RED, (50, 200))
     wide = plain(tmp_path / "wide.png", BLUE, (200, 50))
@@ -275,6 +285,13 @@ def test_a_montage_too_large_to_draw_is_refused_before_it_is_drawn() -> None:
     grid = Grid([str(n) for n in range(3000)], ["a"], {})
     with pytest.raises(ValueError, match=r"--cell 256: the montage would be .* smaller --cell"):
         draw(grid, 256)
+
+
+def test_a_webp_larger_than_the_format_allows_is_refused(out: Path) -> None:
+    folder = write(out, *(result(number) for number in range(1, 5)))
+    with pytest.raises(ValueError, match=r"--cell 4096: .*16383 a side .* smaller --cell"):
+        montage(folder, str(out / "a.webp"), cols="pair_id", cell=4096)
+    assert not (out / "a.webp").exists()
 
 
 def test_pdf_and_png_are_written_and_other_endings_refused(out: Path) -> None:

@@ -33,6 +33,7 @@ from pipeline.report import (
 from pipeline.rows import to_table
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+META = {"client": "Bo", "Alpha/beta": "1E-4", "Paper size": "Din A4", "Place": "Graz"}
 EVIL = '<img src=x onerror="window.evil=1"></script><b>&amp;'
 
 
@@ -91,7 +92,7 @@ def out(tmp_path: Path) -> Path:
         result(1),
         result(2, style="styles/waves.png|styles/night.png"),
         result(3, pair_id=EVIL, meta={"client": "=1+1"}),
-        result(4, style="styles/night.png", seconds=99.0),
+        result(4, style="styles/night.png", seconds=99.0, meta=META),
         failed(5, content="photos/gone.jpg"),
         failed(6, status="timeout", error_type="TimeLimitError", error_message=EVIL),
     )
@@ -383,6 +384,16 @@ def test_filters_narrow_the_list_and_failures_give_their_reason(shown: Page) -> 
         ("finished_at>2026-01-02", []),
         ("loss>0", ["pair-1", "pair-2", EVIL, "pair-4"]),  # nothing is no number
         ("nocolumn=4", []),  # is a word like another
+        ("Meta.Client=ADA SIZE<102", ["pair-1"]),
+        ("meta.alpha/beta=1e-4", ["pair-4"]),
+        ('"meta.paper size"="din a4"', ["pair-4"]),
+        ('meta."Paper size"!=din size>104', ["pair-5", "pair-6"]),
+        ("meta.place=Graz", ["pair-4"]),
+        ("meta.Place=graz", ["pair-4"]),
+        ('"boat.jpg" size<103', ["pair-1", "pair-2"]),
+        ('"din A4"', ["pair-4"]),  # as a whole
+        ('"A4 din"', []),
+        ('"size>103"', []),  # in quotes it is no condition
     ],
 )
 def test_conditions_filter_by_any_column(shown: Page, query: str, found: list[str]) -> None:

@@ -150,24 +150,32 @@
     return ranks.get(name);
   }
 
-  // A word of the filter that names a column, like loss<2 or style=waves, as a test of rows; or null.
+  // Columns by what a condition may call them: in any case, and as written where two differ by that.
+  const written = Object.keys(readers);
+  const columns = new Map([...written.map((n) => [n.toLowerCase(), n]), ...written.map((n) => [n, n])]);
+  const unquoted = (text) => text.replace(/"/g, "");
+
+  // A word of the filter that names a column, like loss<2 or "meta.paper size"=A4, as a test of
+  // rows; or null. Within quotes an operator belongs to the name.
   function condition(word) {
-    const [, name, sign, rest] = /^([\w.]+)(<=|>=|!=|=|<|>)(.+)$/.exec(word) ?? [];
-    if (!(name in readers)) return null;
-    const wanted = rest.replace(/"/g, ""), when = TIMES.has(name) ? Date.parse(wanted) / 1000 : NaN;
+    const [, left = "", sign, rest] = /^((?:"[^"]*"|[^"<>=!]|!(?!=))+)(<=|>=|!=|=|<|>)(.+)$/.exec(word) ?? [];
+    const name = columns.get(unquoted(left)) ?? columns.get(unquoted(left).toLowerCase());
+    if (name === undefined) return null;
+    const wanted = unquoted(rest), text = wanted.toLowerCase();
+    const when = TIMES.has(name) ? Date.parse(wanted) / 1000 : NaN;
     const bound = Number.isNaN(when) ? Number(wanted) : when;
     return (row) => {
       const value = get(name, row), number = typeof value === "number";
-      const same = number ? value === bound : String(value ?? "").toLowerCase().includes(wanted);
+      const same = number ? value === bound : String(value ?? "").toLowerCase().includes(text);
       if (sign === "=" || sign === "!=") return same === (sign === "=");
       return number && ((sign[0] === "<" ? value < bound : value > bound) || (sign[1] === "=" && same));
     };
   }
 
   function select() {
-    const parts = state.query.toLowerCase().match(/(?:[^\s"]|"[^"]*"?)+/g) ?? [];
+    const parts = state.query.match(/(?:[^\s"]|"[^"]*"?)+/g) ?? [];
     const conditions = parts.map(condition);
-    const words = parts.filter((_, at) => !conditions[at]);
+    const words = parts.filter((_, at) => !conditions[at]).map((word) => unquoted(word).toLowerCase());
     const tests = conditions.filter(Boolean);
     const all = words.length ? texts() : null;
     order = [];
