@@ -94,13 +94,13 @@ class FileFacts:
     def adoptable(self, pair: Pair) -> bool:
         data = self._data(pair)
         result = carried(data, pair)
-        if result is None or not is_whole(data):
+        if result is None:
             return False
         try:
             hashes = {role: self._hash(path) for role, path in pair.inputs}
         except OSError:
             return False
-        return result.key == self._key(pair, hashes, ALGORITHM)
+        return result.key == self._key(pair, hashes, ALGORITHM) and is_whole(data)
 
     def adopt(self, pair: Pair) -> Result:
         """The row of a picture that is finished but has none."""

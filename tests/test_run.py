@@ -338,7 +338,8 @@ def test_what_changed_is_named_by_the_plan_and_painted_by_the_run_and_nothing_el
     assert done.returncode == 0
     assert "5 pairs: 4 painted, 1 done before" in done.stdout
     after = {row["pair_id"]: row for row in ok_rows(out)}
-    assert {name for name, row in after.items() if row != before.get(name)} == set(expected)
+    ended = {name: row["finished_at"] for name, row in before.items()}
+    assert {n for n, row in after.items() if row["finished_at"] != ended.get(n)} == set(expected)
     assert after["g0"]["output_sha256"] == before["g0"]["output_sha256"]
     assert plan(painted) == {}
     check_whole(out)
