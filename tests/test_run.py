@@ -430,7 +430,10 @@ def test_a_layer_that_the_backbone_of_auto_has_not_is_named_before_anything_is_p
     assert statuses(tmp_path / "m") == {}
 
 
-def test_weights_of_a_backbone_that_no_pair_wants_are_refused(tmp_path: Path) -> None:
+def test_weights_of_a_backbone_that_no_pair_wants_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path / "cache"))
     vgg19_file = tmp_path / "vgg19.pth"
     torch.save(narrow("vgg19"), vgg19_file)
     pictures(tmp_path, 1)
