@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +73,8 @@ LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
 
 Picture = Image.Image | Tensor | str | Path
-"""A PIL image, a tensor (1, 3, H, W) in [0, 1], or the path of a file."""
+"""A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
+file."""
 
 OnStep = Callable[[Step, Tensor], None]
 """Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it. On a GPU
@@ -653,11 +655,28 @@ def _picture(source: Picture) -> Image.Image:
     if isinstance(source, Image.Image):
         return to_srgb(ImageOps.exif_transpose(source))
     if isinstance(source, Tensor):
-        return to_image(source)
+        return to_image(_checked(source).expand(-1, 3, -1, -1))
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
     try:
         return decode(Path(source).read_bytes())
     except OSError as error:
         raise ImageReadError(f"{source} cannot be read: {error.strerror or error}") from error
+
+
+def _checked(picture: Tensor) -> Tensor:
+    """A caller's tensor. Raises `ImageReadError` where it is no picture, or several."""
+    shape = tuple(picture.shape)
+    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or not picture.numel():
+        what = str(shape)
+    elif not picture.is_floating_point():
+        what = f"{picture.dtype} {shape}"
+    elif not picture.isfinite().all():
+        what = f"{shape} with NaN or infinite values"
+    else:
+        return picture
+    raise ImageReadError(f"the tensor is {what}; it must be floating, (1, 3, H, W) in [0, 1]")
 
 
 def _step(

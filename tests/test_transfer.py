@@ -157,6 +157,39 @@ def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
         transfer(small(init=str(tmp_path / "none.png")))
 
 
+TENSOR = to_tensor(PHOTO)  # (1, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ((TENSOR * 255).byte(), r"torch.uint8 \(1, 3, 32, 48\); it must be floating, \(1, 3, H, W"),
+        (TENSOR.where(TENSOR > 0.1, torch.nan), r"tensor is \(1, 3, 32, 48\) with NaN"),
+        (torch.cat([TENSOR, TENSOR]), r"tensor is \(2, 3, 32, 48\); it must be"),
+        (TENSOR[0], r"tensor is \(3, 32, 48\); it must be"),
+        (TENSOR[0].movedim(0, 2), r"tensor is \(32, 48, 3\); it must be"),
+        (torch.rand(1, 4, 32, 48), r"tensor is \(1, 4, 32, 48\); it must be"),
+        (torch.rand(1, 3, 0, 48), r"tensor is \(1, 3, 0, 48\); it must be"),
+        (np.asarray(PHOTO), "a picture is a ndarray; it must be a PIL image, a tensor or a path"),
+        (None, "a picture is a NoneType; it must be"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_what_it_is(
+    transfer: Transfer, what: object, said: str
+) -> None:
+    with pytest.raises(ImageReadError, match=said):
+        transfer(small(), what)
+    with pytest.raises(ImageReadError, match=said):
+        transfer(small(), style=what)
+
+
+def test_a_tensor_of_one_channel_is_a_grey_picture_or_a_mask(transfer: Transfer) -> None:
+    grey = PHOTO.convert("L")
+    for role in ("content", "style", "mask"):
+        made = [transfer(small(), **{role: one}).image for one in (grey, to_tensor(grey))]
+        assert made[0].tobytes() == made[1].tobytes()
+
+
 # What comes out
 
 
