@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
@@ -157,11 +157,25 @@ def _as_float(value: Any) -> Any:
     return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+class _Spelt:
+    """Refuses a preset's name without its values. Before `__init__`, which cannot tell a value
+    that was given from a default: settings that are all there, as in a record, may be defaults."""
+
+    def __new__(cls, **settings: Any) -> Self:
+        preset = settings.get("preset")
+        if PRESETS.get(str(preset), {}).keys() - settings.keys():
+            raise ConfigError(
+                f"preset={preset!r} sets nothing here; use StyleConfig.of({preset!r}, …)"
+            )
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True, kw_only=True)
-class StyleConfig:
+class StyleConfig(_Spelt):
     """Every setting of one transfer, checked when made.
 
-    The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one.
+    The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one,
+    which `preset` by itself only names.
     Raises `ConfigError`, naming setting, value and limit, for a value that cannot be.
     """
 

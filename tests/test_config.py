@@ -1,6 +1,8 @@
 """Settings: checked one by one, canonical as text, digested by what decides the picture."""
 
+import copy
 import dataclasses
+import inspect
 import json
 import math
 import subprocess
@@ -176,6 +178,16 @@ def test_every_preset_is_valid_and_has_the_values_of_its_table(name: str) -> Non
         assert getattr(config, setting) == parse_setting(setting, text)
 
 
+def test_a_presets_name_without_its_values_is_refused() -> None:
+    for settings in ({}, {"size": 256}):
+        with pytest.raises(ConfigError, match=r"preset='draft' sets nothing here; use StyleConfig"):
+            StyleConfig(preset="draft", **settings)
+    # A row may set the values of its preset back; its settings are all given again.
+    row = StyleConfig.of("draft", size=StyleConfig().size, steps=StyleConfig().steps)
+    assert StyleConfig(**vars(row)) == dataclasses.replace(row) == copy.copy(row) == row
+    assert "size" in inspect.signature(StyleConfig).parameters
+
+
 def test_presets_differ_in_more_than_their_name() -> None:
     assert len({StyleConfig.of(name).digest() for name in PRESETS}) == len(PRESETS)
 
@@ -211,7 +223,7 @@ def test_the_digest_and_the_text_change_with_every_setting(name: str) -> None:
 
 
 def test_the_digest_ignores_the_presets_name_and_the_paths_of_init_and_mask() -> None:
-    assert StyleConfig(preset="paper").digest() == StyleConfig().digest()
+    assert dataclasses.replace(StyleConfig(), preset="paper").digest() == StyleConfig().digest()
     for name in ("init", "mask"):
         a, b = (StyleConfig(**{name: path}) for path in ("a.png", "folder/b.png"))
         assert a.digest() == b.digest()
