@@ -152,7 +152,8 @@ class Encoder(nn.Module):
         )
         self.convs = [conv for conv in CONVS[weights.backbone] if conv in weights.filters]
         self._winograds: dict[str, Winograd] = {}  # by convolution, made when first needed
-        self.register_buffer("mean", torch.tensor(weights.mean, device=device).view(1, 3, 1, 1))
+        mean = torch.tensor(weights.mean, device=device, dtype=torch.float32)
+        self.register_buffer("mean", mean.view(1, 3, 1, 1))
         incoming: Tensor | None = None
         for conv in self.convs:
             weight, bias = weights.filters[conv].float(), weights.biases[conv].float()

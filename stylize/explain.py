@@ -335,6 +335,6 @@ def channel_order(gram: Tensor) -> Tensor:
     some = (values > 1e-6 * len(gram)) & (vectors > 1e-6)  # not what is rounding
     third, second = some.long().unbind(dim=1)
     # Around the circle, not by rows: neighbouring groups have one sign in common.
-    group = torch.tensor([[0, 1], [3, 2]])[second, third].where(~silent, 4)
+    group = torch.tensor([[0, 1], [3, 2]], device=gram.device)[second, third].where(~silent, 4)
     by_power = power.argsort(descending=True, stable=True)
     return by_power[group[by_power].argsort(stable=True)]

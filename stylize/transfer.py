@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -9,7 +10,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,17 @@ def transfer_style(
     return stylizer.transfer(content, style, config, init=init, mask=mask, on_step=on_step)
 
 
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Gradients, and numbers in the types that were chosen, whatever the caller has switched."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """cuda, else mps, else cpu. Raises `ConfigError` for one that this machine has not."""
     have = {
@@ -275,8 +287,6 @@ class Stylizer:
         return result
 
     @heap.kept()
-    @torch.inference_mode(False)
-    @torch.enable_grad()  # whatever the caller has switched off
     def transfer_batch(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
         """Pictures of one size and one objective, optimised together: on a GPU that one alone
         does not fill, this is faster. Each has its own L-BFGS memory and its own end, so that it
@@ -284,6 +294,11 @@ class Stylizer:
 
         Raises `ConfigError` where sizes, settings or the number of styles differ.
         """
+        with undisturbed(self.device):
+            return self._paint(requests)
+
+    def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
+        """`transfer_batch`."""
         began = time.perf_counter()
         config = requests[0].config
         if config.backbone not in ("auto", self.weights.backbone):
@@ -432,8 +447,10 @@ class Stylizer:
             start = self._tensor(match_size(picture, size))
         elif config.init == "noise":
             generator = torch.Generator().manual_seed(config.seed)  # the CPU's: same on any device
-            noise = torch.randn(target.shape, generator=generator, dtype=torch.float32)
-            mean = torch.tensor(self.weights.mean).view(1, 3, 1, 1)
+            noise = torch.randn(
+                target.shape, generator=generator, dtype=torch.float32, device="cpu"
+            )
+            mean = noise.new_tensor(self.weights.mean).view(1, 3, 1, 1)
             return (mean + config.noise * noise).to(target)
         elif config.init == "style":
             start = F.interpolate(styles[0], (size[1], size[0]), mode="bicubic", antialias=True)

@@ -418,6 +418,19 @@ def test_the_bundled_scales_are_what_calibration_gives(bundled: Weights) -> None
             assert torch.allclose(means, stored, rtol=1e-3), (pooling, conv)
 
 
+def test_calibration_is_not_rounded_by_a_callers_autocast(
+    bundled: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = picture(1)
+    monkeypatch.setattr("stylize.calibration.calibration_pictures", lambda: [one])
+    first = {"conv1_1": bundled.filters["conv1_1"]}
+    small = Weights("vgg16", "0" * 64, bundled.mean, first, bundled.biases, {})
+    wanted = calibrate(small, "max")["conv1_1"]
+    for mode in (torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta")):
+        with mode:
+            assert torch.equal(calibrate(small, "max")["conv1_1"], wanted)
+
+
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("channels", [3, 8])

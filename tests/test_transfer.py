@@ -1,8 +1,8 @@
 """transfer_style as its users call it: tiny pictures, few evaluations, the bundled network."""
 
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,45 @@ def test_a_caller_without_gradients_gets_the_same_picture(
     with mode():
         there = transfer(small())
     assert there.image.tobytes() == transfer(small()).image.tobytes()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 64, "tv_weight": 1.0},  # large enough for Winograd's convolutions
+        {"init": "noise", "style_loss": "wasserstein", "style_layers": (("relu1_1", 1.0),)},
+        {"init": "content", "preserve_color": "histogram", "optimizer": "adam"},
+    ],
+    ids=repr,
+)
+def test_a_callers_defaults_of_torch_change_nothing(
+    bundled: Weights, settings: dict[str, Any]
+) -> None:
+    def paint(tile: int = 0) -> tuple[bytes, float]:
+        fresh = Stylizer(bundled, device="cpu", dtype="float32", tile=tile)
+        result = fresh.transfer(PHOTO, PAINTING, small(**{"steps": 2, **settings}))
+        return result.image.tobytes(), result.loss
+
+    for tile in (0, 32):
+        wanted = paint(tile)
+        for mode in (
+            default_dtype(torch.float64),
+            default_dtype(torch.bfloat16),
+            torch.device("meta"),  # as torch.set_default_device sets it
+            torch.autocast("cpu", dtype=torch.bfloat16),
+        ):
+            with mode:
+                there = paint(tile)
+            assert there == wanted
 
 
 def test_files_that_cannot_be_read_are_stylize_errors_naming_them(

@@ -92,6 +92,16 @@ def test_the_same_weights_in_two_formats_are_one(tmp_path: Path, cache: Path) ->
     assert len(everything(cache)) == 1
 
 
+def test_torchs_default_type_changes_nothing(tmp_path: Path, cache: Path) -> None:
+    torch.save(narrow("vgg16"), tmp_path / "a.pth")
+    first = weights.import_file(tmp_path / "a.pth")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert weights.import_file(tmp_path / "a.pth") == first
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_file_in_the_projects_own_form_is_returned_as_it_is(cache: Path) -> None:
     assert weights.import_file(BUNDLED) == BUNDLED
     assert not cache.exists()

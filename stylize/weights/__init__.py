@@ -239,8 +239,6 @@ def import_file(
     under the hash of its content; a file that is already in the project's form is returned as it
     is. Nothing is unpickled but tensors. Raises `WeightsError`.
     """
-    import torch
-
     source = Path(path)
     state = _read_state(source)
     if state is None:
@@ -281,7 +279,7 @@ def import_file(
         tensors["conv1_1.weight"] = first.flip(1) * 255
         mean = CAFFE_MEAN
     else:
-        tensors["conv1_1.weight"] = first / torch.tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
+        tensors["conv1_1.weight"] = first / first.new_tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
         mean = _TORCHVISION_MEAN
     data = pack(found, mean, tensors)
     target = target or cache_folder() / f"{found}-{digest(tensors)[:16]}.safetensors"
