@@ -236,6 +236,7 @@ class Encoder(nn.Module):
             return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
         if self.winograd and Winograd.pays(weight, *x.shape[-2:]):
             if conv not in self._winograds:
-                self._winograds[conv] = Winograd(weight)
+                with torch.inference_mode(False):  # kept: what is made in there has no gradient
+                    self._winograds[conv] = Winograd(weight)
             return self._winograds[conv](x, bias)
         return F.conv2d(x, weight, bias, padding=self._frame(conv))

@@ -19,7 +19,7 @@ from stylize.config import StyleConfig
 from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
-from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages
+from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages, undisturbed
 
 __all__ = [
     "Explanation",
@@ -99,44 +99,45 @@ def explain_transfer(
     evaluations, see `look_at`; each costs a pass through the network without its gradient.
     Raises `StylizeError` in its forms, for layers that cannot be had before anything is painted.
     """
-    stages = plan_stages(content.size, config)
-    losses = LayerLosses(stylizer, content, style, config, mask)
-    style_layers = tuple(relative(config.style_layers))
-    layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
-    target, painting = losses.pictures(stages[-1].size)
-    wanted = {*layers, *style_layers}
-    photo, paint = losses.inside(target, wanted), losses.inside(painting, wanted, extend=False)
-    channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
-    weight = losses.weight(target)
+    with undisturbed(stylizer.device):
+        stages = plan_stages(content.size, config)
+        losses = LayerLosses(stylizer, content, style, config, mask)
+        style_layers = tuple(relative(config.style_layers))
+        layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
+        target, painting = losses.pictures(stages[-1].size)
+        wanted = {*layers, *style_layers}
+        photo, paint = losses.inside(target, wanted), losses.inside(painting, wanted, extend=False)
+        channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
+        weight = losses.weight(target)
 
-    def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
-        return {layer: _gram(features[layer], mask) for layer in style_layers}
+        def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+            return {layer: _gram(features[layer], mask) for layer in style_layers}
 
-    def maps_of(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {n: features[n][0, list(kept)].float().cpu() for n, kept in channels.items()}
+        def maps_of(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {n: features[n][0, list(kept)].float().cpu() for n, kept in channels.items()}
 
-    grams = [grams_of(paint, None), grams_of(photo, weight)]
-    maps = [maps_of(photo), maps_of(paint)]
-    del photo, paint  # of a large picture gigabytes, which painting may need
-    watcher = _Watcher(losses, look_at(stages, looks), on_step)
-    result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
-    watcher.look()
-    made = losses.tensor(result.image)
-    if config.preserve_color == "luminance":  # the losses never saw the colours put back
-        made = color.luminance(made)
-    after = losses.inside(made, wanted)
-    grams.append(grams_of(after, weight))
-    maps.append(maps_of(after))
-    done = tuple(Stage(size, count) for size, count in watcher.counts.items())
-    return Explanation(
-        to_image(target),
-        to_image(painting),
-        result,
-        done,
-        grams={layer: Grams(*(g[layer] for g in grams)) for layer in style_layers},
-        maps={n: Maps(kept, *(m[n] for m in maps)) for n, kept in channels.items()},
-        looks=tuple(watcher.looks),
-    )
+        grams = [grams_of(paint, None), grams_of(photo, weight)]
+        maps = [maps_of(photo), maps_of(paint)]
+        del photo, paint  # of a large picture gigabytes, which painting may need
+        watcher = _Watcher(losses, look_at(stages, looks), on_step)
+        result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
+        watcher.look()
+        made = losses.tensor(result.image)
+        if config.preserve_color == "luminance":  # the losses never saw the colours put back
+            made = color.luminance(made)
+        after = losses.inside(made, wanted)
+        grams.append(grams_of(after, weight))
+        maps.append(maps_of(after))
+        done = tuple(Stage(size, count) for size, count in watcher.counts.items())
+        return Explanation(
+            to_image(target),
+            to_image(painting),
+            result,
+            done,
+            grams={layer: Grams(*(g[layer] for g in grams)) for layer in style_layers},
+            maps={n: Maps(kept, *(m[n] for m in maps)) for n, kept in channels.items()},
+            looks=tuple(watcher.looks),
+        )
 
 
 class _Watcher:

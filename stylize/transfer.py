@@ -401,6 +401,7 @@ class Stylizer:
         """What is optimised stays in full precision, whatever the network computes in."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
+    @torch.inference_mode(False)  # kept: filters made in there could not be used for gradients
     def encoder(self, config: StyleConfig, pixels: int = AT_ONCE) -> Encoder:
         """The encoder for a config's pooling, padding and feature scale, and for pictures of so
         many pixels; made once."""

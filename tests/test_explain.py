@@ -139,6 +139,25 @@ def test_the_gram_matrices_are_those_of_the_features(
         assert error < (1e-2 if name == "style" else 1e-5)
 
 
+def test_a_callers_modes_of_torch_change_nothing(
+    bundled: Weights, pair: tuple[Image.Image, Image.Image]
+) -> None:
+    config = StyleConfig.of("default", size=32, steps=2, scales=1)
+
+    def explain() -> Explanation:
+        fresh = Stylizer(bundled, device="cpu", dtype="float32")
+        return explain_transfer(*pair, config, fresh, layers=LAYERS)
+
+    wanted = explain()
+    for mode in (torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)):
+        with mode:
+            there = explain()
+        assert there.result.image.tobytes() == wanted.result.image.tobytes()
+        assert [look.style for look in there.looks] == [look.style for look in wanted.looks]
+        for layer, grams in wanted.grams.items():
+            assert torch.equal(there.grams[layer].style, grams.style)
+
+
 def test_looks_are_in_order_and_maps_have_their_layers_shapes(found: Explanation) -> None:
     assert [look.step.step for look in found.looks] == list(range(1, 10))
     assert found.looks[0].picture.size == (32, 24)

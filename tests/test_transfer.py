@@ -180,6 +180,18 @@ def test_a_callers_defaults_of_torch_change_nothing(
             assert there == wanted
 
 
+def test_features_taken_in_inference_mode_leave_the_stylizer_usable(
+    bundled: Weights, transfer: Transfer
+) -> None:
+    config = small(size=64, steps=2)
+    fresh = Stylizer(bundled, device="cpu", dtype="float32")
+    with torch.inference_mode():
+        encoder = fresh.encoder(config, 64 * 48)
+        encoder(torch.rand(1, 3, 64, 64), ["relu3_1"])  # Winograd's filters are made at first use
+    there = fresh.transfer(PHOTO, PAINTING, config)
+    assert there.image.tobytes() == transfer(config).image.tobytes()
+
+
 def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
     transfer: Transfer, tmp_path: Path
 ) -> None:
