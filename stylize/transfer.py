@@ -314,7 +314,7 @@ class Stylizer:
         result = before = None
         for stage in stages:
             frame = Frame(stage.size, config.padding == "replicate")
-            side = self._side(stage)
+            side = self._side(stage.size)
             shared: dict[object, _Style] = {}
             scenes = [self._scene(sitter, stage, shared) for sitter in sitters]
             start = torch.cat([scene.start for scene in scenes])
@@ -380,9 +380,9 @@ class Stylizer:
         start = self._start(config, target, pixels, sitter.start, weight)
         return _Scene(target, styles, weight, start)
 
-    def _side(self, stage: Stage) -> int:
-        """The side of tiles at a stage, pixels; 0: the picture is seen at once."""
-        width, height = stage.size
+    def _side(self, size: tuple[int, int]) -> int:
+        """The side of tiles of a picture of a size, pixels; 0: it is seen at once."""
+        width, height = size
         if self.tile:
             return self.tile if max(width, height) > self.tile else 0
         return 0 if width * height <= AT_ONCE else _TILE
@@ -478,7 +478,7 @@ class Stylizer:
                 style = _stack(
                     [
                         _blend(
-                            [self._statistics(config, encoder, one, side) for one in scene.styles],
+                            [self._statistics(config, encoder, one) for one in scene.styles],
                             shares,
                         )
                         for scene in scenes
@@ -497,11 +497,12 @@ class Stylizer:
         return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
 
     def _statistics(
-        self, config: StyleConfig, encoder: Encoder, style: _Style, side: int
+        self, config: StyleConfig, encoder: Encoder, style: _Style
     ) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
         kind = config.style_loss
+        side = self._side((style.pixels.shape[-1], style.pixels.shape[-2]))
         key = (style.key, tuple(sorted(layers)), kind, side, id(encoder))
         if key not in self._styles:
             if len(self._styles) >= 32:  # the oldest goes: some 2 MB each
