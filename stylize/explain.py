@@ -19,7 +19,16 @@ from stylize.config import StyleConfig
 from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
-from stylize.transfer import Frame, OnStep, Stage, StyleResult, Stylizer, plan_stages, undisturbed
+from stylize.transfer import (
+    Frame,
+    OnStep,
+    Stage,
+    StyleResult,
+    Stylizer,
+    plan_stages,
+    read_picture,
+    undisturbed,
+)
 
 __all__ = [
     "Explanation",
@@ -59,7 +68,8 @@ class Maps:
 
 @dataclass(frozen=True)
 class Look:
-    """The picture at one evaluation, and what each layer adds to `Step.loss` there."""
+    """The picture at one evaluation, and what each layer adds to `Step.loss` there, but for
+    `config.spread`: see `LayerLosses`."""
 
     step: Step
     picture: Image.Image
@@ -175,7 +185,8 @@ class _Watcher:
 
 class LayerLosses:
     """What each layer adds to the loss: its weight times its loss, so that all of them and the
-    total variation make up `Step.loss`.
+    total variation make up `Step.loss`. In a stage with `spread` that has a share of the style
+    loss quarter by quarter; here it is the whole picture's.
 
     Where sides are no multiples of 16 a little differs at the right and the bottom edge: the
     picture as it is told has been cropped, and is extended by its edge again.
@@ -196,7 +207,8 @@ class LayerLosses:
         self._content = scaled(content, config.size)
         longest = config.style_side(config.size)
         self._style = match_size(style, style_size(style.size, longest))
-        self._mask = mask
+        mask = read_picture(config.mask) if mask is None and config.mask else mask
+        self._mask = mask and match_size(mask.convert("L"), self._content.size)
         self._targets: dict[tuple[int, int], PerceptualLoss] = {}
 
     def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
@@ -270,7 +282,7 @@ class LayerLosses:
         mask = None
         if self._mask is not None:
             size = (picture.shape[-1], picture.shape[-2])
-            mask = self.tensor(match_size(self._mask.convert("L"), size))
+            mask = self.tensor(match_size(self._mask, size))
         return self.frame(picture).weigh(mask, picture)
 
     def frame(self, picture: Tensor) -> Frame:

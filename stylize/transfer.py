@@ -555,13 +555,15 @@ class _Sitter:
         self.config = config
         # Coarser stages see these made smaller: from the pictures as they came each would take as
         # long as this.
-        photo = scaled(_picture(request.content), config.size)
+        photo = scaled(read_picture(request.content), config.size)
         longest = config.style_side(config.size)
-        paintings = [_picture(one) for one in request.styles()]
+        paintings = [read_picture(one) for one in request.styles()]
         paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
         self.paintings = [(painting, _digest(painting)) for painting in paintings]
-        self.start = None if start is None else match_size(_picture(start), photo.size)
-        self.mask = None if mask is None else match_size(_picture(mask).convert("L"), photo.size)
+        self.start = None if start is None else match_size(read_picture(start), photo.size)
+        self.mask = (
+            None if mask is None else match_size(read_picture(mask).convert("L"), photo.size)
+        )
         self.stages = plan_stages(photo.size, config)
         self.photos = {stage.size: match_size(photo, stage.size) for stage in self.stages}
         self.digest = _digest(photo)
@@ -670,7 +672,8 @@ class Frame:
         return x[..., : self.height, : self.width]
 
 
-def _picture(source: Picture) -> Image.Image:
+def read_picture(source: Picture) -> Image.Image:
+    """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
     if isinstance(source, Image.Image):
         return to_srgb(ImageOps.exif_transpose(source))
     if isinstance(source, Tensor):

@@ -125,6 +125,22 @@ def test_a_mask_counts_as_it_does_in_the_transfer(
     assert max(differ) > 0.01
 
 
+def test_a_mask_named_in_the_config_counts_too(
+    stylizer: Stylizer, pair: tuple[Image.Image, Image.Image], tmp_path: Path
+) -> None:
+    mask = Image.new("L", (40, 30), 0)
+    mask.paste(255, (0, 0, 20, 30))
+    mask.save(tmp_path / "mask.png")
+    settings = {"size": 32, "steps": 2, "scales": 1}
+    given = StyleConfig.of("default", **settings)
+    named = StyleConfig.of("default", mask=str(tmp_path / "mask.png"), **settings)
+    wanted = explain_transfer(*pair, given, stylizer, layers=LAYERS, mask=mask)
+    found = explain_transfer(*pair, named, stylizer, layers=LAYERS)
+    assert [look.style for look in found.looks] == [look.style for look in wanted.looks]
+    for layer, grams in wanted.grams.items():
+        assert torch.equal(found.grams[layer].result, grams.result)
+
+
 def test_the_gram_matrices_are_those_of_the_features(
     found: Explanation, stylizer: Stylizer
 ) -> None:
