@@ -26,6 +26,7 @@ __all__ = [
     "Setting",
     "StyleConfig",
     "parse_setting",
+    "side_problem",
     "together",
 ]
 
@@ -40,6 +41,16 @@ in tiles, and pictures that are optimised together are as many as make these."""
 def together(side: int) -> int:
     """Pictures of a side, pixels, that fill a GPU without crowding it, optimised together."""
     return max(1, AT_ONCE // side**2)
+
+
+_WEBP_SIDE = 16383  # pixels, that the format has room for
+
+
+def side_problem(suffix: str, side: int) -> str | None:
+    """What is wrong with a longest side, pixels, in a file with an ending, or None."""
+    if suffix.lower() == ".webp" and side > _WEBP_SIDE:
+        return f"{side} pixels a side do not fit a .webp ({_WEBP_SIDE} do); name it .png or .tif"
+    return None
 
 
 LayerWeights = tuple[tuple[str, float], ...]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
+from stylize.config import side_problem
 from stylize.errors import ImageReadError, ImageSizeError
 
 if TYPE_CHECKING:
@@ -282,11 +283,13 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
     """The picture as the bytes of a file with this ending; `metadata` (JSON) goes with it.
 
     Deterministic: no time, no name, no software version. Raises `ImageReadError` for an ending
-    that is not in `FORMATS`.
+    that is not in `FORMATS`, `ImageSizeError` for a picture that its format has no room for.
     """
     kind = FORMATS.get(suffix.lower())
     if kind is None:
         raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
+    if problem := side_problem(suffix, max(image.size)):
+        raise ImageSizeError(problem)
     options: dict[str, Any] = {}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()

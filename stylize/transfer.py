@@ -134,7 +134,7 @@ class StyleResult:
     notes: str = ""  # what was done with less to fit the memory
 
     def save(self, path: str | Path) -> None:
-        """Write the picture, whole or not at all. Raises `OSError`, `ImageReadError`."""
+        """Write the picture, whole or not at all. Raises `OSError`, `ImageError`."""
         write_atomic(path, encode(self.image, Path(path).suffix, self.config.to_json()))
 
     def plot(self) -> Figure:

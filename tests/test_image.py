@@ -20,6 +20,7 @@ from stylize.image import (
     decode,
     encode,
     fit,
+    is_whole,
     match_size,
     read_metadata,
     style_size,
@@ -462,6 +463,13 @@ def test_every_byte_survives_the_way_to_a_tensor_and_back() -> None:
 def test_a_grey_picture_is_one_channel() -> None:
     assert to_tensor(Image.new("L", (20, 16), 51)).shape == (1, 1, 16, 20)
     assert torch.allclose(to_tensor(Image.new("L", (20, 16), 51)), torch.tensor(0.2))
+
+
+def test_a_picture_larger_than_its_format_is_refused_with_the_remedy() -> None:
+    wide = Image.new("RGB", (16384, 16))
+    with pytest.raises(ImageSizeError, match=r"16384 pixels a side do not fit a \.webp"):
+        encode(wide, ".webp")
+    assert is_whole(encode(wide, ".jpg"))
 
 
 def test_to_image_clamps_then_rounds() -> None:
