@@ -42,8 +42,9 @@ def deepest(layers: Iterable[str], backbone: str) -> str:
     positions = []
     for layer in layers:
         conv = "conv" + layer[4:]
-        if conv not in order:
-            raise ConfigError(f"{layer} is not in {backbone}; its deepest layers are {order[-1]}")
+        if conv not in order or layer[:4] not in ("conv", "relu"):
+            ends = ", ".join({one[4]: one[4:] for one in order}.values())  # of each block
+            raise ConfigError(f"{layer} is not in {backbone}; its conv and relu go up to {ends}")
         positions.append(order.index(conv))
     return order[max(positions)]
 

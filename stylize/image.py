@@ -6,9 +6,11 @@ made or read, so that checking a thousand headers does not load it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +34,13 @@ __all__ = [
     "is_whole",
     "match_size",
     "read_metadata",
+    "readable",
     "scaled",
     "style_size",
     "to_image",
     "to_srgb",
     "to_tensor",
+    "upright",
     "upright_size",
 ]
 
@@ -184,11 +188,21 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
     transparency laid on white, first frame of an animation.
     Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError` (before decoding).
     """
-    image = _open(data, limits)
-    try:
+    return upright(_open(data, limits))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture that has been opened as `decode` gives it. Raises `ImageReadError`."""
+    with readable():
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return to_srgb(image)
+        return to_srgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises `ImageReadError` for whatever Pillow raises in here."""
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …

@@ -18,25 +18,26 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
 from stylize.encoder import GRID, Encoder
-from stylize.errors import ConfigError, DivergedError, ImageReadError
+from stylize.errors import ConfigError, DivergedError, ImageError, ImageReadError
 from stylize.files import write_atomic
 from stylize.image import (
     decode,
     encode,
     fit,
     match_size,
+    readable,
     scaled,
     style_size,
     to_image,
-    to_srgb,
     to_tensor,
+    upright,
 )
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
@@ -100,10 +101,11 @@ class Request:
 
     def load(self) -> None:
         """Read the pixels of what was opened only: several requests may have one file open, which
-        threads cannot read at once."""
+        threads cannot read at once. Raises `ImageReadError`."""
         for picture in (self.content, *self.styles(), self.init, self.mask):
             if isinstance(picture, Image.Image):
-                picture.load()
+                with readable():
+                    picture.load()
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def transfer_style(
     *,
     init: Picture | None = None,
     mask: Picture | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "auto",
     on_step: OnStep | None = None,
 ) -> StyleResult:
@@ -210,8 +212,9 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         yield
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """cuda, else mps, else cpu. Raises `ConfigError` for one that this machine has not."""
+    name = str(name)
     have = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -222,7 +225,10 @@ def choose_device(name: str = "auto") -> torch.device:
     if not have.get(name.split(":")[0], False):
         there = ", ".join(device for device, is_there in have.items() if is_there)
         raise ConfigError(f"device is {name!r}; torch can use {there} here")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is {name!r}; write it like cpu or cuda:0") from None
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -254,7 +260,7 @@ class Stylizer:
         self,
         weights: Weights,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str = "auto",
         tile: int = 0,
         compile: bool = False,
@@ -299,6 +305,8 @@ class Stylizer:
 
     def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
         """`transfer_batch`."""
+        if not requests:
+            return []
         began = time.perf_counter()
         config = requests[0].config
         if config.backbone not in ("auto", self.weights.backbone):
@@ -558,6 +566,8 @@ class _Sitter:
         photo = scaled(read_picture(request.content), config.size)
         longest = config.style_side(config.size)
         paintings = [read_picture(one) for one in request.styles()]
+        if not paintings:
+            raise ConfigError("there is no style; give a picture, or several")
         paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
         self.paintings = [(painting, _digest(painting)) for painting in paintings]
         self.start = None if start is None else match_size(read_picture(start), photo.size)
@@ -675,7 +685,7 @@ class Frame:
 def read_picture(source: Picture) -> Image.Image:
     """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
     if isinstance(source, Image.Image):
-        return to_srgb(ImageOps.exif_transpose(source))
+        return upright(source)
     if isinstance(source, Tensor):
         return to_image(_checked(source).expand(-1, 3, -1, -1))
     if not isinstance(source, str | os.PathLike):
@@ -683,8 +693,11 @@ def read_picture(source: Picture) -> Image.Image:
         raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
     try:
         return decode(Path(source).read_bytes())
-    except OSError as error:
-        raise ImageReadError(f"{source} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageReadError(f"{source} cannot be read: {reason}") from error
+    except ImageError as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _checked(picture: Tensor) -> Tensor:

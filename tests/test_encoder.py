@@ -243,8 +243,10 @@ def test_too_small_a_picture_is_named_with_the_layers_least_side(
 
 def test_layers_that_are_not_there_are_refused_by_name(bundled: Weights) -> None:
     encoder = Encoder(bundled)
-    with pytest.raises(ConfigError, match="relu3_4 is not in vgg16"):
+    with pytest.raises(ConfigError, match=r"relu3_4 is not in vgg16; .* up to 1_2, 2_2, 3_3,"):
         encoder(picture(7), ["relu1_1", "relu3_4"])
+    with pytest.raises(ConfigError, match="pool4_2 is not in vgg16"):
+        encoder(picture(7), ["pool4_2"])
     with pytest.raises(ConfigError, match="these weights of vgg16 end at conv5_1"):
         encoder(picture(7), ["relu5_2"])
     assert deepest(["relu4_2", "conv3_4", "relu1_1"], "vgg19") == "conv4_2"

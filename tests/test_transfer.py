@@ -200,8 +200,14 @@ def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
         transfer(small(), tmp_path / "none.jpg")
     with pytest.raises(ImageReadError, match="cannot be read"):
         transfer(small(), PHOTO, str(tmp_path))  # a folder
-    with pytest.raises(ImageReadError, match="not a picture"):
+    with pytest.raises(ImageReadError, match=r"words\.jpg: not a picture"):
         transfer(small(), PHOTO, tmp_path / "words.jpg")
+    with pytest.raises(ImageReadError, match="cannot be read: embedded null"):
+        transfer(small(), "a\0b.png")
+    (tmp_path / "cut.jpg").write_bytes((IMAGES / "chelsea.jpg").read_bytes()[:9000])
+    for cut in (tmp_path / "cut.jpg", Image.open(tmp_path / "cut.jpg")):
+        with pytest.raises(ImageReadError, match="the picture is damaged or cut short"):
+            transfer(small(), cut)
     with pytest.raises(ImageReadError):
         transfer(small(mask=str(tmp_path / "none.png")))
     with pytest.raises(ImageReadError):
@@ -510,6 +516,14 @@ def test_the_other_statistics_blend_too(transfer: Transfer, kind: str) -> None:
     assert np.isfinite(result.loss)
 
 
+def test_no_style_is_refused_and_no_request_is_no_result(
+    stylizer: Stylizer, transfer: Transfer
+) -> None:
+    with pytest.raises(ConfigError, match="there is no style; give a picture, or several"):
+        transfer(small(), style=[])
+    assert stylizer.transfer_batch([]) == []
+
+
 def test_a_blend_of_another_length_is_refused(transfer: Transfer) -> None:
     with pytest.raises(ConfigError, match="style_blend has 2 weights for 1 styles"):
         transfer(small(style_blend=(0.5, 0.5)))
@@ -751,7 +765,9 @@ def test_layers_beyond_the_weights_are_refused(transfer: Transfer) -> None:
 
 def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
     cpu = torch.device("cpu")
-    assert choose_device("cpu") == cpu
+    assert choose_device("cpu") == choose_device(cpu) == cpu
+    with pytest.raises(ConfigError, match="device is 'cpu:x'; write it like cpu or cuda:0"):
+        choose_device("cpu:x")
     with pytest.raises(ConfigError, match=r"device is 'tpu'; torch can use .*cpu here"):
         choose_device("tpu")
     assert choose_dtype("float64", cpu) == torch.float64
