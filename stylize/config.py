@@ -5,10 +5,12 @@ Standard library only: the command line and the manifest reader import it withou
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -71,6 +73,15 @@ class Setting:
     check: Callable[[Any], bool]
     limit: str
     help: str
+
+    def read(self, given: Any) -> Any:
+        """The value of what is given for it: text as on the command line, a path or lists, too.
+        What cannot be read stays as it is, for the check to refuse."""
+        value = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if isinstance(value, str) and self.parse is not str:
+            with contextlib.suppress(ValueError, KeyError):
+                return self.parse(value.strip())
+        return _as_tuple(value)
 
     def accepts(self, value: Any) -> bool:
         """Whether a value passes the check; one of another shape does not."""
@@ -161,6 +172,11 @@ def _check_blend(value: Any) -> bool:
     )
 
 
+def _as_tuple(value: Any) -> Any:
+    """The value with every list in it a tuple."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
 def _as_float(value: Any) -> Any:
     """The value with every number in it a float, and no negative zero."""
     if isinstance(value, tuple):
@@ -186,7 +202,8 @@ class StyleConfig(_Spelt):
     """Every setting of one transfer, checked when made.
 
     The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one,
-    which `preset` by itself only names.
+    which `preset` by itself only names. Values may also be texts as on the command line, lists
+    and `Path`s.
     Raises `ConfigError`, naming setting, value and limit, for a value that cannot be.
     """
 
@@ -267,11 +284,13 @@ class StyleConfig(_Spelt):
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
-            value = getattr(self, name)
+            given = getattr(self, name)
+            value = setting.read(given)
             if not setting.accepts(value):
-                raise ConfigError(f"{name} is {value!r}; it must be {setting.limit}")
+                raise ConfigError(f"{name} is {given!r}; it must be {setting.limit}")
             if setting.parse is not int:  # 5 and 5.0 are equal, and their text must be too
-                object.__setattr__(self, name, _as_float(value))
+                value = _as_float(value)
+            object.__setattr__(self, name, value)
         if self.backbone != "auto":
             for name in ("content_layers", "style_layers"):
                 self._check_depth(name)
