@@ -372,8 +372,9 @@ class Stylizer:
         config = sitter.config
         target = self._tensor(sitter.photos[stage.size])
         styles = []
+        # A style gets the photograph's colours as they are at a stage's size.
+        of = (sitter.digest, stage.size) if config.preserve_color != "none" else ()
         for painting, digest in sitter.paintings:
-            of = sitter.digest if config.preserve_color != "none" else b""
             key = (digest, of)
             if key not in shared:
                 style = self._style(painting, target, stage, config)

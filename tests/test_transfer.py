@@ -583,6 +583,19 @@ def test_luminance_keeps_the_photographs_i_and_q(transfer: Transfer) -> None:
     assert np.abs((out - before)[inside] @ _YIQ[0].numpy()).mean() > 2  # Y has changed
 
 
+def test_a_style_in_the_photographs_colours_is_not_that_of_another_scale(bundled: Weights) -> None:
+    # So small a style picture has the same size at both scales.
+    settings = {"size": 64, "style_scale": 0.1, "preserve_color": "histogram", "coarsest": 32}
+
+    def paint(stylizer: Stylizer, scales: int) -> float:
+        config = small(**{"init": "content", "relative": False, **settings, "scales": scales})
+        return stylizer.transfer(PHOTO, PAINTING, config).curve[0].style_loss
+
+    used, fresh = (Stylizer(bundled, device="cpu", dtype="float64") for _ in range(2))
+    paint(used, 2)
+    assert paint(used, 1) == paint(fresh, 1)
+
+
 def test_histogram_gives_the_style_the_photographs_colours(transfer: Transfer) -> None:
     # With the start at the style, what is seen is the recoloured style.
     config = small(size=48, steps=0, init="style", preserve_color="histogram")
