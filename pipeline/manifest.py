@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.records import Pair
 from pipeline.tables import ENDINGS, ManifestError, Problem, Row, quoted, read_table
-from stylize.config import SETTINGS, StyleConfig, parse_setting
+from stylize.config import SETTINGS, StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
 
@@ -137,6 +137,8 @@ class _Reader:
         pair_id = row.cells.get("id") or _default_id(content, style, cells)
         self._check_id(row, pair_id)
         output = row.cells.get("output") or _default_output(content, styles, pair_id)
+        if config and (problem := side_problem(os.path.splitext(output)[1], config.size)):
+            self._complain(row, "output", f"{quoted(output)}: {problem}")
         if config is None or len(self.problems) > before or not self._claim(row, output):
             return
         self.pairs.append(

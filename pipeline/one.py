@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import storage
 from pipeline.progress import duration, shown
 from pipeline.timing import work_done
-from stylize.config import StyleConfig, parse_setting
+from stylize.config import StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode
 
@@ -91,6 +91,9 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
     """
     from stylize.image import encode
 
+    suffix = os.path.splitext(out)[1]
+    if problem := side_problem(suffix, one.config.size):
+        raise ConfigError(f"-o {out}: {problem}")
     shares = work_done(one.photo.size, one.config)
     with shown(one.content, one.style, shares) as on_step:
         result = stylizer.transfer(
@@ -101,7 +104,7 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
             mask=one.mask,
             on_step=on_step,
         )
-    data = encode(result.image, os.path.splitext(out)[1], one.config.to_json())
+    data = encode(result.image, suffix, one.config.to_json())
     storage.put(out, data)
     return f"{out}: loss {result.loss:.4g} after {result.evaluations} evaluations, " + duration(
         result.seconds

@@ -54,11 +54,13 @@ def calibrate(weights: Weights, pooling: str) -> dict[str, Tensor]:
     own, and one network under two of them must have the same means.
     """
     encoder = Encoder(weights, pooling=pooling, padding="none")
-    edge = torch.tensor(weights_module.CAFFE_MEAN).view(1, 3, 1, 1)
-    pictures = [F.pad(p - edge, (1, 1, 1, 1)) + edge for p in calibration_pictures()]
+    pictures = calibration_pictures()
+    edge = pictures[0].new_tensor(weights_module.CAFFE_MEAN).view(1, 3, 1, 1)
+    pictures = [F.pad(p - edge, (1, 1, 1, 1)) + edge for p in pictures]
     total: dict[str, Tensor] = {}
     for picture in pictures:
-        features = encoder(picture, ["relu" + conv[4:] for conv in encoder.convs])
+        with torch.autocast("cpu", enabled=False):  # a caller's would round what is kept
+            features = encoder(picture, ["relu" + conv[4:] for conv in encoder.convs])
         for conv in encoder.convs:
             mean = features["relu" + conv[4:]][0].mean(dim=(1, 2))  # (N,)
             total[conv] = total.get(conv, 0) + mean / len(pictures)

@@ -22,6 +22,7 @@ _EPS = 1e-8
 _YIQ = torch.tensor(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]],
     dtype=torch.float64,
+    device="cpu",
 )
 
 
@@ -37,7 +38,7 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     mean = pixels.mean(dim=1, keepdim=True)
     centred = pixels - mean
     covariance = (centred @ centred.T / pixels.shape[1]).cpu()
-    return mean.cpu(), covariance + _EPS * torch.eye(3)
+    return mean.cpu(), covariance + _EPS * torch.eye(3, dtype=torch.float32, device="cpu")
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
@@ -61,7 +62,7 @@ def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0
     """
     mean, covariance = _moments(image)
     means, covariances = map(torch.stack, zip(*map(_moments, references), strict=True))
-    share = torch.tensor(shares, dtype=means.dtype).view(-1, 1, 1)
+    share = means.new_tensor(shares).view(-1, 1, 1)
     new_mean = (share * means).sum(dim=0)
     apart = means - new_mean
     new_covariance = (share * (covariances + apart @ apart.mT)).sum(dim=0)

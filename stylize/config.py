@@ -5,14 +5,16 @@ Standard library only: the command line and the manifest reader import it withou
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
@@ -26,6 +28,7 @@ __all__ = [
     "Setting",
     "StyleConfig",
     "parse_setting",
+    "side_problem",
     "together",
 ]
 
@@ -40,6 +43,16 @@ in tiles, and pictures that are optimised together are as many as make these."""
 def together(side: int) -> int:
     """Pictures of a side, pixels, that fill a GPU without crowding it, optimised together."""
     return max(1, AT_ONCE // side**2)
+
+
+_WEBP_SIDE = 16383  # pixels, that the format has room for
+
+
+def side_problem(suffix: str, side: int) -> str | None:
+    """What is wrong with a longest side, pixels, in a file with an ending, or None."""
+    if suffix.lower() == ".webp" and side > _WEBP_SIDE:
+        return f"{side} pixels a side do not fit a .webp ({_WEBP_SIDE} do); name it .png or .tif"
+    return None
 
 
 LayerWeights = tuple[tuple[str, float], ...]
@@ -60,6 +73,15 @@ class Setting:
     check: Callable[[Any], bool]
     limit: str
     help: str
+
+    def read(self, given: Any) -> Any:
+        """The value of what is given for it: text as on the command line, a path or lists, too.
+        What cannot be read stays as it is, for the check to refuse."""
+        value = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if isinstance(value, str) and self.parse is not str:
+            with contextlib.suppress(ValueError, KeyError):
+                return self.parse(value.strip())
+        return _as_tuple(value)
 
     def accepts(self, value: Any) -> bool:
         """Whether a value passes the check; one of another shape does not."""
@@ -150,6 +172,11 @@ def _check_blend(value: Any) -> bool:
     )
 
 
+def _as_tuple(value: Any) -> Any:
+    """The value with every list in it a tuple."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
 def _as_float(value: Any) -> Any:
     """The value with every number in it a float, and no negative zero."""
     if isinstance(value, tuple):
@@ -157,11 +184,26 @@ def _as_float(value: Any) -> Any:
     return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+class _Spelt:
+    """Refuses a preset's name without its values. Before `__init__`, which cannot tell a value
+    that was given from a default: settings that are all there, as in a record, may be defaults."""
+
+    def __new__(cls, **settings: Any) -> Self:
+        preset = settings.get("preset")
+        if PRESETS.get(str(preset), {}).keys() - settings.keys():
+            raise ConfigError(
+                f"preset={preset!r} sets nothing here; use StyleConfig.of({preset!r}, …)"
+            )
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True, kw_only=True)
-class StyleConfig:
+class StyleConfig(_Spelt):
     """Every setting of one transfer, checked when made.
 
-    The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one.
+    The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one,
+    which `preset` by itself only names. Values may also be texts as on the command line, lists
+    and `Path`s.
     Raises `ConfigError`, naming setting, value and limit, for a value that cannot be.
     """
 
@@ -242,11 +284,13 @@ class StyleConfig:
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
-            value = getattr(self, name)
+            given = getattr(self, name)
+            value = setting.read(given)
             if not setting.accepts(value):
-                raise ConfigError(f"{name} is {value!r}; it must be {setting.limit}")
+                raise ConfigError(f"{name} is {given!r}; it must be {setting.limit}")
             if setting.parse is not int:  # 5 and 5.0 are equal, and their text must be too
-                object.__setattr__(self, name, _as_float(value))
+                value = _as_float(value)
+            object.__setattr__(self, name, value)
         if self.backbone != "auto":
             for name in ("content_layers", "style_layers"):
                 self._check_depth(name)

@@ -42,8 +42,9 @@ def deepest(layers: Iterable[str], backbone: str) -> str:
     positions = []
     for layer in layers:
         conv = "conv" + layer[4:]
-        if conv not in order:
-            raise ConfigError(f"{layer} is not in {backbone}; its deepest layers are {order[-1]}")
+        if conv not in order or layer[:4] not in ("conv", "relu"):
+            ends = ", ".join({one[4]: one[4:] for one in order}.values())  # of each block
+            raise ConfigError(f"{layer} is not in {backbone}; its conv and relu go up to {ends}")
         positions.append(order.index(conv))
     return order[max(positions)]
 
@@ -152,7 +153,8 @@ class Encoder(nn.Module):
         )
         self.convs = [conv for conv in CONVS[weights.backbone] if conv in weights.filters]
         self._winograds: dict[str, Winograd] = {}  # by convolution, made when first needed
-        self.register_buffer("mean", torch.tensor(weights.mean, device=device).view(1, 3, 1, 1))
+        mean = torch.tensor(weights.mean, device=device, dtype=torch.float32)
+        self.register_buffer("mean", mean.view(1, 3, 1, 1))
         incoming: Tensor | None = None
         for conv in self.convs:
             weight, bias = weights.filters[conv].float(), weights.biases[conv].float()
@@ -235,6 +237,7 @@ class Encoder(nn.Module):
             return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
         if self.winograd and Winograd.pays(weight, *x.shape[-2:]):
             if conv not in self._winograds:
-                self._winograds[conv] = Winograd(weight)
+                with torch.inference_mode(False):  # kept: what is made in there has no gradient
+                    self._winograds[conv] = Winograd(weight)
             return self._winograds[conv](x, bias)
         return F.conv2d(x, weight, bias, padding=self._frame(conv))

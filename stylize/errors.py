@@ -4,7 +4,7 @@ StylizeError
 ├── ConfigError          a setting has a value that it cannot have
 ├── ImageError           a picture cannot be used
 │   ├── ImageReadError   it cannot be read: missing, cut short, not a picture
-│   └── ImageSizeError   it is too large to be decoded safely, or too small for the encoder
+│   └── ImageSizeError   it is too large to be decoded or written, or too small for the encoder
 ├── WeightsError         the backbone's weights cannot be had, or are not what they should be
 ├── DivergedError        the loss stayed NaN or infinite after a second attempt
 ├── BlackError           the picture came out black, and the photograph is not
@@ -43,7 +43,8 @@ class ImageReadError(ImageError):
 
 
 class ImageSizeError(ImageError):
-    """A picture is too large to be decoded safely, or too small for the encoder."""
+    """A picture is too large to be decoded safely or for its file's format, or too small for the
+    encoder."""
 
 
 class WeightsError(StylizeError):

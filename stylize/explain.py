@@ -20,7 +20,7 @@ from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.optimize import Step
 from stylize.stages import Stage, plan_stages
-from stylize.transfer import Frame, OnStep, StyleResult, Stylizer
+from stylize.transfer import Frame, OnStep, StyleResult, Stylizer, read_picture, undisturbed
 
 __all__ = [
     "Explanation",
@@ -60,7 +60,8 @@ class Maps:
 
 @dataclass(frozen=True)
 class Look:
-    """The picture at one evaluation, and what each layer adds to `Step.loss` there."""
+    """The picture at one evaluation, and what each layer adds to `Step.loss` there, but for
+    `config.spread`: see `LayerLosses`."""
 
     step: Step
     picture: Image.Image
@@ -100,44 +101,45 @@ def explain_transfer(
     evaluations, see `look_at`; each costs a pass through the network without its gradient.
     Raises `StylizeError` in its forms, for layers that cannot be had before anything is painted.
     """
-    stages = plan_stages(content.size, config)
-    losses = LayerLosses(stylizer, content, style, config, mask)
-    style_layers = tuple(relative(config.style_layers))
-    layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
-    target, painting = losses.pictures(stages[-1].size)
-    wanted = {*layers, *style_layers}
-    photo, paint = losses.inside(target, wanted), losses.inside(painting, wanted, extend=False)
-    channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
-    weight = losses.weight(target)
+    with undisturbed(stylizer.device):
+        stages = plan_stages(content.size, config)
+        losses = LayerLosses(stylizer, content, style, config, mask)
+        style_layers = tuple(relative(config.style_layers))
+        layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
+        target, painting = losses.pictures(stages[-1].size)
+        wanted = {*layers, *style_layers}
+        photo, paint = losses.inside(target, wanted), losses.inside(painting, wanted, extend=False)
+        channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
+        weight = losses.weight(target)
 
-    def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
-        return {layer: _gram(features[layer], mask) for layer in style_layers}
+        def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
+            return {layer: _gram(features[layer], mask) for layer in style_layers}
 
-    def maps_of(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {n: features[n][0, list(kept)].float().cpu() for n, kept in channels.items()}
+        def maps_of(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {n: features[n][0, list(kept)].float().cpu() for n, kept in channels.items()}
 
-    grams = [grams_of(paint, None), grams_of(photo, weight)]
-    maps = [maps_of(photo), maps_of(paint)]
-    del photo, paint  # of a large picture gigabytes, which painting may need
-    watcher = _Watcher(losses, look_at(stages, looks), on_step)
-    result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
-    watcher.look()
-    made = losses.tensor(result.image)
-    if config.preserve_color == "luminance":  # the losses never saw the colours put back
-        made = color.luminance(made)
-    after = losses.inside(made, wanted)
-    grams.append(grams_of(after, weight))
-    maps.append(maps_of(after))
-    done = tuple(Stage(size, count) for size, count in watcher.counts.items())
-    return Explanation(
-        to_image(target),
-        to_image(painting),
-        result,
-        done,
-        grams={layer: Grams(*(g[layer] for g in grams)) for layer in style_layers},
-        maps={n: Maps(kept, *(m[n] for m in maps)) for n, kept in channels.items()},
-        looks=tuple(watcher.looks),
-    )
+        grams = [grams_of(paint, None), grams_of(photo, weight)]
+        maps = [maps_of(photo), maps_of(paint)]
+        del photo, paint  # of a large picture gigabytes, which painting may need
+        watcher = _Watcher(losses, look_at(stages, looks), on_step)
+        result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
+        watcher.look()
+        made = losses.tensor(result.image)
+        if config.preserve_color == "luminance":  # the losses never saw the colours put back
+            made = color.luminance(made)
+        after = losses.inside(made, wanted)
+        grams.append(grams_of(after, weight))
+        maps.append(maps_of(after))
+        done = tuple(Stage(size, count) for size, count in watcher.counts.items())
+        return Explanation(
+            to_image(target),
+            to_image(painting),
+            result,
+            done,
+            grams={layer: Grams(*(g[layer] for g in grams)) for layer in style_layers},
+            maps={n: Maps(kept, *(m[n] for m in maps)) for n, kept in channels.items()},
+            looks=tuple(watcher.looks),
+        )
 
 
 class _Watcher:
@@ -175,7 +177,8 @@ class _Watcher:
 
 class LayerLosses:
     """What each layer adds to the loss: its weight times its loss, so that all of them and the
-    total variation make up `Step.loss`.
+    total variation make up `Step.loss`. In a stage with `spread` that has a share of the style
+    loss quarter by quarter; here it is the whole picture's.
 
     Where sides are no multiples of 16 a little differs at the right and the bottom edge: the
     picture as it is told has been cropped, and is extended by its edge again.
@@ -196,7 +199,8 @@ class LayerLosses:
         self._content = scaled(content, config.size)
         longest = config.style_side(config.size)
         self._style = match_size(style, style_size(style.size, longest))
-        self._mask = mask
+        mask = read_picture(config.mask) if mask is None and config.mask else mask
+        self._mask = mask and match_size(mask.convert("L"), self._content.size)
         self._targets: dict[tuple[int, int], PerceptualLoss] = {}
 
     def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
@@ -270,7 +274,7 @@ class LayerLosses:
         mask = None
         if self._mask is not None:
             size = (picture.shape[-1], picture.shape[-2])
-            mask = self.tensor(match_size(self._mask.convert("L"), size))
+            mask = self.tensor(match_size(self._mask, size))
         return self.frame(picture).weigh(mask, picture)
 
     def frame(self, picture: Tensor) -> Frame:
@@ -336,6 +340,6 @@ def channel_order(gram: Tensor) -> Tensor:
     some = (values > 1e-6 * len(gram)) & (vectors > 1e-6)  # not what is rounding
     third, second = some.long().unbind(dim=1)
     # Around the circle, not by rows: neighbouring groups have one sign in common.
-    group = torch.tensor([[0, 1], [3, 2]])[second, third].where(~silent, 4)
+    group = torch.tensor([[0, 1], [3, 2]], device=gram.device)[second, third].where(~silent, 4)
     by_power = power.argsort(descending=True, stable=True)
     return by_power[group[by_power].argsort(stable=True)]

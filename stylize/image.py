@@ -6,15 +6,18 @@ made or read, so that checking a thousand headers does not load it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
+from stylize.config import side_problem
 from stylize.errors import ImageReadError, ImageSizeError
 
 if TYPE_CHECKING:
@@ -31,11 +34,13 @@ __all__ = [
     "is_whole",
     "match_size",
     "read_metadata",
+    "readable",
     "scaled",
     "style_size",
     "to_image",
     "to_srgb",
     "to_tensor",
+    "upright",
     "upright_size",
 ]
 
@@ -71,6 +76,7 @@ _READ = [
 
 _LARGEST = 16384**2  # pixels of a result, by the limit of the setting `size`
 _METADATA_KEY = "stylize-batch"
+_PHOTOMETRIC = 262  # the TIFF tag that says which of black and white is 0
 _IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
@@ -183,11 +189,22 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
     transparency laid on white, first frame of an animation.
     Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError` (before decoding).
     """
-    image = _open(data, limits)
-    try:
+    return upright(_open(data, limits))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture that has been opened as `decode` gives it. Raises `ImageReadError`."""
+    with readable():
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return to_srgb(image)
+        negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+        return to_srgb(ImageOps.exif_transpose(image), negative)
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises `ImageReadError` for whatever Pillow raises in here."""
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
@@ -206,13 +223,14 @@ def is_whole(data: bytes) -> bool:
     return True
 
 
-def to_srgb(image: Image.Image) -> Image.Image:
-    """A decoded picture of any mode as 8-bit RGB; see `decode`."""
+def to_srgb(image: Image.Image, negative: bool = False) -> Image.Image:
+    """A decoded picture of any mode as 8-bit RGB; see `decode`. `negative`: 0 is white, of 16-bit
+    grey, where Pillow does not heed it."""
     profile = image.info.get("icc_profile")
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits a pixel, grey
         values = np.asarray(image).astype(np.float64) / 257  # 65535 -> 255
+        values = 255 - values if negative else values
         image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-        profile = None
     elif image.mode == "F":
         values = np.nan_to_num(np.asarray(image), nan=0.0)
         # From 0 to 1, or a little beyond, as resizing and raw converters leave them; else to 255.
@@ -228,6 +246,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
     if profile and image.mode in ("RGB", "L", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if source.profile.xcolor_space == "GRAY" and _is_grey(image):
+                image = image.convert("L")  # it was, before its alpha or palette was resolved
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
             if converted is not None:
                 converted.info.pop("icc_profile", None)  # it is sRGB now, as all are
@@ -235,6 +255,11 @@ def to_srgb(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile, or one for another mode: the numbers are the best guess left
     return image.convert("RGB")
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether all channels are the same."""
+    return len({channel.tobytes() for channel in image.split()}) == 1
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -282,11 +307,13 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
     """The picture as the bytes of a file with this ending; `metadata` (JSON) goes with it.
 
     Deterministic: no time, no name, no software version. Raises `ImageReadError` for an ending
-    that is not in `FORMATS`.
+    that is not in `FORMATS`, `ImageSizeError` for a picture that its format has no room for.
     """
     kind = FORMATS.get(suffix.lower())
     if kind is None:
         raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
+    if problem := side_problem(suffix, max(image.size)):
+        raise ImageSizeError(problem)
     options: dict[str, Any] = {}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()

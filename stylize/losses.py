@@ -250,7 +250,9 @@ def _wasserstein(covariance: Tensor, target: Tensor) -> Tensor:
     """
     channels = target.shape[-1]
     trace = target.diagonal(dim1=-2, dim2=-1).sum(-1)
-    eps = (1e-4 * trace / channels)[:, None, None] * torch.eye(channels).to(target)
+    eps = (1e-4 * trace / channels)[:, None, None] * torch.eye(
+        channels, dtype=target.dtype, device=target.device
+    )
     a, b = covariance + eps, target + eps
     root, _ = _square_root(b.detach())
     traces = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)

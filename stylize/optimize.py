@@ -289,7 +289,8 @@ def minimize(
             ledger.look(evaluation, descent.x, on_step)
             if evaluation == evaluations or not ledger.running():
                 break
-            descent.running.copy_(torch.tensor([not end for end in ledger.ended]))
+            running = [not end for end in ledger.ended]
+            descent.running.copy_(torch.tensor(running, device="cpu"))
         evaluation += 1
         if record and evaluation == 3:
             advance = _recorded(advance, start.device)

@@ -214,7 +214,7 @@ def _sums_of(
 
 def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Tensor:
     """The tile's share of the content loss, (B,)."""
-    share = torch.zeros(())
+    share = torch.zeros((), dtype=torch.float32, device="cpu")
     for layer, weight in loss.content_layers.items():
         target = tile.place_in(loss.content[layer], layer)
         part = target[0, 0].numel() / loss.content[layer][0, 0].numel()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +17,25 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
 from stylize.encoder import GRID, Encoder
-from stylize.errors import ConfigError, DivergedError, ImageReadError
+from stylize.errors import ConfigError, DivergedError, ImageError, ImageReadError
 from stylize.files import write_atomic
 from stylize.image import (
     decode,
     encode,
     match_size,
+    readable,
     scaled,
     style_size,
     to_image,
-    to_srgb,
     to_tensor,
+    upright,
 )
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import Step, minimize
@@ -69,7 +72,8 @@ LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
 
 Picture = Image.Image | Tensor | str | Path
-"""A PIL image, a tensor (1, 3, H, W) in [0, 1], or the path of a file."""
+"""A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
+file."""
 
 OnStep = Callable[[Step, Tensor], None]
 """Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it. On a GPU
@@ -94,10 +98,11 @@ class Request:
 
     def load(self) -> None:
         """Read the pixels of what was opened only: several requests may have one file open, which
-        threads cannot read at once."""
+        threads cannot read at once. Raises `ImageReadError`."""
         for picture in (self.content, *self.styles(), self.init, self.mask):
             if isinstance(picture, Image.Image):
-                picture.load()
+                with readable():
+                    picture.load()
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class StyleResult:
     notes: str = ""  # what was done with less to fit the memory
 
     def save(self, path: str | Path) -> None:
-        """Write the picture, whole or not at all. Raises `OSError`, `ImageReadError`."""
+        """Write the picture, whole or not at all. Raises `OSError`, `ImageError`."""
         write_atomic(path, encode(self.image, Path(path).suffix, self.config.to_json()))
 
     def plot(self) -> Figure:
@@ -138,7 +143,7 @@ def transfer_style(
     *,
     init: Picture | None = None,
     mask: Picture | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "auto",
     on_step: OnStep | None = None,
 ) -> StyleResult:
@@ -152,8 +157,20 @@ def transfer_style(
     return stylizer.transfer(content, style, config, init=init, mask=mask, on_step=on_step)
 
 
-def choose_device(name: str = "auto") -> torch.device:
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Gradients, and numbers in the types that were chosen, whatever the caller has switched."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """cuda, else mps, else cpu. Raises `ConfigError` for one that this machine has not."""
+    name = str(name)
     have = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -164,7 +181,10 @@ def choose_device(name: str = "auto") -> torch.device:
     if not have.get(name.split(":")[0], False):
         there = ", ".join(device for device, is_there in have.items() if is_there)
         raise ConfigError(f"device is {name!r}; torch can use {there} here")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is {name!r}; write it like cpu or cuda:0") from None
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -196,7 +216,7 @@ class Stylizer:
         self,
         weights: Weights,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str = "auto",
         tile: int = 0,
         compile: bool = False,
@@ -229,8 +249,6 @@ class Stylizer:
         return result
 
     @heap.kept()
-    @torch.inference_mode(False)
-    @torch.enable_grad()  # whatever the caller has switched off
     def transfer_batch(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
         """Pictures of one size and one objective, optimised together: on a GPU that one alone
         does not fill, this is faster. Each has its own L-BFGS memory and its own end, so that it
@@ -238,6 +256,13 @@ class Stylizer:
 
         Raises `ConfigError` where sizes, settings or the number of styles differ.
         """
+        with undisturbed(self.device):
+            return self._paint(requests)
+
+    def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
+        """`transfer_batch`."""
+        if not requests:
+            return []
         began = time.perf_counter()
         config = requests[0].config
         if config.backbone not in ("auto", self.weights.backbone):
@@ -253,7 +278,7 @@ class Stylizer:
         result = before = None
         for stage in stages:
             frame = Frame(stage.size, config.padding == "replicate")
-            side = self._side(stage)
+            side = self._side(stage.size)
             shared: dict[object, _Style] = {}
             scenes = [self._scene(sitter, stage, shared) for sitter in sitters]
             start = torch.cat([scene.start for scene in scenes])
@@ -303,8 +328,9 @@ class Stylizer:
         config = sitter.config
         target = self._tensor(sitter.photos[stage.size])
         styles = []
+        # A style gets the photograph's colours as they are at a stage's size.
+        of = (sitter.digest, stage.size) if config.preserve_color != "none" else ()
         for painting, digest in sitter.paintings:
-            of = sitter.digest if config.preserve_color != "none" else b""
             key = (digest, of)
             if key not in shared:
                 style = self._style(painting, target, stage, config)
@@ -319,9 +345,9 @@ class Stylizer:
         start = self._start(config, target, pixels, sitter.start, weight)
         return _Scene(target, styles, weight, start)
 
-    def _side(self, stage: Stage) -> int:
-        """The side of tiles at a stage, pixels; 0: the picture is seen at once."""
-        width, height = stage.size
+    def _side(self, size: tuple[int, int]) -> int:
+        """The side of tiles of a picture of a size, pixels; 0: it is seen at once."""
+        width, height = size
         if self.tile:
             return self.tile if max(width, height) > self.tile else 0
         return 0 if width * height <= AT_ONCE else _TILE
@@ -340,6 +366,7 @@ class Stylizer:
         """What is optimised stays in full precision, whatever the network computes in."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
+    @torch.inference_mode(False)  # kept: filters made in there could not be used for gradients
     def encoder(self, config: StyleConfig, pixels: int = AT_ONCE) -> Encoder:
         """The encoder for a config's pooling, padding and feature scale, and for pictures of so
         many pixels; made once."""
@@ -386,8 +413,10 @@ class Stylizer:
             start = self._tensor(match_size(picture, size))
         elif config.init == "noise":
             generator = torch.Generator().manual_seed(config.seed)  # the CPU's: same on any device
-            noise = torch.randn(target.shape, generator=generator, dtype=torch.float32)
-            mean = torch.tensor(self.weights.mean).view(1, 3, 1, 1)
+            noise = torch.randn(
+                target.shape, generator=generator, dtype=torch.float32, device="cpu"
+            )
+            mean = noise.new_tensor(self.weights.mean).view(1, 3, 1, 1)
             return (mean + config.noise * noise).to(target)
         elif config.init == "style":
             start = F.interpolate(styles[0], (size[1], size[0]), mode="bicubic", antialias=True)
@@ -414,7 +443,7 @@ class Stylizer:
                 style = _stack(
                     [
                         _blend(
-                            [self._statistics(config, encoder, one, side) for one in scene.styles],
+                            [self._statistics(config, encoder, one) for one in scene.styles],
                             shares,
                         )
                         for scene in scenes
@@ -433,11 +462,12 @@ class Stylizer:
         return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
 
     def _statistics(
-        self, config: StyleConfig, encoder: Encoder, style: _Style, side: int
+        self, config: StyleConfig, encoder: Encoder, style: _Style
     ) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
         kind = config.style_loss
+        side = self._side((style.pixels.shape[-1], style.pixels.shape[-2]))
         key = (style.key, tuple(sorted(layers)), kind, side, id(encoder))
         if key not in self._styles:
             if len(self._styles) >= 32:  # the oldest goes: some 2 MB each
@@ -490,13 +520,17 @@ class _Sitter:
         self.config = config
         # Coarser stages see these made smaller: from the pictures as they came each would take as
         # long as this.
-        photo = scaled(_picture(request.content), config.size)
+        photo = scaled(read_picture(request.content), config.size)
         longest = config.style_side(config.size)
-        paintings = [_picture(one) for one in request.styles()]
+        paintings = [read_picture(one) for one in request.styles()]
+        if not paintings:
+            raise ConfigError("there is no style; give a picture, or several")
         paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
         self.paintings = [(painting, _digest(painting)) for painting in paintings]
-        self.start = None if start is None else match_size(_picture(start), photo.size)
-        self.mask = None if mask is None else match_size(_picture(mask).convert("L"), photo.size)
+        self.start = None if start is None else match_size(read_picture(start), photo.size)
+        self.mask = (
+            None if mask is None else match_size(read_picture(mask).convert("L"), photo.size)
+        )
         self.stages = plan_stages(photo.size, config)
         self.photos = {stage.size: match_size(photo, stage.size) for stage in self.stages}
         self.digest = _digest(photo)
@@ -605,15 +639,36 @@ class Frame:
         return x[..., : self.height, : self.width]
 
 
-def _picture(source: Picture) -> Image.Image:
+def read_picture(source: Picture) -> Image.Image:
+    """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
     if isinstance(source, Image.Image):
-        return to_srgb(ImageOps.exif_transpose(source))
+        return upright(source)
     if isinstance(source, Tensor):
-        return to_image(source)
+        return to_image(_checked(source).expand(-1, 3, -1, -1))
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
     try:
         return decode(Path(source).read_bytes())
-    except OSError as error:
-        raise ImageReadError(f"{source} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageReadError(f"{source} cannot be read: {reason}") from error
+    except ImageError as error:
+        raise type(error)(f"{source}: {error}") from error
+
+
+def _checked(picture: Tensor) -> Tensor:
+    """A caller's tensor. Raises `ImageReadError` where it is no picture, or several."""
+    shape = tuple(picture.shape)
+    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or not picture.numel():
+        what = str(shape)
+    elif not picture.is_floating_point():
+        what = f"{picture.dtype} {shape}"
+    elif not picture.isfinite().all():
+        what = f"{shape} with NaN or infinite values"
+    else:
+        return picture
+    raise ImageReadError(f"the tensor is {what}; it must be floating, (1, 3, H, W) in [0, 1]")
 
 
 def _step(

@@ -20,7 +20,11 @@ from torch import Tensor
 __all__ = ["Winograd"]
 
 _FILTER = (
-    torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).double()
+    torch.tensor(
+        [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
+        dtype=torch.float64,
+        device="cpu",
+    )
     / 24
 )
 """G of the paper, (6, 3)."""
@@ -64,7 +68,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(filters)
         padded, strips = _in_tiles(x, 1)
-        out = _channels_last(len(x), filters.shape[2], padded.shape[1] - 2, padded.shape[2] - 2)
+        out = _channels_last(x, filters.shape[2], padded.shape[1] - 2, padded.shape[2] - 2)
         for picture, result in zip(padded, out.permute(0, 2, 3, 1), strict=True):
             for a, b in strips:
                 _outputs(picture[a : b + 2], filters, bias, result[a:b])
@@ -74,9 +78,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         filters = ctx.saved_tensors[0].transpose(1, 2)
         padded, strips = _in_tiles(grads[0], 0)
-        out = _channels_last(
-            len(padded), filters.shape[2], padded.shape[1] + 2, padded.shape[2] + 2
-        )
+        out = _channels_last(grads[0], filters.shape[2], padded.shape[1] + 2, padded.shape[2] + 2)
         for picture, result in zip(padded, out.permute(0, 2, 3, 1), strict=True):
             result[:2] = 0
             for a, b in strips:
@@ -84,8 +86,14 @@ class _Convolution(torch.autograd.Function):
         return _crop(out, grads[0], 1), None, None
 
 
-def _channels_last(*shape: int) -> Tensor:
-    return torch.empty(shape, memory_format=torch.channels_last)
+def _channels_last(like: Tensor, *shape: int) -> Tensor:
+    """Empty, (B, *shape), of the type of `like` (B, …)."""
+    return torch.empty(
+        (len(like), *shape),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last,
+    )
 
 
 def _in_tiles(x: Tensor, frame: int) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -238,6 +238,8 @@ def test_pair_refuses_what_cannot_be_before_it_paints_or_downloads(tmp_path: Pat
     assert "style_blend has 3 weights for 1 styles" in blend
     absent = "cuda" if sys.platform == "darwin" else "mps"
     assert f"device is {absent!r}" in refused(*pair, *nowhere, "--device", absent)
+    large = ("--size", "16384", "--backbone", "vgg16", "-o", tmp_path / "o.webp")
+    assert "o.webp: 16384 pixels a side do not fit" in refused(*pair, *large)
 
 
 def test_pair_says_in_one_line_which_picture_cannot_be_read(tmp_path: Path) -> None:

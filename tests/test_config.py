@@ -1,10 +1,13 @@
 """Settings: checked one by one, canonical as text, digested by what decides the picture."""
 
+import copy
 import dataclasses
+import inspect
 import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,24 +67,24 @@ def bad_values() -> list[tuple[str, Any]]:
     for name in WHOLE:
         low, high = limits(name)
         bad += [(name, int(low) - 1), (name, 2.5), (name, True), (name, math.nan)]
-        bad += [(name, int(high) * 2), (name, "12")]
+        bad += [(name, int(high) * 2), (name, "1.5")]
     for name in NUMBERS:
         low, high = limits(name)
         bad += [(name, math.nan), (name, math.inf), (name, -math.inf), (name, True)]
-        bad += [(name, low - 1), (name, high * 2), (name, 10**400), (name, "1")]
+        bad += [(name, low - 1), (name, high * 2), (name, 10**400), (name, "nan")]
     for name in LAYERS:
         bad += [(name, value) for value in BAD_LAYERS]
     blends: list[Any] = [(0.0, 0.0), (-1.0, 2.0), (math.nan,), (math.inf, 1.0), ("a",), 0.5]
     bad += [("style_blend", value) for value in blends]
     for name in FLAGS:
-        bad += [(name, 1), (name, "true")]
+        bad += [(name, 1), (name, "yes")]
     bad += [("init", ""), ("init", 3), ("mask", 3)]
     return bad
 
 
 BAD_LAYERS: list[Any] = [
     (),
-    "relu4_2",
+    "relu4_2:",
     ["relu4_2"],
     ("relu4_2",),
     (("relu4_2",),),
@@ -168,12 +171,42 @@ def test_text_becomes_the_value(name: str, text: str, value: Any) -> None:
     assert parse_setting(name, text) == value
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("content_layers", "relu4_2", (("relu4_2", 1.0),)),
+        ("style_layers", [["relu1_1", 1], ("relu2_1", 2)], (("relu1_1", 1.0), ("relu2_1", 2.0))),
+        ("style_blend", "0.7|0.3", (0.7, 0.3)),
+        ("style_blend", [0.7, 0.3], (0.7, 0.3)),
+        ("mask", Path("x.png"), "x.png"),
+        ("init", Path("x.png"), "x.png"),
+        ("size", "64", 64),
+        ("clamp", "false", False),
+    ],
+)
+def test_what_the_limit_asks_for_is_taken(name: str, given: Any, value: Any) -> None:
+    config = StyleConfig(**{name: given})
+    assert getattr(config, name) == value
+    assert config == StyleConfig(**{name: value})
+    assert config.to_json() == StyleConfig(**{name: value}).to_json()
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid_and_has_the_values_of_its_table(name: str) -> None:
     config = StyleConfig.of(name)
     assert config.preset == name
     for setting, text in PRESETS[name].items():
         assert getattr(config, setting) == parse_setting(setting, text)
+
+
+def test_a_presets_name_without_its_values_is_refused() -> None:
+    for settings in ({}, {"size": 256}):
+        with pytest.raises(ConfigError, match=r"preset='draft' sets nothing here; use StyleConfig"):
+            StyleConfig(preset="draft", **settings)
+    # A row may set the values of its preset back; its settings are all given again.
+    row = StyleConfig.of("draft", size=StyleConfig().size, steps=StyleConfig().steps)
+    assert StyleConfig(**vars(row)) == dataclasses.replace(row) == copy.copy(row) == row
+    assert "size" in inspect.signature(StyleConfig).parameters
 
 
 def test_presets_differ_in_more_than_their_name() -> None:
@@ -211,7 +244,7 @@ def test_the_digest_and_the_text_change_with_every_setting(name: str) -> None:
 
 
 def test_the_digest_ignores_the_presets_name_and_the_paths_of_init_and_mask() -> None:
-    assert StyleConfig(preset="paper").digest() == StyleConfig().digest()
+    assert dataclasses.replace(StyleConfig(), preset="paper").digest() == StyleConfig().digest()
     for name in ("init", "mask"):
         a, b = (StyleConfig(**{name: path}) for path in ("a.png", "folder/b.png"))
         assert a.digest() == b.digest()

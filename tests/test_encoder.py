@@ -243,8 +243,10 @@ def test_too_small_a_picture_is_named_with_the_layers_least_side(
 
 def test_layers_that_are_not_there_are_refused_by_name(bundled: Weights) -> None:
     encoder = Encoder(bundled)
-    with pytest.raises(ConfigError, match="relu3_4 is not in vgg16"):
+    with pytest.raises(ConfigError, match=r"relu3_4 is not in vgg16; .* up to 1_2, 2_2, 3_3,"):
         encoder(picture(7), ["relu1_1", "relu3_4"])
+    with pytest.raises(ConfigError, match="pool4_2 is not in vgg16"):
+        encoder(picture(7), ["pool4_2"])
     with pytest.raises(ConfigError, match="these weights of vgg16 end at conv5_1"):
         encoder(picture(7), ["relu5_2"])
     assert deepest(["relu4_2", "conv3_4", "relu1_1"], "vgg19") == "conv4_2"
@@ -416,6 +418,19 @@ def test_the_bundled_scales_are_what_calibration_gives(bundled: Weights) -> None
         for conv, means in calibrate(small, pooling).items():
             stored = bundled.activation_means[pooling][conv]
             assert torch.allclose(means, stored, rtol=1e-3), (pooling, conv)
+
+
+def test_calibration_is_not_rounded_by_a_callers_autocast(
+    bundled: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = picture(1)
+    monkeypatch.setattr("stylize.calibration.calibration_pictures", lambda: [one])
+    first = {"conv1_1": bundled.filters["conv1_1"]}
+    small = Weights("vgg16", "0" * 64, bundled.mean, first, bundled.biases, {})
+    wanted = calibrate(small, "max")["conv1_1"]
+    for mode in (torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta")):
+        with mode:
+            assert torch.equal(calibrate(small, "max")["conv1_1"], wanted)
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

@@ -126,6 +126,22 @@ def test_a_mask_counts_as_it_does_in_the_transfer(
     assert max(differ) > 0.01
 
 
+def test_a_mask_named_in_the_config_counts_too(
+    stylizer: Stylizer, pair: tuple[Image.Image, Image.Image], tmp_path: Path
+) -> None:
+    mask = Image.new("L", (40, 30), 0)
+    mask.paste(255, (0, 0, 20, 30))
+    mask.save(tmp_path / "mask.png")
+    settings = {"size": 32, "steps": 2, "scales": 1}
+    given = StyleConfig.of("default", **settings)
+    named = StyleConfig.of("default", mask=str(tmp_path / "mask.png"), **settings)
+    wanted = explain_transfer(*pair, given, stylizer, layers=LAYERS, mask=mask)
+    found = explain_transfer(*pair, named, stylizer, layers=LAYERS)
+    assert [look.style for look in found.looks] == [look.style for look in wanted.looks]
+    for layer, grams in wanted.grams.items():
+        assert torch.equal(found.grams[layer].result, grams.result)
+
+
 def test_the_gram_matrices_are_those_of_the_features(
     found: Explanation, stylizer: Stylizer
 ) -> None:
@@ -138,6 +154,25 @@ def test_the_gram_matrices_are_those_of_the_features(
         # The 8-bit copy of the style is half a level off at most.
         error = (getattr(found.grams["relu2_1"], name) - by_hand).norm() / by_hand.norm()
         assert error < (1e-2 if name == "style" else 1e-5)
+
+
+def test_a_callers_modes_of_torch_change_nothing(
+    bundled: Weights, pair: tuple[Image.Image, Image.Image]
+) -> None:
+    config = StyleConfig.of("default", size=32, steps=2, scales=1)
+
+    def explain() -> Explanation:
+        fresh = Stylizer(bundled, device="cpu", dtype="float32")
+        return explain_transfer(*pair, config, fresh, layers=LAYERS)
+
+    wanted = explain()
+    for mode in (torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)):
+        with mode:
+            there = explain()
+        assert there.result.image.tobytes() == wanted.result.image.tobytes()
+        assert [look.style for look in there.looks] == [look.style for look in wanted.looks]
+        for layer, grams in wanted.grams.items():
+            assert torch.equal(there.grams[layer].style, grams.style)
 
 
 def test_looks_are_in_order_and_maps_have_their_layers_shapes(found: Explanation) -> None:

@@ -20,6 +20,7 @@ from stylize.image import (
     decode,
     encode,
     fit,
+    is_whole,
     match_size,
     read_metadata,
     style_size,
@@ -208,7 +209,8 @@ def test_a_turned_pictures_header_is_as_stored_and_its_pixels_are_turned() -> No
 
 
 def matrix_profile(columns: list[tuple[float, float, float]], gamma: float) -> bytes:
-    """An ICC display profile by its specification: three colorants (XYZ, D50) and a gamma."""
+    """An ICC display profile by its specification: three colorants (XYZ, D50) and a gamma.
+    Without colorants it is one of greys."""
 
     def fixed(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))
@@ -222,8 +224,8 @@ def matrix_profile(columns: list[tuple[float, float, float]], gamma: float) -> b
         (b"desc", text + bytes(-len(text) % 4)),
         (b"cprt", b"text\0\0\0\0none\0\0\0\0"),
         (b"wtpt", xyz((0.9642, 1.0, 0.8249))),
-        *[(name, xyz(c)) for name, c in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)],
-        *[(name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")],
+        *[(name, xyz(c)) for name, c in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=False)],
+        *[(name, curve) for name in ((b"rTRC", b"gTRC", b"bTRC") if columns else (b"kTRC",))],
     ]
     offset = 128 + 4 + 12 * len(tags)
     table, body = struct.pack(">I", len(tags)), b""
@@ -231,7 +233,8 @@ def matrix_profile(columns: list[tuple[float, float, float]], gamma: float) -> b
         table += name + struct.pack(">II", offset + len(body), len(data))
         body += data
     size = offset + len(body)
-    header = struct.pack(">I4sI4s4s4s", size, b"test", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    space = b"RGB " if columns else b"GRAY"
+    header = struct.pack(">I4sI4s4s4s", size, b"test", 0x02100000, b"mntr", space, b"XYZ ")
     header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
     header += b"".join(fixed(v) for v in (0.9642, 1.0, 0.8249))
     return header + bytes(128 - len(header)) + table + body
@@ -287,6 +290,30 @@ def test_a_palette_or_transparent_picture_keeps_its_profile() -> None:
     for image in (palette, Image.new("RGBA", (16, 16), (*RED, 255))):
         out = decode(saved(image, "PNG", icc_profile=profile)).getpixel((0, 0))
         assert np.abs(np.array(out) - BLUE).max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "P"])
+def test_a_grey_picture_keeps_its_profile_whatever_it_is_stored_as(mode: str) -> None:
+    grey = Image.new("L", (16, 16), 128)
+    sixteen = Image.fromarray(np.full((16, 16), 128 * 257, dtype=np.uint16))
+    image = sixteen if mode == "I;16" else grey.convert(mode)
+    data = saved(image, "PNG", icc_profile=matrix_profile([], 1.0))
+    pixel = np.array(decode(data).getpixel((0, 0)))  # linear, as above: 188
+    assert np.abs(pixel - 188).max() <= 1
+
+
+def test_a_profile_of_greys_does_not_make_a_coloured_picture_grey() -> None:
+    data = saved(corners(), "PNG", icc_profile=matrix_profile([], 1.0))
+    assert quarters(decode(data))[0] == RED
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_0_is_white_is_no_negative(dtype: type) -> None:
+    # Pillow writes the numbers as they are under this tag, 8 bits turned round and 16 not.
+    values = np.full((16, 16), 40 if dtype is np.uint8 else (255 - 40) * 257, dtype=dtype)
+    data = saved(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    assert Image.open(io.BytesIO(data)).tag_v2[262] == 0
+    assert decode(data).getpixel((3, 3)) == (40, 40, 40)
 
 
 @pytest.mark.parametrize("profile", [b"no profile", b"\0" * 200])
@@ -462,6 +489,13 @@ def test_every_byte_survives_the_way_to_a_tensor_and_back() -> None:
 def test_a_grey_picture_is_one_channel() -> None:
     assert to_tensor(Image.new("L", (20, 16), 51)).shape == (1, 1, 16, 20)
     assert torch.allclose(to_tensor(Image.new("L", (20, 16), 51)), torch.tensor(0.2))
+
+
+def test_a_picture_larger_than_its_format_is_refused_with_the_remedy() -> None:
+    wide = Image.new("RGB", (16384, 16))
+    with pytest.raises(ImageSizeError, match=r"16384 pixels a side do not fit a \.webp"):
+        encode(wide, ".webp")
+    assert is_whole(encode(wide, ".jpg"))
 
 
 def test_to_image_clamps_then_rounds() -> None:

@@ -230,6 +230,14 @@ def test_an_unknown_column_names_the_nearest_real_one(write: Write) -> None:
     ]
 
 
+def test_a_picture_larger_than_a_webp_can_be_is_refused(write: Write) -> None:
+    path = write("content,style,output,size\na,b,1.webp,16383\na,b,2.png,16384\nc,b,3.webp,16384\n")
+    assert one_problem(path) == (
+        'line 4, column output: "3.webp": 16384 pixels a side do not fit a .webp (16383 do); '
+        "name it .png or .tif"
+    )
+
+
 def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
     path = write("content,style\na,b\nc,d\n")
     options = {"size": "big", "sise": "64"}

@@ -1,5 +1,7 @@
 """Tiles: every position once, and the losses and gradients of the whole picture."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -126,3 +128,22 @@ def test_a_transfer_in_tiles_ends_where_the_whole_one_does_and_says_so(bundled: 
     )
     assert tiled.loss == pytest.approx(whole.loss, rel=1e-3)
     assert (whole.notes, tiled.notes) == ("", "seen in tiles of 64 pixels")
+
+
+def test_a_style_picture_is_seen_in_tiles_by_its_own_size(
+    bundled: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def statistics(encoder: Encoder, picture: Tensor, *others: Any) -> dict[str, Statistic]:
+        seen.append((picture.shape[-1], others[-1]))
+        return statistics_in_tiles(encoder, picture, *others)
+
+    monkeypatch.setattr("stylize.transfer.statistics_in_tiles", statistics)
+    stylizer = Stylizer(bundled, device="cpu", dtype="float32", tile=48)
+    painting = to_image(smooth(64, 64, seed=6))
+    settings: dict[str, Any] = {"steps": 1, "scales": 1, "relative": False}
+    for size, scale in ((32, 3.0), (96, 0.5)):  # a small photograph's large style, and otherwise
+        config = StyleConfig.of("default", size=size, style_scale=scale, **settings)
+        stylizer.transfer(to_image(smooth(size, size, seed=5)), painting, config)
+    assert seen == [(96, 48), (48, 0)]

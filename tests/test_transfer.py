@@ -1,8 +1,8 @@
 """transfer_style as its users call it: tiny pictures, few evaluations, the bundled network."""
 
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,57 @@ def test_a_caller_without_gradients_gets_the_same_picture(
     assert there.image.tobytes() == transfer(small()).image.tobytes()
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 64, "tv_weight": 1.0},  # large enough for Winograd's convolutions
+        {"init": "noise", "style_loss": "wasserstein", "style_layers": (("relu1_1", 1.0),)},
+        {"init": "content", "preserve_color": "histogram", "optimizer": "adam"},
+    ],
+    ids=repr,
+)
+def test_a_callers_defaults_of_torch_change_nothing(
+    bundled: Weights, settings: dict[str, Any]
+) -> None:
+    def paint(tile: int = 0) -> tuple[bytes, float]:
+        fresh = Stylizer(bundled, device="cpu", dtype="float32", tile=tile)
+        result = fresh.transfer(PHOTO, PAINTING, small(**{"steps": 2, **settings}))
+        return result.image.tobytes(), result.loss
+
+    for tile in (0, 32):
+        wanted = paint(tile)
+        for mode in (
+            default_dtype(torch.float64),
+            default_dtype(torch.bfloat16),
+            torch.device("meta"),  # as torch.set_default_device sets it
+            torch.autocast("cpu", dtype=torch.bfloat16),
+        ):
+            with mode:
+                there = paint(tile)
+            assert there == wanted
+
+
+def test_features_taken_in_inference_mode_leave_the_stylizer_usable(
+    bundled: Weights, transfer: Transfer
+) -> None:
+    config = small(size=64, steps=2)
+    fresh = Stylizer(bundled, device="cpu", dtype="float32")
+    with torch.inference_mode():
+        encoder = fresh.encoder(config, 64 * 48)
+        encoder(torch.rand(1, 3, 64, 64), ["relu3_1"])  # Winograd's filters are made at first use
+    there = fresh.transfer(PHOTO, PAINTING, config)
+    assert there.image.tobytes() == transfer(config).image.tobytes()
+
+
 def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
     transfer: Transfer, tmp_path: Path
 ) -> None:
@@ -150,12 +201,51 @@ def test_files_that_cannot_be_read_are_stylize_errors_naming_them(
         transfer(small(), tmp_path / "none.jpg")
     with pytest.raises(ImageReadError, match="cannot be read"):
         transfer(small(), PHOTO, str(tmp_path))  # a folder
-    with pytest.raises(ImageReadError, match="not a picture"):
+    with pytest.raises(ImageReadError, match=r"words\.jpg: not a picture"):
         transfer(small(), PHOTO, tmp_path / "words.jpg")
+    with pytest.raises(ImageReadError, match="cannot be read: embedded null"):
+        transfer(small(), "a\0b.png")
+    (tmp_path / "cut.jpg").write_bytes((IMAGES / "chelsea.jpg").read_bytes()[:9000])
+    for cut in (tmp_path / "cut.jpg", Image.open(tmp_path / "cut.jpg")):
+        with pytest.raises(ImageReadError, match="the picture is damaged or cut short"):
+            transfer(small(), cut)
     with pytest.raises(ImageReadError):
         transfer(small(mask=str(tmp_path / "none.png")))
     with pytest.raises(ImageReadError):
         transfer(small(init=str(tmp_path / "none.png")))
+
+
+TENSOR = to_tensor(PHOTO)  # (1, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ((TENSOR * 255).byte(), r"torch.uint8 \(1, 3, 32, 48\); it must be floating, \(1, 3, H, W"),
+        (TENSOR.where(TENSOR > 0.1, torch.nan), r"tensor is \(1, 3, 32, 48\) with NaN"),
+        (torch.cat([TENSOR, TENSOR]), r"tensor is \(2, 3, 32, 48\); it must be"),
+        (TENSOR[0], r"tensor is \(3, 32, 48\); it must be"),
+        (TENSOR[0].movedim(0, 2), r"tensor is \(32, 48, 3\); it must be"),
+        (torch.rand(1, 4, 32, 48), r"tensor is \(1, 4, 32, 48\); it must be"),
+        (torch.rand(1, 3, 0, 48), r"tensor is \(1, 3, 0, 48\); it must be"),
+        (np.asarray(PHOTO), "a picture is a ndarray; it must be a PIL image, a tensor or a path"),
+        (None, "a picture is a NoneType; it must be"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_what_it_is(
+    transfer: Transfer, what: object, said: str
+) -> None:
+    with pytest.raises(ImageReadError, match=said):
+        transfer(small(), what)
+    with pytest.raises(ImageReadError, match=said):
+        transfer(small(), style=what)
+
+
+def test_a_tensor_of_one_channel_is_a_grey_picture_or_a_mask(transfer: Transfer) -> None:
+    grey = PHOTO.convert("L")
+    for role in ("content", "style", "mask"):
+        made = [transfer(small(), **{role: one}).image for one in (grey, to_tensor(grey))]
+        assert made[0].tobytes() == made[1].tobytes()
 
 
 # What comes out
@@ -427,6 +517,14 @@ def test_the_other_statistics_blend_too(transfer: Transfer, kind: str) -> None:
     assert np.isfinite(result.loss)
 
 
+def test_no_style_is_refused_and_no_request_is_no_result(
+    stylizer: Stylizer, transfer: Transfer
+) -> None:
+    with pytest.raises(ConfigError, match="there is no style; give a picture, or several"):
+        transfer(small(), style=[])
+    assert stylizer.transfer_batch([]) == []
+
+
 def test_a_blend_of_another_length_is_refused(transfer: Transfer) -> None:
     with pytest.raises(ConfigError, match="style_blend has 2 weights for 1 styles"):
         transfer(small(style_blend=(0.5, 0.5)))
@@ -484,6 +582,19 @@ def test_luminance_keeps_the_photographs_i_and_q(transfer: Transfer) -> None:
     assert apart[:, 0].max() < 0.597
     assert apart[:, 1].max() < 0.524
     assert np.abs((out - before)[inside] @ _YIQ[0].numpy()).mean() > 2  # Y has changed
+
+
+def test_a_style_in_the_photographs_colours_is_not_that_of_another_scale(bundled: Weights) -> None:
+    # So small a style picture has the same size at both scales.
+    settings = {"size": 64, "style_scale": 0.1, "preserve_color": "histogram", "coarsest": 32}
+
+    def paint(stylizer: Stylizer, scales: int) -> float:
+        config = small(**{"init": "content", "relative": False, **settings, "scales": scales})
+        return stylizer.transfer(PHOTO, PAINTING, config).curve[0].style_loss
+
+    used, fresh = (Stylizer(bundled, device="cpu", dtype="float64") for _ in range(2))
+    paint(used, 2)
+    assert paint(used, 1) == paint(fresh, 1)
 
 
 def test_histogram_gives_the_style_the_photographs_colours(transfer: Transfer) -> None:
@@ -668,7 +779,9 @@ def test_layers_beyond_the_weights_are_refused(transfer: Transfer) -> None:
 
 def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
     cpu = torch.device("cpu")
-    assert choose_device("cpu") == cpu
+    assert choose_device("cpu") == choose_device(cpu) == cpu
+    with pytest.raises(ConfigError, match="device is 'cpu:x'; write it like cpu or cuda:0"):
+        choose_device("cpu:x")
     with pytest.raises(ConfigError, match=r"device is 'tpu'; torch can use .*cpu here"):
         choose_device("tpu")
     assert choose_dtype("float64", cpu) == torch.float64

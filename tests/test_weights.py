@@ -92,6 +92,16 @@ def test_the_same_weights_in_two_formats_are_one(tmp_path: Path, cache: Path) ->
     assert len(everything(cache)) == 1
 
 
+def test_torchs_default_type_changes_nothing(tmp_path: Path, cache: Path) -> None:
+    torch.save(narrow("vgg16"), tmp_path / "a.pth")
+    first = weights.import_file(tmp_path / "a.pth")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert weights.import_file(tmp_path / "a.pth") == first
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_file_in_the_projects_own_form_is_returned_as_it_is(cache: Path) -> None:
     assert weights.import_file(BUNDLED) == BUNDLED
     assert not cache.exists()
@@ -215,12 +225,29 @@ def test_the_wrong_backbone_is_refused(tmp_path: Path, cache: Path) -> None:
         weights.import_file(tmp_path / "a.pth", backbone="vgg19")
 
 
-def test_a_first_layer_for_other_inputs_is_refused(tmp_path: Path, cache: Path) -> None:
-    state = narrow("vgg16")
-    state["features.0.weight"] = torch.zeros(4, 1, 3, 3)
-    torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"first convolution is \(4, 1, 3, 3\)"):
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("features.0.weight", (4, 1, 3, 3), r"features.0.weight is \(4, 1, 3, 3\)"),
+        ("features.7.weight", (4, 8, 3, 3), r"conv2_2 must be \(N, 4, 3, 3\)"),
+        ("features.7.weight", (4, 4, 5, 5), r"features.7.weight is \(4, 4, 5, 5\)"),
+        ("features.7.bias", (8,), r"with a bias \(8,\)"),
+    ],
+)
+def test_a_layer_of_another_shape_is_refused(
+    name: str, shape: tuple[int, ...], said: str, tmp_path: Path, cache: Path
+) -> None:
+    torch.save({**narrow("vgg16"), name: torch.zeros(shape)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=said):
         weights.import_file(tmp_path / "a.pth")
+    assert not cache.exists()
+
+
+def test_a_network_with_batch_normalisation_is_refused(tmp_path: Path, cache: Path) -> None:
+    torch.save({**narrow("vgg16"), "features.1.running_mean": torch.zeros(4)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a.pth has batch normalisation; use a vgg16"):
+        weights.import_file(tmp_path / "a.pth")
+    assert not cache.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(

@@ -239,12 +239,15 @@ def import_file(
     under the hash of its content; a file that is already in the project's form is returned as it
     is. Nothing is unpickled but tensors. Raises `WeightsError`.
     """
-    import torch
-
     source = Path(path)
     state = _read_state(source)
     if state is None:
         return source
+    if any(name.endswith(".running_mean") for name in state):
+        raise WeightsError(
+            f"{source} has batch normalisation; use a vgg16 or vgg19 without it, for its "
+            "convolutions alone are another network"
+        )
     convs = [name for name, tensor in state.items() if tensor.ndim == 4]
     found = {len(names): name for name, names in CONVS.items()}.get(len(convs))
     if found is None or (backbone and found != backbone):
@@ -262,14 +265,21 @@ def import_file(
         raise WeightsError(
             f"{source} has not torchvision's names, features.0.weight and so on: {error}"
         ) from error
+    incoming = 3
+    for ours, theirs in zip(CONVS[found], convs, strict=True):
+        weight, bias = tensors[f"{ours}.weight"], tensors[f"{ours}.bias"]
+        if tuple(weight.shape[1:]) != (incoming, 3, 3) or bias.shape != weight.shape[:1]:
+            raise WeightsError(
+                f"{source}: {theirs} is {tuple(weight.shape)} with a bias {tuple(bias.shape)}; "
+                f"{ours} must be (N, {incoming}, 3, 3) with (N,)"
+            )
+        incoming = len(weight)
     first = tensors["conv1_1.weight"]  # (64, 3, 3, 3)
-    if tuple(first.shape[1:]) != (3, 3, 3):
-        raise WeightsError(f"{source}: the first convolution is {tuple(first.shape)}, not Nx3x3x3")
     if convention == "caffe":
         tensors["conv1_1.weight"] = first.flip(1) * 255
         mean = CAFFE_MEAN
     else:
-        tensors["conv1_1.weight"] = first / torch.tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
+        tensors["conv1_1.weight"] = first / first.new_tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
         mean = _TORCHVISION_MEAN
     data = pack(found, mean, tensors)
     target = target or cache_folder() / f"{found}-{digest(tensors)[:16]}.safetensors"
