@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stylize.config import StyleConfig as StyleConfig
     from stylize.errors import StylizeError as StylizeError
     from stylize.optimize import Step as Step
+    from stylize.transfer import Request as Request
     from stylize.transfer import StyleResult as StyleResult
     from stylize.transfer import Stylizer as Stylizer
     from stylize.transfer import transfer_style as transfer_style
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Request": "transfer",
     "Step": "optimize",
     "StyleConfig": "config",
     "StyleResult": "transfer",
