@@ -221,7 +221,7 @@ def make_plan(
     results = read_results(options.out)
     if results or _has_pictures(options.out, pairs):
         pairs = backbones.resolve(pairs)
-    return _plan(pairs, results, options, backbones), pairs, results
+    return _plan(pairs, results, options, _facts(options, backbones)), pairs, results
 
 
 def _has_pictures(out: str, pairs: Sequence[Pair]) -> bool:
@@ -230,10 +230,13 @@ def _has_pictures(out: str, pairs: Sequence[Pair]) -> bool:
     return any(os.path.isfile(os.path.join(root, pair.output)) for pair in pairs)
 
 
+def _facts(options: Options, backbones: Backbones) -> FileFacts:
+    return FileFacts(options.out, backbones.sha256, verify_inputs=options.verify_inputs)
+
+
 def _plan(
-    pairs: Sequence[Pair], results: Mapping[str, Result], options: Options, backbones: Backbones
+    pairs: Sequence[Pair], results: Mapping[str, Result], options: Options, facts: FileFacts
 ) -> Plan:
-    facts = FileFacts(options.out, backbones.sha256, verify_inputs=options.verify_inputs)
     return pending(
         pairs,
         results,
@@ -325,10 +328,11 @@ class _Session:
             backbones = Backbones(self.options, before.note)
             pairs = backbones.resolve(self.pairs)
             results = read_results(self.options.out)
-            plan = _plan(pairs, results, self.options, backbones)
+            facts = _facts(self.options, backbones)  # which looks at each file once
+            plan = _plan(pairs, results, self.options, facts)
             self.backbones = backbones
-            self._adopt(plan, backbones)
-            self._restate(plan, results)
+            self._adopt(plan, facts)
+            self._restate(plan, results, facts)
         # What failed before comes last, so that --limit gets to the others.
         attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
         todo = sorted((pair for pair, _ in plan.todo), key=lambda pair: pair.pair_id in attempts)
@@ -347,16 +351,14 @@ class _Session:
             progress.note(problem)
         self.told = len(self.index.problems)
 
-    def _adopt(self, plan: Plan, backbones: Backbones) -> None:
-        facts = FileFacts(self.options.out, backbones.sha256)
+    def _adopt(self, plan: Plan, facts: FileFacts) -> None:
         for pair in plan.adopt:
             self.index.append(facts.adopt(pair))
             self.counts["adopted"] += 1
 
-    def _restate(self, plan: Plan, results: Mapping[str, Result]) -> None:
+    def _restate(self, plan: Plan, results: Mapping[str, Result], facts: FileFacts) -> None:
         """Write the rows of finished pairs again where the manifest's other columns, its order or
         the dates of inputs have changed."""
-        facts = FileFacts(self.options.out, self.backbones.sha256)
         todays = {p.pair_id: facts.restate(p, results[p.pair_id]) for p in plan.done}
         changed = [today for name, today in todays.items() if today != results[name]]
         if not changed:
