@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline import __version__, storage
-from pipeline.one import One
+from pipeline.one import One, check_targets
 from pipeline.progress import duration, shown
 from pipeline.tables import as_text
 from pipeline.timing import work_done
@@ -58,6 +58,8 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     """
     from stylize.explain import explain_transfer
 
+    names = ("content.png", "style.png", "result.png", "losses.png", "film.gif", "gram.png")
+    check_targets(one, [storage.join(out, name) for name in names])
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stylize.transfer import Stylizer
 
-__all__ = ["One", "paint_one", "read_one"]
+__all__ = ["One", "check_targets", "paint_one", "read_one"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,17 @@ def read_one(
         init=_read("init", config.init_path, limits) if config.init_path else None,
         mask=_read("mask", config.mask, limits) if config.mask else None,
     )
+
+
+def check_targets(one: One, targets: Iterable[str]) -> None:
+    """Raise `ConfigError` where a file to be written is one that the pair is made from."""
+    config = one.config
+    given = [("photograph", one.content), *(("style", path) for path in one.style.split("|"))]
+    given += [("init picture", config.init_path), ("mask", config.mask)]
+    for target in targets:
+        for role, path in given:
+            if path and storage.same_file(target, path):
+                raise ConfigError(f"-o: {target} is the {role}, and would be lost; choose another")
 
 
 def make_stylizer(
@@ -91,6 +102,7 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
     """
     from stylize.image import encode
 
+    check_targets(one, [out])
     suffix = os.path.splitext(out)[1]
     if problem := side_problem(suffix, one.config.size):
         raise ConfigError(f"-o {out}: {problem}")

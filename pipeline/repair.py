@@ -43,6 +43,8 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
         rows = read_results(out)
         found.kept = len(rows)
         found.problems = index.problems
+        # A pair that was given another output has left its earlier picture behind.
+        best: dict[str, tuple[tuple[bool, float], Result]] = {}
         for name, data in _pictures(out):
             result = carried(data, given.get(name)) or carried(data)
             if result is None:
@@ -53,9 +55,14 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
             elif not is_whole(data):
                 found.damaged.append(name)
             elif row is None or not _stands(out, row):
-                index.append(result)
-                found.made += 1
-                found.kept -= row is not None
+                path = os.path.join(storage.local_path(out) or out, name)
+                rank = (name in given, os.path.getmtime(path))
+                if result.pair_id not in best or rank > best[result.pair_id][0]:
+                    best[result.pair_id] = (rank, result)
+        for _, result in best.values():
+            index.append(result)
+        found.made = len(best)
+        found.kept -= len(best.keys() & rows.keys())
     return found
 
 

@@ -105,6 +105,17 @@ def local_path(path: str) -> str | None:
     return urllib.parse.unquote(parts.path) if parts.scheme.lower() == "file" else None
 
 
+def same_file(a: str, b: str) -> bool:
+    """Whether two paths or URIs are of one file that is there."""
+    here, there = local_path(a), local_path(b)
+    if here is None or there is None:
+        return a == b
+    try:
+        return os.path.samefile(here, there)
+    except OSError:
+        return False
+
+
 def join(folder: str, name: str) -> str:
     """`name` below `folder`, both a local path or a URI; a URI or absolute path stays as it is."""
     if is_uri(name) or os.path.isabs(name):

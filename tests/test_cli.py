@@ -242,6 +242,23 @@ def test_pair_refuses_what_cannot_be_before_it_paints_or_downloads(tmp_path: Pat
     assert "o.webp: 16384 pixels a side do not fit" in refused(*pair, *large)
 
 
+def test_what_a_picture_is_made_from_is_never_written_over(tmp_path: Path) -> None:
+    photo, style = picture(tmp_path / "content.png", 1), picture(tmp_path / "s.png", 2)
+    mask = picture(tmp_path / "mask.png", 3)
+    before = [path.read_bytes() for path in (photo, style, mask)]
+    (tmp_path / "link.png").symlink_to(style)
+    for command, target, role in (
+        ("pair", photo, "photograph"),
+        ("pair", tmp_path / "link.png", "style"),
+        ("pair", mask, "mask"),
+        ("explain", tmp_path, "photograph"),
+    ):
+        done = cli(command, photo, style, "-o", target, "--mask", mask, *TINY)
+        assert done.returncode == 2, done.stderr
+        assert f"is the {role}, and would be lost; choose another" in done.stderr
+    assert [path.read_bytes() for path in (photo, style, mask)] == before
+
+
 def test_pair_says_in_one_line_which_picture_cannot_be_read(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     (tmp_path / "text.jpg").write_text("no picture")

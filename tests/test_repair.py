@@ -285,6 +285,20 @@ def test_an_id_that_changes_takes_the_finished_picture_over(forks: Forks, manife
     check_whole(out)
 
 
+def test_of_two_pictures_of_a_pair_the_one_that_the_manifest_asks_for_gets_the_row(
+    forks: Forks, manifest: Path
+) -> None:
+    out = manifest.with_suffix("")
+    shutil.copy(manifest.parent / "c2.jpg", manifest.parent / "a.jpg")
+    rows = [{"id": "g0", "content": "a.jpg"}, *ROWS[1:]]  # c0.s.g0.png stays behind
+    assert forks(write_csv(manifest, rows), "--in-process", *TINY).counted("painted") == 1
+    for more in (("--manifest", manifest), ()):
+        shutil.rmtree(out / "index")
+        done = forks("rebuild-index", out, *more)
+        assert done.stdout.endswith("3 rows made from pictures, 0 kept\n"), done.stdout
+        assert index_rows(out)["g0"]["output"] == "images/a.s.g0.png"
+
+
 # What the index says of pairs that are done
 
 
