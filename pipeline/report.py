@@ -14,10 +14,12 @@ import itertools
 import json
 import os
 import secrets
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ import pyarrow.compute as pc
 from pipeline import __version__, storage
 from pipeline.index import read_index
 from pipeline.pictures import Inputs, open_small
+from pipeline.signals import Handlers
 from pipeline.tables import as_text
 from stylize.errors import StylizeError
 
@@ -61,13 +64,23 @@ def write_report(out: str, say: Say = lambda _: None, *, watched: bool = False) 
 
 
 def watch(out: str, every: float, say: Say = lambda _: None) -> None:
-    """Keep the report current until interrupted; it is then written once more, to stay."""
-    try:
-        while True:
+    """Keep the report current until interrupted, and write it once more, to stay.
+
+    Ends by raising `KeyboardInterrupt`; a second Ctrl-C ends it at once.
+    """
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    with Handlers(stop):
+        while not stopping.is_set():
             write_report(out, say, watched=True)
-            time.sleep(every)
-    finally:
+            stopping.wait(every)
         write_report(out, say)
+    raise KeyboardInterrupt
 
 
 def _order(table: pa.Table) -> pa.Array:

@@ -10,8 +10,6 @@ import enum
 import os
 import secrets
 import shutil
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +34,7 @@ from pipeline.manifest import Manifest, ManifestError, Problem, read_manifest
 from pipeline.progress import Progress, duration
 from pipeline.records import Pair, Result
 from pipeline.resume import Plan, pending
+from pipeline.signals import Handlers
 from pipeline.worker import Job, Status
 from stylize import weights
 from stylize.config import StyleConfig
@@ -465,8 +464,8 @@ class _Session:
 
     # --- signals ---
 
-    def _signals(self) -> _Handlers:
-        self._handlers = _Handlers(self._on_signal)
+    def _signals(self) -> Handlers:
+        self._handlers = Handlers(self._on_signal)
         return self._handlers
 
     def _install(self) -> None:
@@ -537,32 +536,6 @@ class _Session:
 def _kept(result: Result | None) -> bool:
     """Whether a skipped pair has its picture all the same: edited by hand, and kept."""
     return result is not None and result.status == "ok"
-
-
-class _Handlers:
-    """SIGINT, SIGTERM and SIGHUP go to one function; what was there before comes back."""
-
-    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
-        self._handler = handler
-        self._before: dict[int, Any] = {}
-
-    def install(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in self._NUMBERS:
-                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # nohup
-                before = signal.signal(number, self._handler)
-                self._before.setdefault(number, before)
-
-    def __enter__(self) -> _Handlers:
-        self.install()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
 
 
 def describe(summary: Summary, out: str) -> str:
