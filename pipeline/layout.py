@@ -108,7 +108,8 @@ def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _
     for result, (row, col) in zip(results, values, strict=True):
         places.setdefault((row_values.index(row), col_values.index(col)), []).append(result)
     row_name, col_name = rows.removeprefix("meta."), cols.removeprefix("meta.")
-    row_labels, col_labels = _labels(rows, row_values), _labels(cols, col_values)
+    row_labels = _labels(rows, row_values, results)
+    col_labels = _labels(cols, col_values, results)
     return Grid(row_labels, col_labels, {}, row_name, col_name), places
 
 
@@ -206,6 +207,10 @@ def _styles(result: Result) -> list[str]:
 
 
 def _text(result: Result, name: str, option: str) -> str:
+    return as_text(name, _value(result, name, option))
+
+
+def _value(result: Result, name: str, option: str = "") -> Any:
     """The value of an axis for a pair: a setting, a column of the index, or ``meta.NAME``."""
     if not name:
         return ""
@@ -213,12 +218,12 @@ def _text(result: Result, name: str, option: str) -> str:
         return result.meta.get(name.removeprefix("meta."), "")
     settings = _settings(result.settings)
     if name in settings:
-        return as_text(name, settings[name])
+        return settings[name]
     columns = [c for c in vars(result) if c not in ("loss_curve", "inputs", "settings", "meta")]
     if name not in columns:
         known = [*settings, *columns, *(f"meta.{key}" for key in result.meta)]
         raise _unknown(name, option, known)
-    return as_text("", getattr(result, name))
+    return getattr(result, name)
 
 
 def _check_meta(results: Sequence[Result], name: str, option: str) -> None:
@@ -253,18 +258,19 @@ def natural(text: str) -> tuple[int, float, list[tuple[int, int, str]]]:
 
 
 def _label(result: Result, name: str) -> str:
-    return _labels(name, [_text(result, name, "--caption")])[0]
+    return _labels(name, [_text(result, name, "--caption")], [result])[0]
 
 
-def _labels(name: str, values: Sequence[str]) -> list[str]:
-    """Values as they are shown: paths by their stem and layer lists without equal weights, as
-    long as that keeps them apart."""
+def _labels(name: str, values: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """Values as they are shown: paths by their stem, layer lists without equal weights and numbers
+    rounded, as long as that keeps them apart."""
     short = list(values)
     if name in ("content", "style", "output", "init", "mask"):
         short = [" + ".join(_stem(path) for path in value.split("|")) for value in values]
     elif name.endswith("_layers"):
         short = [_layers(value) for value in values]
-    elif not name.startswith("meta."):  # those stay as they are written
+    elif any(isinstance(_value(result, name), int | float) for result in results):
+        # Not by how a value reads: the id 2024_10 is no number, and meta stays as it is written.
         short = [_number(value) for value in values]
     chosen = short if len(set(short)) == len(values) else values
     return [label or "none" if name else "" for label in chosen]

@@ -248,6 +248,19 @@ def test_what_is_passed_through_is_labelled_as_it_is_written(out: Path) -> None:
     assert (grid.cols, grid.col_heading) == (["1e-5", "1e-4"], "a/b")
 
 
+def test_a_text_that_reads_like_a_number_is_labelled_as_it_is_written(out: Path) -> None:
+    rows = [
+        result(n, pair_id=name, run_id="1_0", loss=1234.56)
+        for n, name in enumerate(["2024_10", "2024_11", "12e7"], 1)
+    ]
+    notes = [cell.note for cell in lay_out(rows, str(out), wrap=3).cells.values()]
+    assert notes == ["2024_10", "2024_11", "12e7"]
+    assert lay_out(rows[:1], str(out), "pair_id", "run_id").rows == ["2024_10"]
+    assert lay_out(rows[:1], str(out), "pair_id", "run_id").cols == ["1_0"]
+    captioned = lay_out(rows, str(out), wrap=3, caption="loss")
+    assert captioned.cells[0, 0].note == "1235"  # a number is still rounded
+
+
 def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
     with pytest.raises(ValueError, match=r"--rows 'stlye'.*did you mean style\?"):
         lay_out([result(1)], str(out), "stlye")
