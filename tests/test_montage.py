@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,24 @@ def test_a_photograph_is_turned_by_its_exif(tmp_path: Path) -> None:
     box = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
     assert box is not None
     assert (box[2] - box[0], box[3] - box[1]) == (40, 80)
+
+
+@pytest.mark.parametrize("where", ["rows", "cols", "row_heading", "col_heading", "note", "words"])
+def test_letters_outside_ascii_are_drawn(where: str) -> None:
+    def drawn(text: str) -> bytes:
+        cell = Cell(**{where: text}) if where in ("note", "words") else Cell()
+        grid = Grid(["row"], ["col"], {(0, 0): cell})
+        if hasattr(grid, where):
+            grid = dataclasses.replace(grid, **{where: [text] if where.endswith("s") else text})
+        return draw(grid).tobytes()
+
+    # Of letters that a font lacks each is the same empty box.
+    assert len({drawn(letter) for letter in "üëαЖ"}) == 4
+
+
+def test_ascii_labels_need_no_other_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    draw(Grid(["a label that is far too long " * 20], ["b"], {}), 60)
 
 
 def test_a_montage_too_large_to_draw_is_refused_before_it_is_drawn() -> None:
