@@ -285,6 +285,13 @@ def test_pictures_are_fitted_and_never_cut(tmp_path: Path) -> None:
     assert (found[RED], found[BLUE]) == (25 * 100, 100 * 25)
 
 
+def test_a_result_thinner_than_any_input_is_shown(out: Path) -> None:
+    plain(out / "images" / "1.png", BLUE, (128, 13))
+    montage(write(out, result(1)), str(out / "thin.png"), cols="style", cell=128)
+    with Image.open(out / "thin.png") as image:
+        assert colours(image)[BLUE] == 128 * 13
+
+
 def test_a_photograph_is_turned_by_its_exif(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -221,6 +221,12 @@ def test_thumbnails_are_made_once_and_again_when_the_picture_changes(out: Path) 
     assert (len(second - set(first)), len(set(first) - second)) == (1, 1)
 
 
+def test_a_result_thinner_than_any_input_has_a_thumbnail(out: Path) -> None:
+    picture(out / "images" / "1.png", 1, (128, 13))
+    write_report(str(out))
+    assert len(list((out / "report" / "thumbs").iterdir())) == 3 + 4
+
+
 def test_no_absolute_folder_is_in_the_page(out: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in Path(write_report(str(out))).read_text()
 
