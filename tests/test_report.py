@@ -347,6 +347,15 @@ def test_rows_show_three_pictures_each_with_words_for_them(shown: Page) -> None:
     assert "2 failed" in shown.texts("#summary")[0]
 
 
+def test_an_input_that_is_no_picture_is_not_said_to_be_gone(browser: Any, out: Path) -> None:
+    for name in ("photos/boat.jpg", "styles/waves.png"):
+        (out.parent / name).write_text("no picture")
+    shown = Page(browser, Path(write_report(str(out))))
+    assert shown.texts(".pair:first-child .frame") == ["cannot be shown"] * 2
+    shown.js("document.querySelector('.pair').click()")
+    assert shown.texts("#d-styles figcaption") == ["Style: waves (cannot be shown)"]
+
+
 def test_markup_is_shown_as_text(shown: Page) -> None:
     assert EVIL in shown.names()
     assert shown.js("window.evil === undefined")
