@@ -62,7 +62,7 @@ def lay_out(
     """A grid by columns of the index; or `wrap` pictures a line, in the manifest's order; or, with
     neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
     if not results:
-        raise ValueError(f"--rows, --cols: {out} has no pair yet")
+        raise ValueError(f"{out} has no pair yet")
     if inputs not in INPUTS:
         raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(INPUTS)}")
     if not (rows or cols or wrap):

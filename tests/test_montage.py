@@ -243,6 +243,11 @@ def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
         lay_out([result(1)], str(out), "style", inputs="aside")
 
 
+def test_a_run_without_a_pair_is_refused_and_no_option_is_blamed() -> None:
+    with pytest.raises(ValueError, match=r"^OUT has no pair yet"):
+        lay_out([], "OUT")
+
+
 def test_what_is_passed_through_is_labelled_as_it_is_written(out: Path) -> None:
     rows = [result(1, meta={"a/b": "1e-4"}), result(2, meta={"a/b": "1e-5"})]
     grid = lay_out(rows, str(out), "", "meta.a/b")
