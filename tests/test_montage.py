@@ -180,6 +180,36 @@ def test_originals_stand_beside_what_they_went_into(out: Path) -> None:
     }
 
 
+def beside(rows: list[Result], out: Path, *axes: str) -> dict[tuple[int, int], str]:
+    cells = lay_out(rows, str(out), *axes, inputs="beside").cells
+    return {at: Path(cell.path).stem for at, cell in cells.items() if cell.note and cell.path}
+
+
+def test_each_of_several_styles_stands_beside(out: Path) -> None:
+    rows = [result(1, style="a.png|b.png"), result(2, style="c.png")]
+    assert beside(rows, out, "", "pair_id") == {
+        **{(0, 1): "a", (0, 2): "c", (1, 1): "b"},
+        (2, 0): "red",
+    }
+    rows = [result(n, style="a.png | b.png") for n in (1, 2)]
+    assert beside(rows, out, "", "pair_id") == {(0, 0): "red", (0, 1): "a", (0, 2): "b"}
+
+
+def test_originals_stand_beside_one_axis_and_in_a_line_of_their_own(out: Path) -> None:
+    """The first row and the last lack a style, so that all their pairs share the other."""
+    rows = [
+        result(number, style=f"{style}.png", meta={"set": value})
+        for number, (value, style) in enumerate(["1a", "2a", "2b", "3b"], 1)
+    ]
+    assert beside(rows, out, "meta.set", "style") == {(0, 1): "a", (0, 2): "b", (1, 0): "red"}
+    assert beside(rows, out, "style", "meta.set") == {(0, 0): "red", (0, 1): "a", (1, 1): "b"}
+    rows[0] = dataclasses.replace(rows[0], content="blue.png")  # of columns each its style, and
+    assert beside(rows, out, "meta.set", "style") == {  # of rows each its photograph
+        **{(0, 1): "a", (0, 2): "b"},
+        **{(1, 0): "blue", (2, 0): "red", (3, 0): "red"},
+    }
+
+
 def test_an_original_without_weight_is_not_shown(out: Path) -> None:
     """The paper's figure 1: the photograph before its reconstructions, the style before its own."""
     content = {"content_weight": 1, "style_weight": 0, "init": "noise"}
