@@ -62,7 +62,7 @@ def lay_out(
     """A grid by columns of the index; or `wrap` pictures a line, in the manifest's order; or, with
     neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
     if not results:
-        raise ValueError(f"--rows, --cols: {out} has no pair yet")
+        raise ValueError(f"{out} has no pair yet")
     if inputs not in INPUTS:
         raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(INPUTS)}")
     if not (rows or cols or wrap):
@@ -108,7 +108,8 @@ def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _
     for result, (row, col) in zip(results, values, strict=True):
         places.setdefault((row_values.index(row), col_values.index(col)), []).append(result)
     row_name, col_name = rows.removeprefix("meta."), cols.removeprefix("meta.")
-    row_labels, col_labels = _labels(rows, row_values), _labels(cols, col_values)
+    row_labels = _labels(rows, row_values, results)
+    col_labels = _labels(cols, col_values, results)
     return Grid(row_labels, col_labels, {}, row_name, col_name), places
 
 
@@ -139,22 +140,25 @@ def _painted(result: Result, out: str, note: str, inset: str = "") -> Cell:
 
 
 def _with_originals(grid: Grid, places: _Places, originals: Inputs) -> Grid:
-    """The grid with what went into it before it: the original of a whole column above that, of a
-    whole row left of that, and one of the whole grid left of the first row that has room."""
+    """The grid with what went into it before it: the originals of a whole column above that, of a
+    whole row left of that, and those of the whole grid left of the first row that has room."""
     above: list[dict[int, Cell]] = []
     left: list[dict[int, Cell]] = []
+    whole: list[dict[int, Cell]] = []
     for role, of in (("photograph", _photograph), ("style", _styles)):
-        by_col = _shared(places, 1, of)
-        by_row = _shared(places, 0, of)
-        everywhere = {path for found in places.values() for r in found for path in of(r)}
+        by_col, by_row = _shared(places, 1, of), _shared(places, 0, of)
+        everywhere = {of(r) for found in places.values() for r in found} - {()}
         if len(everywhere) == 1:
-            cell = Cell(originals.path(*everywhere), role, " ")
-            _put(left, cell, sorted(by_row))
+            for path in everywhere.pop():
+                _put(whole, Cell(originals.path(path), role, " "), list(by_row))
             continue
-        for at, path in by_col.items():
-            _put(above, Cell(originals.path(path), role, " "), [at])
-        for at, path in by_row.items():
-            _put(left, Cell(originals.path(path), role, " "), [at])
+        # Where one axis shows them all, the other would only repeat some.
+        complete = [shared for shared in (by_col, by_row) if all(shared.values())]
+        once = min(complete, key=len, default=None)
+        for lines, shared in ((above, by_col), (left, by_row)):
+            if once is None or once is shared:
+                lines += _lines(shared, role, originals)
+    left = whole + left
     down, right = len(above), len(left)
     cells = {(r + down, c + right): cell for (r, c), cell in grid.cells.items()}
     cells |= {(r, c + right): cell for r, line in enumerate(above) for c, cell in line.items()}
@@ -168,6 +172,20 @@ def _with_originals(grid: Grid, places: _Places, originals: Inputs) -> Grid:
     )
 
 
+def _lines(
+    shared: dict[int, tuple[str, ...]], role: str, originals: Inputs
+) -> list[dict[int, Cell]]:
+    """A line of its own for the first original of each row or column, one for the second …"""
+    return [
+        {
+            at: Cell(originals.path(paths[number]), role, " ")
+            for at, paths in shared.items()
+            if number < len(paths)
+        }
+        for number in range(max(map(len, shared.values()), default=0))
+    ]
+
+
 def _put(lines: list[dict[int, Cell]], cell: Cell, places: Sequence[int]) -> None:
     """Into the first line that has one of the places free, or into a new one."""
     for line in lines:
@@ -178,34 +196,40 @@ def _put(lines: list[dict[int, Cell]], cell: Cell, places: Sequence[int]) -> Non
     lines.append({places[0]: cell})
 
 
-def _shared(places: _Places, axis: int, of: Callable[[Result], Sequence[str]]) -> dict[int, str]:
-    """Row (axis 0) or column (axis 1) -> the one original that all its pairs have."""
-    found: dict[int, set[str]] = {}
+def _shared(
+    places: _Places, axis: int, of: Callable[[Result], tuple[str, ...]]
+) -> dict[int, tuple[str, ...]]:
+    """Row (axis 0) or column (axis 1) -> the originals of its pairs; () where they differ."""
+    found: dict[int, set[tuple[str, ...]]] = {}
     for place, results in places.items():
-        for result in results:
-            found.setdefault(place[axis], set()).update(of(result))
-    return {at: next(iter(paths)) for at, paths in sorted(found.items()) if len(paths) == 1}
+        for paths in filter(None, map(of, results)):
+            found.setdefault(place[axis], set()).add(paths)
+    return {at: paths.pop() if len(paths) == 1 else () for at, paths in sorted(found.items())}
 
 
-def _photograph(result: Result) -> list[str]:
+def _photograph(result: Result) -> tuple[str, ...]:
     """The photograph, where it counts: not in a style reconstruction."""
     settings = _settings(result.settings)
     weighs = settings.get("content_weight", 1) and settings.get("strength", 0) < 1
     starts = settings.get("init", "matched") in ("matched", "content")
-    return [result.content] if weighs or starts else []
+    return (result.content,) if weighs or starts else ()
 
 
-def _styles(result: Result) -> list[str]:
+def _styles(result: Result) -> tuple[str, ...]:
     """The styles, where they count: not in a content reconstruction."""
     settings = _settings(result.settings)
     weighs = settings.get("style_weight", 1) and settings.get("strength", 1) > 0
-    return [style.strip() for style in result.style.split("|")] if weighs else []
+    return tuple(style.strip() for style in result.style.split("|")) if weighs else ()
 
 
 # --- values and labels -------------------------------------------------------------------------
 
 
 def _text(result: Result, name: str, option: str) -> str:
+    return as_text(name, _value(result, name, option))
+
+
+def _value(result: Result, name: str, option: str = "") -> Any:
     """The value of an axis for a pair: a setting, a column of the index, or ``meta.NAME``."""
     if not name:
         return ""
@@ -213,12 +237,12 @@ def _text(result: Result, name: str, option: str) -> str:
         return result.meta.get(name.removeprefix("meta."), "")
     settings = _settings(result.settings)
     if name in settings:
-        return as_text(name, settings[name])
+        return settings[name]
     columns = [c for c in vars(result) if c not in ("loss_curve", "inputs", "settings", "meta")]
     if name not in columns:
         known = [*settings, *columns, *(f"meta.{key}" for key in result.meta)]
         raise _unknown(name, option, known)
-    return as_text("", getattr(result, name))
+    return getattr(result, name)
 
 
 def _check_meta(results: Sequence[Result], name: str, option: str) -> None:
@@ -253,18 +277,19 @@ def natural(text: str) -> tuple[int, float, list[tuple[int, int, str]]]:
 
 
 def _label(result: Result, name: str) -> str:
-    return _labels(name, [_text(result, name, "--caption")])[0]
+    return _labels(name, [_text(result, name, "--caption")], [result])[0]
 
 
-def _labels(name: str, values: Sequence[str]) -> list[str]:
-    """Values as they are shown: paths by their stem and layer lists without equal weights, as
-    long as that keeps them apart."""
+def _labels(name: str, values: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """Values as they are shown: paths by their stem, layer lists without equal weights and numbers
+    rounded, as long as that keeps them apart."""
     short = list(values)
     if name in ("content", "style", "output", "init", "mask"):
         short = [" + ".join(_stem(path) for path in value.split("|")) for value in values]
     elif name.endswith("_layers"):
         short = [_layers(value) for value in values]
-    elif not name.startswith("meta."):  # those stay as they are written
+    elif any(isinstance(_value(result, name), int | float) for result in results):
+        # Not by how a value reads: the id 2024_10 is no number, and meta stays as it is written.
         short = [_number(value) for value in values]
     chosen = short if len(set(short)) == len(values) else values
     return [label or "none" if name else "" for label in chosen]

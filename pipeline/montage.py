@@ -68,7 +68,10 @@ def draw(grid: Grid, cell: int = 256, most: int = _MOST_SIDE) -> Image.Image:
     """The grid on white, no side longer than `most`. Pictures are fitted into `cell` pixels, never
     cut, one in memory at a time; a row is as high and a column as wide as what stands in it."""
     gap, margin = max(8, cell // 16), max(24, cell // 6)
-    font, small = _font(max(12, cell // 15)), _font(max(12, cell // 18))
+    words = [*grid.rows, *grid.cols, grid.row_heading, grid.col_heading]
+    words += [text for item in grid.cells.values() for text in (item.note, item.words)]
+    plain = all(text.isascii() for text in words)
+    font, small = _font(max(12, cell // 15), plain), _font(max(12, cell // 18), plain)
     sizes = {place: _fitted(item, cell) for place, item in grid.cells.items()}
     blank = (cell, round(cell * 2 / 3))
     widths = [_largest(sizes, 1, c, 0) or blank[0] for c in range(len(grid.cols))]
@@ -185,7 +188,12 @@ def _draw_inset(canvas: Image.Image, path: str, at: tuple[int, int], size: tuple
 
 
 @functools.lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
+    """Pillow's own, which has no letter outside ASCII; unless `plain`, the one of matplotlib."""
+    if not plain:
+        import matplotlib
+
+        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font

@@ -14,7 +14,8 @@ from stylize.image import Limits, decode, upright_size
 
 __all__ = ["Inputs", "open_small", "size_of"]
 
-_LIMITS = Limits(side=100_000, megapixels=1000)  # what a run took in may have been raised
+# What a run took in may have been raised, and the result of a panorama is thinner than any input.
+_LIMITS = Limits(side=100_000, megapixels=1000, least=1)
 
 
 class Inputs:

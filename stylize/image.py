@@ -93,6 +93,7 @@ class Limits:
 
     side: int = 20_000  # pixels
     megapixels: float = 200.0
+    least: int = MIN_SIDE  # pixels a side; less is for pictures that are only shown
 
     def check(self, width: int, height: int) -> None:
         """Raise `ImageSizeError` if a picture of this size is not to be decoded or used."""
@@ -106,9 +107,9 @@ class Limits:
                 f"image is {width}x{height}, {width * height / 1e6:.0f} megapixels; the limit is "
                 f"{self.megapixels:g} (raise it with --max-megapixels)"
             )
-        if min(width, height) < MIN_SIDE:
+        if min(width, height) < self.least:
             raise ImageSizeError(
-                f"image is {width}x{height}; relu5_1 needs at least {MIN_SIDE}x{MIN_SIDE}"
+                f"image is {width}x{height}; relu5_1 needs at least {self.least}x{self.least}"
             )
 
 

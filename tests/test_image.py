@@ -406,6 +406,13 @@ def test_sixteen_pixels_are_enough() -> None:
     assert decode(saved(Image.new("RGB", (16, 16)), "PNG")).size == (16, 16)
 
 
+def test_a_lowered_limit_lets_the_thin_picture_through() -> None:
+    data = saved(Image.new("L", (128, 13), 9), "PNG")
+    assert check_header(data, Limits(least=1)) == decode(data, Limits(least=1)).size == (128, 13)
+    with pytest.raises(ImageSizeError, match=r"128x13; .* at least 14x14"):
+        check_header(data, Limits(least=14))
+
+
 def test_a_picture_too_wide_is_refused_before_it_is_decoded() -> None:
     header = struct.pack(">IIBBBBB", 30_000, 16, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)

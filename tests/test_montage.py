@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,36 @@ def test_originals_stand_beside_what_they_went_into(out: Path) -> None:
     }
 
 
+def beside(rows: list[Result], out: Path, *axes: str) -> dict[tuple[int, int], str]:
+    cells = lay_out(rows, str(out), *axes, inputs="beside").cells
+    return {at: Path(cell.path).stem for at, cell in cells.items() if cell.note and cell.path}
+
+
+def test_each_of_several_styles_stands_beside(out: Path) -> None:
+    rows = [result(1, style="a.png|b.png"), result(2, style="c.png")]
+    assert beside(rows, out, "", "pair_id") == {
+        **{(0, 1): "a", (0, 2): "c", (1, 1): "b"},
+        (2, 0): "red",
+    }
+    rows = [result(n, style="a.png | b.png") for n in (1, 2)]
+    assert beside(rows, out, "", "pair_id") == {(0, 0): "red", (0, 1): "a", (0, 2): "b"}
+
+
+def test_originals_stand_beside_one_axis_and_in_a_line_of_their_own(out: Path) -> None:
+    """The first row and the last lack a style, so that all their pairs share the other."""
+    rows = [
+        result(number, style=f"{style}.png", meta={"set": value})
+        for number, (value, style) in enumerate(["1a", "2a", "2b", "3b"], 1)
+    ]
+    assert beside(rows, out, "meta.set", "style") == {(0, 1): "a", (0, 2): "b", (1, 0): "red"}
+    assert beside(rows, out, "style", "meta.set") == {(0, 0): "red", (0, 1): "a", (1, 1): "b"}
+    rows[0] = dataclasses.replace(rows[0], content="blue.png")  # of columns each its style, and
+    assert beside(rows, out, "meta.set", "style") == {  # of rows each its photograph
+        **{(0, 1): "a", (0, 2): "b"},
+        **{(1, 0): "blue", (2, 0): "red", (3, 0): "red"},
+    }
+
+
 def test_an_original_without_weight_is_not_shown(out: Path) -> None:
     """The paper's figure 1: the photograph before its reconstructions, the style before its own."""
     content = {"content_weight": 1, "style_weight": 0, "init": "noise"}
@@ -242,10 +273,28 @@ def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
         lay_out([result(1)], str(out), "style", inputs="aside")
 
 
+def test_a_run_without_a_pair_is_refused_and_no_option_is_blamed() -> None:
+    with pytest.raises(ValueError, match=r"^OUT has no pair yet"):
+        lay_out([], "OUT")
+
+
 def test_what_is_passed_through_is_labelled_as_it_is_written(out: Path) -> None:
     rows = [result(1, meta={"a/b": "1e-4"}), result(2, meta={"a/b": "1e-5"})]
     grid = lay_out(rows, str(out), "", "meta.a/b")
     assert (grid.cols, grid.col_heading) == (["1e-5", "1e-4"], "a/b")
+
+
+def test_a_text_that_reads_like_a_number_is_labelled_as_it_is_written(out: Path) -> None:
+    rows = [
+        result(n, pair_id=name, run_id="1_0", loss=1234.56)
+        for n, name in enumerate(["2024_10", "2024_11", "12e7"], 1)
+    ]
+    notes = [cell.note for cell in lay_out(rows, str(out), wrap=3).cells.values()]
+    assert notes == ["2024_10", "2024_11", "12e7"]
+    assert lay_out(rows[:1], str(out), "pair_id", "run_id").rows == ["2024_10"]
+    assert lay_out(rows[:1], str(out), "pair_id", "run_id").cols == ["1_0"]
+    captioned = lay_out(rows, str(out), wrap=3, caption="loss")
+    assert captioned.cells[0, 0].note == "1235"  # a number is still rounded
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
@@ -271,6 +320,13 @@ def test_pictures_are_fitted_and_never_cut(tmp_path: Path) -> None:
     assert (found[RED], found[BLUE]) == (25 * 100, 100 * 25)
 
 
+def test_a_result_thinner_than_any_input_is_shown(out: Path) -> None:
+    plain(out / "images" / "1.png", BLUE, (128, 13))
+    montage(write(out, result(1)), str(out / "thin.png"), cols="style", cell=128)
+    with Image.open(out / "thin.png") as image:
+        assert colours(image)[BLUE] == 128 * 13
+
+
 def test_a_photograph_is_turned_by_its_exif(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -279,6 +335,24 @@ def test_a_photograph_is_turned_by_its_exif(tmp_path: Path) -> None:
     box = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
     assert box is not None
     assert (box[2] - box[0], box[3] - box[1]) == (40, 80)
+
+
+@pytest.mark.parametrize("where", ["rows", "cols", "row_heading", "col_heading", "note", "words"])
+def test_letters_outside_ascii_are_drawn(where: str) -> None:
+    def drawn(text: str) -> bytes:
+        cell = Cell(**{where: text}) if where in ("note", "words") else Cell()
+        grid = Grid(["row"], ["col"], {(0, 0): cell})
+        if hasattr(grid, where):
+            grid = dataclasses.replace(grid, **{where: [text] if where.endswith("s") else text})
+        return draw(grid).tobytes()
+
+    # Of letters that a font lacks each is the same empty box.
+    assert len({drawn(letter) for letter in "üëαЖ"}) == 4
+
+
+def test_ascii_labels_need_no_other_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    draw(Grid(["a label that is far too long " * 20], ["b"], {}), 60)
 
 
 def test_a_montage_too_large_to_draw_is_refused_before_it_is_drawn() -> None:

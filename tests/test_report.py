@@ -221,6 +221,12 @@ def test_thumbnails_are_made_once_and_again_when_the_picture_changes(out: Path) 
     assert (len(second - set(first)), len(set(first) - second)) == (1, 1)
 
 
+def test_a_result_thinner_than_any_input_has_a_thumbnail(out: Path) -> None:
+    picture(out / "images" / "1.png", 1, (128, 13))
+    write_report(str(out))
+    assert len(list((out / "report" / "thumbs").iterdir())) == 3 + 4
+
+
 def test_no_absolute_folder_is_in_the_page(out: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in Path(write_report(str(out))).read_text()
 
@@ -339,6 +345,15 @@ def test_rows_show_three_pictures_each_with_words_for_them(shown: Page) -> None:
     assert first == ["Photograph boat", "Style waves", "Result of pair-1"]
     assert "4 painted" in shown.texts("#summary")[0]
     assert "2 failed" in shown.texts("#summary")[0]
+
+
+def test_an_input_that_is_no_picture_is_not_said_to_be_gone(browser: Any, out: Path) -> None:
+    for name in ("photos/boat.jpg", "styles/waves.png"):
+        (out.parent / name).write_text("no picture")
+    shown = Page(browser, Path(write_report(str(out))))
+    assert shown.texts(".pair:first-child .frame") == ["cannot be shown"] * 2
+    shown.js("document.querySelector('.pair').click()")
+    assert shown.texts("#d-styles figcaption") == ["Style: waves (cannot be shown)"]
 
 
 def test_markup_is_shown_as_text(shown: Page) -> None:

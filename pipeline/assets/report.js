@@ -251,8 +251,8 @@
   function pair(place) {
     const row = order[place], name = title(row), ok = get("status", row) === "ok";
     const styles = String(thumb.style(row)).split("|");
-    const photo = picture(thumb.content(row), `Photograph ${stem(get("content", row))}`, "not found");
-    const style = picture(styles[0], `Style ${styleName(get("style", row))}`, "not found");
+    const photo = picture(thumb.content(row), `Photograph ${stem(get("content", row))}`, "cannot be shown");
+    const style = picture(styles[0], `Style ${styleName(get("style", row))}`, "cannot be shown");
     let result;
     if (ok || thumb.result(row)) {
       result = picture(thumb.result(row), `Result of ${name}`, "the picture is gone");
@@ -385,7 +385,7 @@
     const paths = String(stylePaths(row)).split("|"), small = String(thumb.style(row)).split("|");
     $("d-styles").replaceChildren(...String(get("style", row) ?? "").split("|").map((written, at) => {
       const image = make("img", {});
-      const caption = make("figcaption", { textContent: `Style: ${stem(written)}${small[at] ? "" : " (not found)"}` });
+      const caption = make("figcaption", { textContent: `Style: ${stem(written)}${small[at] ? "" : " (cannot be shown)"}` });
       if (small[at]) large(image, paths[at], small[at], `Style ${stem(written)}`);
       image.style.background = "";
       return make("figure", {}, small[at] ? image : null, caption);
