@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -144,6 +145,16 @@ def test_csv_tsv_jsonl_and_parquet_give_the_same_pairs(write: Write, tmp_path: P
     assert first[1].settings["style_layers"] == (("relu1_1", 1.0), ("relu2_1", 0.5))
     for kind, pairs in read.items():
         assert pairs == first, kind
+
+
+def test_a_csv_that_pandas_wrote_gives_the_settings_of_whole_numbers(write: Write) -> None:
+    frame = pd.DataFrame({"content": ["a", "b"], "style": "s", "size": [64, None]})
+    text = frame.to_csv(index=False)
+    assert "a,s,64.0\n" in text
+    first, second = read_manifest(write(text), defaults={"size": "32.0"})
+    as_int = read_manifest(write("content,style,size\na,s,64\n"))[0]
+    assert repr(first.settings) == repr(as_int.settings)
+    assert second.settings["size"] == 32
 
 
 def test_blank_lines_are_no_rows_and_lines_count_from_one(write: Write) -> None:
