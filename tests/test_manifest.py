@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 import time
@@ -216,6 +217,14 @@ def test_every_problem_is_named_at_once_with_line_and_column(write: Write) -> No
         "line 6: this row has 2 cells, the header 4; "
         "put a cell that holds a delimiter in quotation marks",
     ]
+
+
+def test_the_error_carries_the_good_pairs_and_the_number_of_rows(write: Write) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(write("content,style,size\na,s,64\nb,s,big\nc,s,\n"))
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert [pair.content for pair in error.pairs] == ["a", "c"]
+        assert error.rows == 3
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "1e999", "1_000_000e30"])
