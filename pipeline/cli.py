@@ -481,10 +481,10 @@ def validate_command(
 
     try:
         pairs = read_manifest(manifest, defaults=_beside(manifest, settings))
-        problems = find_problems(pairs, check)
-        rows = len(pairs)
+        problems, rows = find_problems(pairs, check), len(pairs)
     except ManifestError as error:
-        problems, rows = error.problems, 0
+        problems, rows = [*error.problems, *find_problems(error.pairs, check)], error.rows
+        problems.sort(key=lambda problem: problem.place)
     if as_json:
         found = [{**vars(problem), "text": str(problem)} for problem in problems]
         _tell(json.dumps({"rows": rows, "problems": found}, indent=1))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_curves"]
 
 _LOSSES = ("loss", "content_loss", "style_loss", "tv_loss")
-_NAMED = 12  # lines that a legend still tells apart
+_NAMED = 10  # lines that a legend still tells apart: matplotlib's cycle has so many colours
 
 
 def plot_curves(
@@ -36,7 +36,7 @@ def plot_curves(
         raise ValueError(f"{out} has no loss curve{' of these pairs' if only else ' yet'}")
     rows.sort(key=lambda row: (row["row"] or 0, row["pair_id"]))
     values = [_value(row, label) for row in rows]
-    colours = {value: f"C{place % 10}" for place, value in enumerate(dict.fromkeys(values))}
+    colours = {value: f"C{place % _NAMED}" for place, value in enumerate(dict.fromkeys(values))}
     named: set[str] = set()
     made = figure(8, 4.5)
     axes = loss_axes(made, loss.replace("_", " "))

@@ -60,7 +60,7 @@ def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Ma
     `defaults` are settings in text form, as options give them. Precedence: StyleConfig's defaults
     < the preset of `defaults` < the rest of `defaults` < the row's preset < the row's cells; a
     row's preset takes the place of the one in `defaults`. An empty cell is unset.
-    Raises `ManifestError` with all problems at once.
+    Raises `ManifestError` with all problems at once, and the pairs of the rows that have none.
     """
     try:
         data = storage.read_bytes(path)
@@ -77,9 +77,11 @@ def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Ma
             if row.cells or row.number not in broken:
                 reader.read(row)
         reader.check_folders()
+    pairs = Manifest(reader.pairs, {row.number: row.line for row in table.rows if row.line})
     if reader.problems:
-        raise ManifestError(sorted(reader.problems, key=lambda problem: problem.line or 0))
-    return Manifest(reader.pairs, {row.number: row.line for row in table.rows if row.line})
+        problems = sorted(reader.problems, key=lambda problem: problem.place)
+        raise ManifestError(problems, pairs, len(table.rows))
+    return pairs
 
 
 def _folder(path: str) -> str:

@@ -10,9 +10,12 @@ import functools
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.records import Pair
 
 __all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "quoted", "read_table"]
 
@@ -33,6 +36,11 @@ class Problem:
     column: str  # "" where it is no single column's
     message: str
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """To sort by; what stands nowhere comes first."""
+        return self.line or 0, self.row or 0
+
     def __str__(self) -> str:
         places = []
         if self.line is not None:
@@ -45,14 +53,19 @@ class Problem:
 
 
 class ManifestError(Exception):
-    """A manifest that cannot be understood; `problems` has every reason."""
+    """A manifest that cannot be understood; `problems` has every reason, `pairs` what is good among
+    its `rows` rows."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(
+        self, problems: Iterable[Problem], pairs: Sequence[Pair] = (), rows: int = 0
+    ) -> None:
         self.problems = list(problems)
+        self.pairs = pairs
+        self.rows = rows
         super().__init__("\n".join(str(problem) for problem in self.problems[:100]))
 
-    def __reduce__(self) -> tuple[type[ManifestError], tuple[list[Problem]]]:
-        return type(self), (self.problems,)
+    def __reduce__(self) -> tuple[type[ManifestError], tuple[object, ...]]:
+        return type(self), (self.problems, self.pairs, self.rows)
 
 
 @dataclass(frozen=True)

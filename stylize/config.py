@@ -97,11 +97,23 @@ def _setting(
     return field(default=default, metadata={"setting": Setting(parse, check, limit, help)})
 
 
+def _parse_whole(text: str) -> int:
+    """Also of 64.0, which pandas makes of 64 in a column with a blank; not from 2^53 on, where a
+    float is not what was written."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer() or abs(number) >= 2**53:
+            raise
+        return int(number)
+
+
 def _whole(default: int, low: int, high: int, help: str) -> Any:
     def check(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
-    return _setting(default, int, check, f"a whole number from {low} to {high}", help)
+    return _setting(default, _parse_whole, check, f"a whole number from {low} to {high}", help)
 
 
 def _number(default: float, low: float, high: float, help: str) -> Any:
@@ -288,7 +300,7 @@ class StyleConfig(_Spelt):
             value = setting.read(given)
             if not setting.accepts(value):
                 raise ConfigError(f"{name} is {given!r}; it must be {setting.limit}")
-            if setting.parse is not int:  # 5 and 5.0 are equal, and their text must be too
+            if setting.parse is not _parse_whole:  # 5 and 5.0 are equal, and their text must be too
                 value = _as_float(value)
             object.__setattr__(self, name, value)
         if self.backbone != "auto":

@@ -118,6 +118,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_READ)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
         start = "the file is empty" if not data else f"it begins with {data[:8]!r}"
+        if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+            start = "HEIC is not read; convert it to JPEG"
         raise ImageReadError(f"not a picture that can be read ({start})") from error
     limits.check(*image.size)
     return image

@@ -91,6 +91,12 @@ class Request:
     mask: Picture | None = None
     on_step: OnStep | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.config, StyleConfig):
+            raise ConfigError(
+                f"config is {self.config!r}; it must be a StyleConfig, like StyleConfig.of('draft')"
+            )
+
     def styles(self) -> Sequence[Picture]:
         """Of the one or the several that were given."""
         style = self.style
@@ -152,9 +158,14 @@ def transfer_style(
     Loads the backbone each time; for many pictures keep a `Stylizer`. `init` and `mask` may be
     given as pictures, or as paths in the config. Raises `StylizeError` in one of its forms.
     """
-    found = weights.load(weights.find(config.backbone))
-    stylizer = Stylizer(found, device=device, dtype=dtype)
+    request = Request(content, style, config, init, mask, on_step)
+    stylizer = Stylizer(request.config.backbone, device=device, dtype=dtype)
     return stylizer.transfer(content, style, config, init=init, mask=mask, on_step=on_step)
+
+
+def _load(backbone: str) -> Weights:
+    """The weights of a backbone by name; may download. Raises `ConfigError`, `WeightsError`."""
+    return weights.load(weights.find(StyleConfig(backbone=backbone).backbone))
 
 
 @contextlib.contextmanager
@@ -206,6 +217,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 class Stylizer:
     """A backbone ready for many transfers; encoders and style targets are kept between them.
 
+    `weights`: a backbone's name, which may be downloaded, or what `stylize.weights.load` gave.
     `tile`: pictures larger than 2048x2048 pixels are seen in tiles of about so many pixels a
     side, 0 chooses; any other number is the side whatever the picture's size. `compile`: the
     network goes through `torch.compile`, with CUDA graphs on a GPU: worth its minute of compiling
@@ -214,16 +226,16 @@ class Stylizer:
 
     def __init__(
         self,
-        weights: Weights,
+        weights: Weights | str = "auto",
         *,
         device: str | torch.device = "auto",
         dtype: str = "auto",
         tile: int = 0,
         compile: bool = False,
     ) -> None:
-        self.weights = weights
-        self.device = choose_device(device)
+        self.device = choose_device(device)  # before anything is downloaded
         self.dtype = choose_dtype(dtype, self.device)
+        self.weights = weights if isinstance(weights, Weights) else _load(weights)
         self.tile = tile
         self.compile = compile
         self._encoders: dict[tuple[object, ...], Encoder] = {}

@@ -116,6 +116,18 @@ def test_validate_takes_a_jpeg_with_bytes_after_its_end_and_a_thumbnail_with_an_
     assert "cut short" in refused("validate", manifest)
 
 
+def test_validate_names_bad_files_beside_bad_cells_in_the_order_of_lines(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    cells = [("none1.jpg", ""), ("c0.jpg", "big"), ("none2.jpg", "64"), ("c0.jpg", "")]
+    rows = [{"content": content, "size": size} for content, size in cells]
+    done = cli("validate", write_csv(tmp_path / "m.csv", rows), "--json")
+    assert done.returncode == 2
+    facts = json.loads(done.stdout)
+    assert facts["rows"] == 4
+    places = [(problem["line"], problem["column"]) for problem in facts["problems"]]
+    assert places == [(2, "content"), (3, "size"), (4, "content")]
+
+
 def test_validate_json_has_all_problems_and_text_the_first_hundred(tmp_path: Path) -> None:
     picture(tmp_path / "s.png", 1)
     rows = [{"id": i, "content": f"none{i}.jpg"} for i in range(150)]

@@ -12,6 +12,7 @@ import matplotlib.figure
 import pytest
 import torch
 from helpers import TINY, cli, picture
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from pipeline import plot_curves
@@ -404,6 +405,18 @@ def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
         plot_curves(str(tmp_path), "lost")
     with pytest.raises(ValueError, match="no loss curve of these pairs"):
         plot_curves(str(tmp_path), only=["p9"])
+
+
+@pytest.mark.parametrize(("number", "colours"), [(10, 10), (11, 1)])
+def test_as_many_curves_have_a_legend_as_there_are_colours(
+    number: int, colours: int, tmp_path: Path
+) -> None:
+    with Index.open(str(tmp_path), "test") as index:
+        for place in range(number):
+            index.append(_row(place, 1.0))
+    made = plot_curves(str(tmp_path))
+    assert len({to_hex(line.get_color()) for line in made.axes[0].lines}) == colours
+    assert bool(made.legends) == (colours > 1)
 
 
 def test_matplotlib_is_loaded_only_when_something_is_drawn() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from stylize.errors import ImageReadError, ImageSizeError
 from stylize.image import (
@@ -375,6 +375,22 @@ def test_what_is_no_picture_is_refused_by_how_it_begins(data: bytes) -> None:
             read(data)
         wanted = "the file is empty" if not data else f"it begins with {data[:8]!r}"
         assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1", b"msf1"])
+def test_heic_is_refused_by_its_name_with_the_remedy(brand: bytes) -> None:
+    data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(64)
+    for read in (decode, check_header):
+        with pytest.raises(ImageReadError, match="HEIC is not read; convert it to JPEG"):
+            read(data)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read_whichever_of_its_brands_comes_first() -> None:
+    data = saved(noise(), "AVIF")
+    assert data[8:12] == b"avif"
+    for whole in (data, data[:8] + b"mif1" + data[12:]):
+        assert check_header(whole) == decode(whole).size == (64, 48)
 
 
 def test_damaged_bytes_are_refused_or_read_but_never_crash() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -146,6 +148,16 @@ def test_csv_tsv_jsonl_and_parquet_give_the_same_pairs(write: Write, tmp_path: P
         assert pairs == first, kind
 
 
+def test_a_csv_that_pandas_wrote_gives_the_settings_of_whole_numbers(write: Write) -> None:
+    frame = pd.DataFrame({"content": ["a", "b"], "style": "s", "size": [64, None]})
+    text = frame.to_csv(index=False)
+    assert "a,s,64.0\n" in text
+    first, second = read_manifest(write(text), defaults={"size": "32.0"})
+    as_int = read_manifest(write("content,style,size\na,s,64\n"))[0]
+    assert repr(first.settings) == repr(as_int.settings)
+    assert second.settings["size"] == 32
+
+
 def test_blank_lines_are_no_rows_and_lines_count_from_one(write: Write) -> None:
     pairs = read_manifest(write('\n\ncontent,style,meta.note\n\na,b,"two\nlines"\n,,\nc,d,\n'))
     assert [pair.row for pair in pairs] == [1, 2]
@@ -205,6 +217,14 @@ def test_every_problem_is_named_at_once_with_line_and_column(write: Write) -> No
         "line 6: this row has 2 cells, the header 4; "
         "put a cell that holds a delimiter in quotation marks",
     ]
+
+
+def test_the_error_carries_the_good_pairs_and_the_number_of_rows(write: Write) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(write("content,style,size\na,s,64\nb,s,big\nc,s,\n"))
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert [pair.content for pair in error.pairs] == ["a", "c"]
+        assert error.rows == 3
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "1e999", "1_000_000e30"])

@@ -21,7 +21,7 @@ from stylize.image import decode, fit, read_metadata, to_tensor
 from stylize.optimize import Step
 from stylize.stages import Stage, plan_stages
 from stylize.transfer import Request, choose_device, choose_dtype
-from stylize.weights import Weights
+from stylize.weights import BUNDLED, Weights
 
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"
 
@@ -83,6 +83,30 @@ def test_the_front_door_works_from_paths_with_the_default_preset(tmp_path: Path)
     assert result.evaluations == 6
     assert result.stop_reason == "steps"
     assert result.seconds > 0
+
+
+def test_a_stylizer_is_made_from_a_backbones_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def find(backbone: str) -> Path:
+        asked.append(backbone)
+        return BUNDLED
+
+    monkeypatch.setattr(transfer_module.weights, "find", find)
+    assert Stylizer().weights.backbone == "vgg16"
+    result = Stylizer("vgg16", device="cpu").transfer(PHOTO, PAINTING, small(backbone="vgg16"))
+    assert result.evaluations == 4
+    assert asked == ["auto", "vgg16"]
+    with pytest.raises(ConfigError, match="backbone is 'vgg17'; it must be auto or vgg19 or vgg16"):
+        Stylizer("vgg17")
+
+
+@pytest.mark.parametrize("config", ["draft", {"size": 64}, None])
+def test_what_is_no_config_is_refused_with_the_remedy(stylizer: Stylizer, config: Any) -> None:
+    says = "it must be a StyleConfig, like StyleConfig.of\\('draft'\\)"
+    for paint in (transfer_style, stylizer.transfer, Request):
+        with pytest.raises(ConfigError, match=f"config is {config!r}; {says}"):
+            paint(PHOTO, PAINTING, config)
 
 
 def test_pictures_tensors_and_paths_give_the_same(transfer: Transfer, tmp_path: Path) -> None:
