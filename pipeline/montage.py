@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pipeline import storage
 from pipeline.index import read_results
 from pipeline.layout import Cell, Grid, lay_out
-from pipeline.pictures import open_small, size_of
+from pipeline.pictures import Inputs, open_small, size_of
+from pipeline.records import Result
 from stylize.errors import StylizeError
 
 __all__ = ["draw", "montage"]
@@ -51,6 +52,7 @@ def montage(
     if ending not in formats:
         raise ValueError(f"-o {target}: the ending must be one of {', '.join(formats)}")
     results = sorted(read_results(out).values(), key=lambda r: (r.row, r.pair_id))
+    _check_target(target, out, results)
     grid = lay_out(results, out, rows, cols, wrap=wrap, caption=caption, inputs=inputs)
     kind = formats[ending]
     options: dict[str, Any] = {"PDF": {"resolution": _DPI}, "PNG": {"optimize": False}}
@@ -59,6 +61,18 @@ def montage(
     draw(grid, cell, most).save(buffer, kind, **options.get(kind, {"quality": quality}))
     storage.put(target, buffer.getvalue())
     return grid.notes
+
+
+def _check_target(target: str, out: str, results: Sequence[Result]) -> None:
+    """Raise `ValueError` where the montage would take the place of a picture of the run."""
+    inputs = Inputs(out)
+    for result in results if os.path.exists(target) else ():
+        shown = [inputs.path(path) for path in (result.content, *result.style.split("|"))]
+        shown.append(storage.join(out, result.output))
+        if any(storage.same_file(target, path) for path in shown):
+            raise ValueError(
+                f"-o {target}: the montage shows it, and it would be lost; choose another"
+            )
 
 
 # --- drawing -----------------------------------------------------------------------------------

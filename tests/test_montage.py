@@ -80,6 +80,18 @@ def test_a_strip_shows_photograph_style_and_result_of_each_pair(out: Path) -> No
     assert found[(255, 255, 255)] > sum(found.values()) / 3
 
 
+def test_no_picture_of_the_run_is_written_over(out: Path) -> None:
+    write(out, result(1), result(2, style="a.png|styles/green.png"))
+    for path in (out / "images" / "2.png", *out.parent.glob("*/red.png")):
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="the montage shows it, and it would be lost"):
+            montage(str(out), str(path))
+        assert path.read_bytes() == before
+    target = out / "strip.png"
+    montage(str(out), str(target))
+    montage(str(out), str(target))  # one of its own may be
+
+
 def test_a_photograph_that_is_gone_is_an_empty_frame(out: Path) -> None:
     (out.parent / "photos" / "red.png").unlink()
     montage(write(out, result(1)), str(out / "strip.png"), cell=60)
