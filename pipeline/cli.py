@@ -176,7 +176,12 @@ def _say(line: str) -> None:
 
 def _note(line: str, progress: str) -> None:
     """To standard error, as an event where those are wanted."""
-    _say(json.dumps({"event": "note", "text": line}) if progress == "json" else line)
+    from pipeline.progress import Progress
+
+    if progress == "json":
+        Progress([], style="json").note(line)
+    else:
+        _say(line)
 
 
 def _tell(line: str) -> None:
