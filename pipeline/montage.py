@@ -18,6 +18,7 @@ from pipeline.index import read_results
 from pipeline.layout import Cell, Grid, lay_out
 from pipeline.pictures import Inputs, open_small, size_of
 from pipeline.records import Result
+from stylize.config import WEBP_SIDE
 from stylize.errors import StylizeError
 
 __all__ = ["draw", "montage"]
@@ -25,7 +26,6 @@ __all__ = ["draw", "montage"]
 _INK, _QUIET, _FRAME, _ALARM = "#5c5c5c", "#9a9a9a", "#e2e2e2", "#a8503c"
 _MOST_PIXELS = 400e6  # of a whole grid: 1.2 GB while it is drawn
 _MOST_SIDE = 65_000  # a JPEG, also the one within a PDF, ends at 65500
-_MOST_SIDE_WEBP = 16_383  # the format has 14 bits for it
 _DPI = 144  # of a PDF
 
 
@@ -57,7 +57,7 @@ def montage(
     kind = formats[ending]
     options: dict[str, Any] = {"PDF": {"resolution": _DPI}, "PNG": {"optimize": False}}
     buffer = io.BytesIO()
-    most = _MOST_SIDE_WEBP if kind == "WEBP" else _MOST_SIDE
+    most = WEBP_SIDE if kind == "WEBP" else _MOST_SIDE
     draw(grid, cell, most).save(buffer, kind, **options.get(kind, {"quality": quality}))
     storage.put(target, buffer.getvalue())
     return grid.notes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import os
 import secrets
 import shutil
@@ -128,20 +129,24 @@ class Backbones:
         --weights is of a backbone that no pair wants.
         """
         resolved, problems = [], []
+        sound = set()  # layers that were checked; most pairs have the same
         for pair in pairs:
             if pair.settings["backbone"] == "auto":
                 if not self._auto:
                     self._find("auto")
                 pair = replace(pair, settings={**pair.settings, "backbone": self._auto})
+                layers = pair.settings["content_layers"], pair.settings["style_layers"]
                 try:
-                    StyleConfig(**pair.settings)
+                    if layers not in sound:
+                        StyleConfig(**pair.settings)
+                        sound.add(layers)
                 except ConfigError as error:
                     problems.append(Problem(pair.row, None, "", str(error)))
             resolved.append(pair)
         if problems:
             raise ManifestError(problems)
         if self._options.weights_file:
-            _, given, _ = self._given()
+            _, given, _ = self._given
             wanted = sorted({pair.settings["backbone"] for pair in resolved})
             if given not in wanted:
                 raise UnableError(
@@ -185,13 +190,14 @@ class Backbones:
         self._paths[name] = path
 
     def _locate(self, backbone: str) -> tuple[str, str, str]:
-        if self._options.weights_file and backbone in ("auto", self._given()[1]):
-            return self._given()
+        if self._options.weights_file and backbone in ("auto", self._given[1]):
+            return self._given
         path = weights.find(backbone, self._say)
         return str(path), *weights.identity(path)
 
+    @functools.cached_property
     def _given(self) -> tuple[str, str, str]:
-        """Path, backbone and SHA-256 of --weights. Raises `UnableError`."""
+        """Path, backbone and SHA-256 of --weights, read once. Raises `UnableError`."""
         convention: Any = self._options.weights_convention
         try:
             path = weights.import_file(self._options.weights_file, convention)
@@ -434,7 +440,7 @@ class _Session:
             messages = []
         # A file that cannot be read counts once, however many pairs have that style.
         if result.error_type not in _OF_A_FILE or result.error_message not in messages:
-            messages = [*messages, result.error_message]
+            messages.append(result.error_message)
         self.in_a_row = (result.error_type, messages)
         if self.options.max_failures and len(messages) >= self.options.max_failures:
             self.too_many_failures = (

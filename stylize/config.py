@@ -24,6 +24,7 @@ __all__ = [
     "AT_ONCE",
     "INIT_WORDS",
     "SETTINGS",
+    "WEBP_SIDE",
     "LayerWeights",
     "Setting",
     "StyleConfig",
@@ -45,13 +46,14 @@ def together(side: int) -> int:
     return max(1, AT_ONCE // side**2)
 
 
-_WEBP_SIDE = 16383  # pixels, that the format has room for
+WEBP_SIDE = 16383
+"""Pixels a side that the format has room for."""
 
 
 def side_problem(suffix: str, side: int) -> str | None:
     """What is wrong with a longest side, pixels, in a file with an ending, or None."""
-    if suffix.lower() == ".webp" and side > _WEBP_SIDE:
-        return f"{side} pixels a side do not fit a .webp ({_WEBP_SIDE} do); name it .png or .tif"
+    if suffix.lower() == ".webp" and side > WEBP_SIDE:
+        return f"{side} pixels a side do not fit a .webp ({WEBP_SIDE} do); name it .png or .tif"
     return None
 
 
