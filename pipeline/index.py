@@ -27,6 +27,7 @@ from pipeline.crash import crash_point
 from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.records import Result
 from pipeline.rows import (
+    EMPTY,
     SCHEMA,
     Stamp,
     clean,
@@ -130,7 +131,7 @@ def _load(out: str, columns: Sequence[str]) -> pa.Table:
             # A compaction took a part away; what it held is elsewhere.
             if not isinstance(error, FileNotFoundError) or attempt == 19:
                 raise storage.unreadable(error, out) from error
-    return only_newest(pa.concat_tables([SCHEMA.empty_table().select(columns), *tables]))
+    return only_newest(pa.concat_tables([EMPTY.select(columns), *tables]))
 
 
 def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
@@ -408,7 +409,7 @@ class Index:
                 seen = max(seen, pc.max(table["epoch"]).as_py() or 0)
         self.epoch = seen + 1
         if not self._parts():  # all were set aside, or removed by hand
-            self._put_part(f"{self.run_id}-000000", SCHEMA.empty_table())
+            self._put_part(f"{self.run_id}-000000", EMPTY)
 
     def _begin_folder(self) -> None:
         """Make index/ with an empty part in it, at once: a folder without a part is an error to
@@ -417,7 +418,7 @@ class Index:
             return
         made = os.path.join(self._state, "index")
         part = os.path.join(made, f"part-{self.run_id}-000000.parquet")
-        storage.put(part, _encode(SCHEMA.empty_table()), point="part", temp_folder=self._state)
+        storage.put(part, _encode(EMPTY), point="part", temp_folder=self._state)
         try:
             os.rename(made, self._folder)
             storage.sync_folder(os.path.dirname(self._folder))

@@ -127,7 +127,8 @@ def test_imports_in_the_batch_point_one_way(path: Path) -> None:
 
 def loaded_after(code: str) -> set[str]:
     """Which of the heavy modules a fresh interpreter has after some code."""
-    code += f"\nimport sys\nprint(*sorted({HEAVY | {'numpy', 'pyarrow'}!r} & set(sys.modules)))"
+    heavy = HEAVY | {"numpy", "pandas", "pyarrow"}
+    code += f"\nimport sys\nprint(*sorted({heavy!r} & set(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -147,6 +148,20 @@ def test_weights_and_headers_are_looked_at_without_torch() -> None:
         "assert min(image.check_header(data)) > 16"
     )
     assert "torch" not in loaded_after(code)
+
+
+def test_a_run_begins_without_torch_or_pandas_and_without_a_network(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "os.environ |= {'STYLIZE_OFFLINE': '', 'STYLIZE_VGG19_URL': 'http://127.0.0.1:1/v-0.pth'}\n"
+        "from stylize import weights\n"
+        "said = []\n"
+        "assert weights.find('auto', said.append) == weights.BUNDLED\n"
+        "assert 'cannot be downloaded' in said[-1]\n"
+        "from pipeline.index import Index\n"
+        f"Index.open({str(tmp_path)!r}, 'r1')"
+    )
+    assert not loaded_after(code) & {"torch", "pandas"}
 
 
 def test_the_front_door_gives_every_name_and_no_other() -> None:

@@ -443,6 +443,17 @@ def test_torchs_own_cache_is_used_before_the_network(
     assert hub.exists()  # torch's file is torch's
 
 
+@pytest.mark.parametrize("name", ["TORCH_HOME", "XDG_CACHE_HOME", ""])
+def test_torchs_own_cache_is_where_torch_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if name:
+        monkeypatch.setenv(name, str(tmp_path))
+    assert weights._hub_folder() == Path(torch.hub.get_dir())
+
+
 def test_vgg16_is_the_bundled_file_without_a_word(cache: Path) -> None:
     lines: list[str] = []
     assert weights.find("vgg16", lines.append) == BUNDLED

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
+import tempfile
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -188,43 +190,48 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
     cached = cache_folder() / Path(name).with_suffix(".safetensors").name
     if cached.exists():
         return cached
-    import torch
-
-    in_hub = Path(torch.hub.get_dir()) / "checkpoints" / name
+    in_hub = _hub_folder() / "checkpoints" / name
     if in_hub.exists():
         return import_file(in_hub, "torchvision", "vgg19", cached)
     if os.environ.get("STYLIZE_OFFLINE"):
         raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids to download it")
     say("downloading VGG-19 (548 MB, once) …")
-    downloaded = _download(url, cached.with_name(name))
     try:
-        return import_file(downloaded, "torchvision", "vgg19", cached)
-    finally:
-        downloaded.unlink(missing_ok=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            downloaded = Path(folder, name)
+            _download(url, downloaded)
+            return import_file(downloaded, "torchvision", "vgg19", cached)
+    except (OSError, HTTPException, ValueError) as error:
+        raise WeightsError(
+            f"VGG-19 cannot be downloaded to {cached.parent} ({error}); give a file with --weights"
+        ) from error
 
 
-def _download(url: str, target: Path) -> Path:
-    """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them."""
-    import torch
+def _hub_folder() -> Path:
+    """`torch.hub.get_dir()` without the seconds that importing torch takes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
 
+
+def _download(url: str, target: Path) -> None:
+    """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them.
+
+    Not by torch.hub, which takes seconds to import, though there may be no network to use it on.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": "stylize-batch"})
+    sha256 = hashlib.sha256()
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer, open(target, "wb") as file:
+        while block := answer.read(1 << 20):
+            file.write(block)
+            sha256.update(block)
     digits = target.stem.rsplit("-", 1)[-1]
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)  # torch.hub sets none, and would wait for ever
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(target), hash_prefix=digits, progress=False)
-    except RuntimeError as error:  # torch.hub's word for a wrong hash
+    if not sha256.hexdigest().startswith(digits):
         raise WeightsError(
-            f"VGG-19 came damaged (cut short or changed on the way): {error}; try again, or give "
-            "a file with --weights"
-        ) from error
-    except Exception as error:  # URLError, OSError, http.client's own
-        raise WeightsError(
-            f"VGG-19 cannot be downloaded to {target.parent} ({error}); give a file with --weights"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-    return target
+            "VGG-19 came damaged (cut short or changed on the way): its SHA-256 is "
+            f"{sha256.hexdigest()}, it should begin with {digits}; try again, or give a file with "
+            "--weights"
+        )
 
 
 def import_file(
