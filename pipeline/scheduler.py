@@ -534,12 +534,32 @@ def _line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""What starts processes of Ray that a run on one machine has no use for: its autoscaler's, its
+logs' for drivers and its dashboard's, which is there without a dashboard, too. On two cores they
+keep the first pair waiting for 2 to 3 s."""
+
+
+@contextlib.contextmanager
+def _lean(node: Any) -> Iterator[None]:
+    """Ray's `Node` starts no process of `_UNUSED` meanwhile."""
+    kept = {name: getattr(node, name) for name in _UNUSED if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda *args, **options: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
+
+
 @contextlib.contextmanager
 def _ray(wanted: Wanted) -> Iterator[Any]:
     """Ray, joined or started here; what was started here is gone afterwards."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    import ray._private.node
     import ray._private.worker
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -558,17 +578,18 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
         return
     with ray_folder() as folder:
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(cores(), wanted.workers * wanted.threads),
-                num_gpus=0 if wanted.device == "cpu" else _logical_gpus() or None,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
+            with _lean(ray._private.node.Node):
+                ray.init(
+                    address="local",
+                    num_cpus=max(cores(), wanted.workers * wanted.threads),
+                    num_gpus=0 if wanted.device == "cpu" else _logical_gpus() or None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_STORE,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=folder,
+                )
         except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
             raise KeyboardInterrupt from None
         except Exception as error:

@@ -1,5 +1,8 @@
 """How many workers with how many threads, and which pairs go together."""
 
+import subprocess
+import sys
+
 import psutil
 import pytest
 
@@ -50,3 +53,23 @@ def test_every_gpu_has_two_workers_if_there_are_cores_and_pairs_for_them() -> No
     assert size_fleet({"CPU": 32, "GPU": 2}, Wanted(workers=3)) == Fleet(3, 1, 0.5)
     with pytest.raises(ClusterError, match="--device cuda: Ray sees no GPU"):
         size_fleet({"CPU": 4}, Wanted(device="cuda"))
+
+
+def test_ray_starts_here_without_its_processes_that_a_run_has_no_use_for() -> None:
+    code = """
+import psutil
+import ray._private.node
+from pipeline.scheduler import Wanted, _UNUSED, _ray
+node = ray._private.node.Node
+before = [getattr(node, name) for name in _UNUSED]  # a newer Ray may have other names
+with _ray(Wanted(workers=1, threads=1, device="cpu")) as started:
+    assert started.get(started.remote(num_cpus=1)(lambda: 7).remote()) == 7
+    for process in psutil.Process().children(recursive=True):
+        print(*(part for part in process.cmdline()[:4] if part.endswith((".py", "raylet"))))
+assert before == [getattr(node, name) for name in _UNUSED]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "raylet" in done.stdout
+    for name in ("dashboard.py", "log_monitor.py", "monitor.py"):
+        assert name not in done.stdout
