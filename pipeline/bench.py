@@ -217,15 +217,8 @@ def _seconds(run: Callable[[], Any], device: Any, times: int = 4) -> float:
 
 
 def _name(device: Any) -> str:
-    import platform
-
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            models = [line.partition(":")[2].strip() for line in file if "model name" in line]
-        return models[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
+    from stylize.transfer import processor
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

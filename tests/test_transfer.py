@@ -1,6 +1,7 @@
 """transfer_style as its users call it: tiny pictures, few evaluations, the bundled network."""
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -357,6 +358,16 @@ def test_with_spread_the_coarsest_scale_is_two_stages_the_first_by_quarters(
     assert first.size == second.size == fit((300, 200), 128)
     assert (first.spread, second.spread, finest.spread) == (0.3, 0, 0)
     assert (first.content_factor, second.content_factor, finest.content_factor) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("size", [96, 200, 512, 1024, 4096, 12000])
+def test_by_default_pictures_of_every_size_begin_alike(size: int) -> None:
+    sizes = list(
+        dict.fromkeys(max(s.size) for s in plan_stages((16000, 12000), StyleConfig(size=size)))
+    )
+    assert 96 <= sizes[0] < 192
+    assert sizes[-1] == size
+    assert all(abs(fine - 2 * coarse) <= 1 for coarse, fine in itertools.pairwise(sizes))
 
 
 def test_one_scale_has_all_evaluations() -> None:
@@ -812,6 +823,24 @@ def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
     assert choose_dtype("float64", cpu) == torch.float64
     with pytest.raises(ConfigError, match="dtype is 'int8'; it must be auto or float32"):
         choose_dtype("int8", cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "avx512_bf16", "amx", "dtype"),
+    [
+        ("AMD EPYC", False, False, torch.float32),
+        ("AMD EPYC", True, False, torch.bfloat16),
+        ("Intel(R) Xeon(R) Processor", True, False, torch.float32),
+        ("Intel(R) Xeon(R) Processor", True, True, torch.bfloat16),
+    ],
+)
+def test_bfloat16_is_chosen_where_the_processor_is_faster_with_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, avx512_bf16: bool, amx: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(transfer_module, "processor", lambda: name)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert choose_dtype("auto", torch.device("cpu")) == dtype
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
