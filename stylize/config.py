@@ -275,7 +275,7 @@ class StyleConfig(_Spelt):
     tv_reduction: str = _choice(
         "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
     )
-    scales: int = _whole(3, 1, 8, "coarse-to-fine scales, each half the size of the next")
+    scales: int = _whole(8, 1, 8, "coarse-to-fine scales at most, each half the size of the next")
     coarsest: int = _whole(96, 16, 16384, "no scale's longest side is below this, pixels")
     coarse_content: float = _number(
         4.0, 0, 1e6, "factor on the content weight at all but the finest scale"

@@ -49,6 +49,8 @@ def other(name: str) -> Any:
         assert OTHER[name] != default
         return OTHER[name]
     low, high = limits(name)
+    if isinstance(default, int):
+        return default + 1 if default + 1 <= high else default - 1
     return default + 1 if default + 1 <= high else (default + low) / 2 if default > low else high
 
 
