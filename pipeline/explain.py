@@ -5,6 +5,7 @@ What is drawn is computed by `stylize.explain`. Imports torch and matplotlib ins
 
 from __future__ import annotations
 
+import glob
 import html
 import importlib.resources
 import io
@@ -59,7 +60,8 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     from stylize.explain import explain_transfer
 
     names = ("content.png", "style.png", "result.png", "losses.png", "film.gif", "gram.png")
-    check_targets(one, [storage.join(out, name) for name in names])
+    kept = glob.glob(os.path.join(glob.escape(out), "features-*.png"))  # of layers not known yet
+    check_targets(one, [*kept, *(storage.join(out, name) for name in names)])
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))

@@ -268,6 +268,10 @@ def test_what_a_picture_is_made_from_is_never_written_over(tmp_path: Path) -> No
         done = cli(command, photo, style, "-o", target, "--mask", mask, *TINY)
         assert done.returncode == 2, done.stderr
         assert f"is the {role}, and would be lost; choose another" in done.stderr
+    maps = picture(tmp_path / "features" / "features-relu1_1.png", 4)
+    done = cli("explain", maps, style, "-o", maps.parent, *TINY)
+    assert "features-relu1_1.png is the photograph, and would be lost" in done.stderr
+    assert os.listdir(maps.parent) == [maps.name]
     assert [path.read_bytes() for path in (photo, style, mask)] == before
 
 
