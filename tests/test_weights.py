@@ -364,6 +364,15 @@ def test_a_download_is_converted_kept_and_not_repeated(mirror: Site, cache: Path
     assert (len(mirror.requests), len(lines)) == (1, 1)
 
 
+def test_a_long_download_says_how_far_it_is(
+    mirror: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_TELL", 0)
+    lines: list[str] = []
+    weights.find("vgg19", lines.append)
+    assert lines[-1] == f"downloading VGG-19: {len(mirror.body) / 1e6:.0f} MB are here"
+
+
 def refused(match: str) -> None:
     """`vgg19` is refused with this reason, and `auto` falls back, saying it in one line."""
     with pytest.raises(WeightsError, match=match):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ _TORCHVISION_MEAN = (0.485, 0.456, 0.406)
 _TORCHVISION_STD = (0.229, 0.224, 0.225)
 _VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _TIMEOUT = 15.0  # seconds without a byte before a download counts as failed
+_TELL = 10.0  # seconds between two words on how far it is
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
             downloaded = Path(folder, name)
-            _download(url, downloaded)
+            _download(url, downloaded, say)
             return import_file(downloaded, "torchvision", "vgg19", cached)
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsError(
@@ -214,17 +216,21 @@ def _hub_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
 
 
-def _download(url: str, target: Path) -> None:
+def _download(url: str, target: Path, say: Callable[[str], None]) -> None:
     """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them.
 
     Not by torch.hub, which takes seconds to import, though there may be no network to use it on.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "stylize-batch"})
     sha256 = hashlib.sha256()
+    told = time.monotonic()
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer, open(target, "wb") as file:
         while block := answer.read(1 << 20):
             file.write(block)
             sha256.update(block)
+            if time.monotonic() - told >= _TELL:
+                told = time.monotonic()
+                say(f"downloading VGG-19: {file.tell() / 1e6:.0f} MB are here")
     digits = target.stem.rsplit("-", 1)[-1]
     if not sha256.hexdigest().startswith(digits):
         raise WeightsError(
