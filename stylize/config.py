@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any, Self
 
 from stylize.errors import ConfigError
@@ -83,7 +84,10 @@ class Setting:
         if isinstance(value, str) and self.parse is not str:
             with contextlib.suppress(ValueError, KeyError):
                 return self.parse(value.strip())
-        return _as_tuple(value)
+        value = _plain(value)
+        if self.parse is _parse_whole and isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value
 
     def accepts(self, value: Any) -> bool:
         """Whether a value passes the check; one of another shape does not."""
@@ -186,9 +190,11 @@ def _check_blend(value: Any) -> bool:
     )
 
 
-def _as_tuple(value: Any) -> Any:
-    """The value with every list in it a tuple."""
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+def _plain(value: Any) -> Any:
+    """The value with every list in it a tuple, and numpy's numbers Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def _as_float(value: Any) -> Any:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stylize.config import INIT_WORDS, SETTINGS, StyleConfig, parse_setting
@@ -188,6 +189,10 @@ def test_text_becomes_the_value(name: str, text: str, value: Any) -> None:
         ("init", Path("x.png"), "x.png"),
         ("size", "64", 64),
         ("size", "64.0", 64),
+        ("size", 64.0, 64),
+        ("size", np.int64(64), 64),
+        ("strength", np.float32(0.25), 0.25),
+        ("style_blend", [np.float32(0.75), np.int64(1)], (0.75, 1.0)),
         ("clamp", "false", False),
     ],
 )
