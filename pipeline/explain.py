@@ -60,7 +60,8 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     from stylize.explain import explain_transfer
 
     names = ("content.png", "style.png", "result.png", "losses.png", "film.gif", "gram.png")
-    kept = glob.glob(os.path.join(glob.escape(out), "features-*.png"))  # of layers not known yet
+    folder = glob.escape(storage.local_path(out) or out)
+    kept = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
     check_targets(one, [*kept, *(storage.join(out, name) for name in names)])
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))

@@ -80,13 +80,11 @@ class Setting:
     def read(self, given: Any) -> Any:
         """The value of what is given for it: text as on the command line, a path or lists, too.
         What cannot be read stays as it is, for the check to refuse."""
-        value = os.fspath(given) if isinstance(given, os.PathLike) else given
-        if isinstance(value, str) and self.parse is not str:
+        value = _plain(os.fspath(given) if isinstance(given, os.PathLike) else given)
+        whole = self.parse is _parse_whole and isinstance(value, float)  # 64.0, as its text is
+        if whole or (isinstance(value, str) and self.parse is not str):
             with contextlib.suppress(ValueError, KeyError):
-                return self.parse(value.strip())
-        value = _plain(value)
-        if self.parse is _parse_whole and isinstance(value, float) and value.is_integer():
-            return int(value)
+                return self.parse(str(value).strip())
         return value
 
     def accepts(self, value: Any) -> bool:

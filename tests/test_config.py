@@ -81,7 +81,7 @@ def bad_values() -> list[tuple[str, Any]]:
     bad += [("style_blend", value) for value in blends]
     for name in FLAGS:
         bad += [(name, 1), (name, "yes")]
-    bad += [("init", ""), ("init", 3), ("mask", 3)]
+    bad += [("init", ""), ("init", 3), ("mask", 3), ("seed", 2.0**60)]
     return bad
 
 
