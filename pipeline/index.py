@@ -318,7 +318,7 @@ class Index:
         self._size += len(line)
 
     def _begin_segment(self) -> None:
-        os.makedirs(self._journal, exist_ok=True)
+        # The journal's folder stands since `_recover`; where it is gone, so are the pictures.
         self._segment = self._next_segment()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._handle = os.open(self._segment_path(), flags, 0o644)

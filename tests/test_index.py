@@ -532,10 +532,13 @@ def test_a_stray_file_is_named_and_left_alone(tmp_path: Path) -> None:
     assert {"no\x1btes.txt", "other.parquet"} < set(parts(tmp_path))
 
 
-def test_a_folder_removed_during_the_run_is_a_storage_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_folder_removed_during_the_run_is_a_storage_error(tmp_path: Path, rows: int) -> None:
+    """Before the first row, too: a journal made anew would tell of pictures that are gone."""
     out = tmp_path / "out"
     index = Index.open(str(out), "r1")
-    index.append(result("a"))
+    for _ in range(rows):
+        index.append(result("a"))
     out.rename(tmp_path / "gone")
     for path in sorted((tmp_path / "gone").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()

@@ -404,7 +404,8 @@ def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
     run = start(manifest, "--in-process", *slow)
     try:
         wait_for(lambda: image(out, "g0").exists())
-        shutil.rmtree(out)
+        gone = out.rename(out.with_name("gone"))  # at once: rmtree alone would race with the run
+        shutil.rmtree(gone)
         _, stderr = run.communicate(timeout=60)
     finally:
         run.kill()
