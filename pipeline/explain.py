@@ -11,7 +11,7 @@ import importlib.resources
 import io
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,10 +59,9 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     """
     from stylize.explain import explain_transfer
 
-    names = ("content.png", "style.png", "result.png", "losses.png", "film.gif", "gram.png")
     folder = glob.escape(storage.local_path(out) or out)
     kept = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
-    check_targets(one, [*kept, *(storage.join(out, name) for name in names)])
+    check_targets(one, [*kept, *(storage.join(out, name) for name in _FILES)])
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
@@ -77,15 +76,7 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
             mask=one.mask,
             on_step=on_step,
         )
-    files = {
-        "content.png": encode(found.content, ".png"),
-        "style.png": encode(found.style, ".png"),
-        "result.png": encode(found.result.image, ".png", one.config.to_json()),
-        "losses.png": _png(loss_figure(found)),
-        "film.gif": film(found.looks, found.result.image),
-    }
-    if found.grams:
-        files["gram.png"] = _png(gram_figure(found.grams))
+    files = {name: make(found) for name, make in _FILES.items() if name != _GRAMS or found.grams}
     for layer, maps in found.maps.items():
         files[f"features-{layer}.png"] = _png(map_figure(layer, maps))
     for name, data in files.items():
@@ -101,6 +92,18 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
+
+
+_GRAMS = "gram.png"
+_FILES: Mapping[str, Callable[[Explanation], bytes]] = {
+    "content.png": lambda found: encode(found.content, ".png"),
+    "style.png": lambda found: encode(found.style, ".png"),
+    "result.png": lambda found: encode(found.result.image, ".png", found.result.config.to_json()),
+    "losses.png": lambda found: _png(loss_figure(found)),
+    "film.gif": lambda found: film(found.looks, found.result.image),
+    _GRAMS: lambda found: _png(gram_figure(found.grams)),
+}
+"""What stands beside the page, but for a picture for each layer."""
 
 
 # --- figures -----------------------------------------------------------------------------------

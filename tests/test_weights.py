@@ -9,7 +9,10 @@ import hashlib
 import http.server
 import os
 import pickle
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -371,6 +374,21 @@ def test_a_long_download_says_how_far_it_is(
     lines: list[str] = []
     weights.find("vgg19", lines.append)
     assert lines[-1] == f"downloading VGG-19: {len(mirror.body) / 1e6:.0f} MB are here"
+
+
+def test_a_download_that_is_killed_leaves_nothing(mirror: Site, cache: Path) -> None:
+    """The kill falls into the download: the line that leads to it comes once bytes are here."""
+    code = """
+import os, signal
+from stylize import weights
+weights._TELL = 0
+def say(line):
+    if "are here" in line:
+        os.kill(os.getpid(), signal.SIGKILL)
+weights.fetch_vgg19(say)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert everything(cache) == []
 
 
 def refused(match: str) -> None:

@@ -9,6 +9,7 @@ Torch is imported where tensors are read, so that asking for a file's identity d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import platformdirs
 from safetensors import SafetensorError, safe_open
@@ -200,10 +201,10 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
     say("downloading VGG-19 (548 MB, once) …")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
-            downloaded = Path(folder, name)
-            _download(url, downloaded, say)
-            return import_file(downloaded, "torchvision", "vgg19", cached)
+        with tempfile.TemporaryFile(dir=cached.parent) as file:  # no name: a kill leaves nothing
+            _download(url, file, say)
+            file.seek(0)
+            return _keep(_read_state(file, url), url, "torchvision", "vgg19", cached)
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsError(
             f"VGG-19 cannot be downloaded to {cached.parent} ({error}); give a file with --weights"
@@ -216,7 +217,7 @@ def _hub_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
 
 
-def _download(url: str, target: Path, say: Callable[[str], None]) -> None:
+def _download(url: str, file: IO[bytes], say: Callable[[str], None]) -> None:
     """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them.
 
     Not by torch.hub, which takes seconds to import, though there may be no network to use it on.
@@ -224,14 +225,14 @@ def _download(url: str, target: Path, say: Callable[[str], None]) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "stylize-batch"})
     sha256 = hashlib.sha256()
     told = time.monotonic()
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer, open(target, "wb") as file:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
         while block := answer.read(1 << 20):
             file.write(block)
             sha256.update(block)
             if time.monotonic() - told >= _TELL:
                 told = time.monotonic()
                 say(f"downloading VGG-19: {file.tell() / 1e6:.0f} MB are here")
-    digits = target.stem.rsplit("-", 1)[-1]
+    digits = Path(url).stem.rsplit("-", 1)[-1]
     if not sha256.hexdigest().startswith(digits):
         raise WeightsError(
             "VGG-19 came damaged (cut short or changed on the way): its SHA-256 is "
@@ -253,9 +254,21 @@ def import_file(
     is. Nothing is unpickled but tensors. Raises `WeightsError`.
     """
     source = Path(path)
-    state = _read_state(source)
-    if state is None:
-        return source
+    if source.suffix == ".safetensors":
+        with contextlib.suppress(WeightsError):
+            identity(source)
+            return source
+    return _keep(_read_state(source, str(source)), str(source), convention, backbone, target)
+
+
+def _keep(
+    state: Mapping[str, Tensor],
+    source: str,
+    convention: Convention,
+    backbone: str | None,
+    target: Path | None,
+) -> Path:
+    """The second half of `import_file`; `source` is what errors call it."""
     if any(name.endswith(".running_mean") for name in state):
         raise WeightsError(
             f"{source} has batch normalisation; use a vgg16 or vgg19 without it, for its "
@@ -308,22 +321,20 @@ def import_file(
     return target
 
 
-def _read_state(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a foreign file, or None where the file is already in the project's form."""
+def _read_state(file: Path | IO[bytes], source: str) -> dict[str, Tensor]:
+    """The tensors of a foreign file. Raises `WeightsError`."""
     import torch
 
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                if "backbone" in (file.metadata() or {}):
-                    return None
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(file, Path) and file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except OSError as error:
-        raise WeightsError(f"the weights file {path} cannot be read: {error}") from error
+        raise WeightsError(f"the weights file {source} cannot be read: {error}") from error
     except Exception as error:  # pickle, zip and safetensors errors alike, some a page long
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"the weights file {path} cannot be read (no VGG in .pth or .safetensors): {why}"
+            f"the weights file {source} cannot be read (no VGG in .pth or .safetensors): {why}"
         ) from error
