@@ -8,9 +8,9 @@ plot_curves("OUT")  # its loss curves as a matplotlib figure
 
 from typing import Any
 
-__version__ = "0.1.0"
+from stylize import __version__
 
-__all__ = ["plot_curves", "read_index"]
+__all__ = ["__version__", "plot_curves", "read_index"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
+from pipeline.records import FAILURES
 from pipeline.tables import as_text
+from pipeline.words import count, duration, visible
 from stylize.config import SETTINGS, StyleConfig
 
 app = typer.Typer(
@@ -140,7 +142,7 @@ def _clear_errors() -> Iterator[None]:
         yield
     except ManifestError as error:
         _print_problems([str(problem) for problem in error.problems])
-        raise _Refused(2, f"{_count(len(error.problems), 'problem')}; nothing was run") from error
+        raise _Refused(2, f"{count(len(error.problems), 'problem')}; nothing was run") from error
     except (StorageError, ClusterError, UnableError, LockedError, WeightsError) as error:
         raise _Refused(5, str(error)) from error
     except (ConfigError, ValueError) as error:
@@ -156,10 +158,6 @@ def _print_problems(lines: list[str]) -> None:
         _say(line)
     if len(lines) > _SHOWN:
         _say(f"… and {len(lines) - _SHOWN} more")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _default_out(manifest: str) -> str:
@@ -260,6 +258,7 @@ _Retry = Annotated[
         "--retry-failed",
         help="which pairs that failed before are tried again: all (but poison), none, or one of "
         "failed, timeout, poison",
+        callback=_one_of("all", "none", *FAILURES),
     ),
 ]
 _NoRetry = Annotated[bool, typer.Option("--no-retry-failed", help="leave what failed before")]
@@ -275,19 +274,6 @@ _VerifyInputs = Annotated[
     bool, typer.Option("--verify-inputs", help="hash inputs even if they look unchanged")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
-
-
-def _retry(retry_failed: str, no_retry_failed: bool) -> bool | str:
-    if no_retry_failed or retry_failed == "none":
-        return False
-    if retry_failed == "all":
-        return True
-    if retry_failed not in ("failed", "timeout", "poison"):
-        raise _Refused(
-            2,
-            f"--retry-failed is {retry_failed!r}; it must be all, none, failed, timeout or poison",
-        )
-    return retry_failed
 
 
 # --- commands ----------------------------------------------------------------------------------
@@ -364,7 +350,7 @@ def run_command(
         limit=limit,
         only=tuple(only or ()),
         force=force,
-        retry_failed=_retry(retry_failed, no_retry_failed),
+        retry_failed="none" if no_retry_failed else retry_failed,
         redo_changed=redo_changed,
         redo_older=redo_older,
         verify_inputs=verify_inputs,
@@ -380,7 +366,7 @@ def run_command(
     with _clear_errors():
         summary = run(manifest, _beside(manifest, settings), options)
     for pair, reason in summary.skipped[:20]:
-        _note(f"skipped row {pair.row} ({_visible(pair.pair_id)}): {_visible(reason)}", progress)
+        _note(f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}", progress)
     _tell(describe(summary, options.out))
     if summary.exit is not Exit.DONE:
         message = summary.message
@@ -412,7 +398,6 @@ def plan_command(
     settings: dict[str, str] | None = None,
 ) -> None:
     """What would be painted and why, and how long it may take; writes nothing."""
-    from pipeline.progress import duration
     from pipeline.run import Options, make_plan
     from pipeline.timing import estimate
 
@@ -422,7 +407,7 @@ def plan_command(
         weights_convention=weights_convention,
         force=force,
         only=tuple(only or ()),
-        retry_failed=_retry(retry_failed, no_retry_failed),
+        retry_failed="none" if no_retry_failed else retry_failed,
         redo_changed=redo_changed,
         redo_older=redo_older,
         verify_inputs=verify_inputs,
@@ -441,15 +426,15 @@ def plan_command(
         _tell(json.dumps(facts, indent=1))
         return
     for pair, reason in plan.todo:
-        _tell(f"paint  row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
+        _tell(f"paint  row {pair.row}  {visible(pair.output)}  ({visible(reason)})")
     for pair, reason in plan.skipped:
-        _tell(f"skip   row {pair.row}  {_visible(pair.output)}  ({_visible(reason)})")
+        _tell(f"skip   row {pair.row}  {visible(pair.output)}  ({visible(reason)})")
     for pair in plan.adopt:
-        _tell(f"adopt  row {pair.row}  {_visible(pair.output)}  (finished, not in the index)")
+        _tell(f"adopt  row {pair.row}  {visible(pair.output)}  (finished, not in the index)")
     done = len(plan.done)
     older = f" ({len(plan.older)} made by an older version)" if plan.older else ""
     _tell(
-        f"{_count(len(pairs), 'pair')}: {len(plan.todo)} to paint, {done} done{older}, "
+        f"{count(len(pairs), 'pair')}: {len(plan.todo)} to paint, {done} done{older}, "
         f"{len(plan.adopt)} to adopt, {len(plan.skipped)} to skip"
     )
     for device, seconds in times.items():
@@ -481,7 +466,7 @@ def validate_command(
         try:
             look(storage.read_bytes(path), limits)
         except (StylizeError, OSError) as error:
-            return _visible(f"{os.path.basename(path)}: {error}")
+            return visible(f"{os.path.basename(path)}: {error}")
         return None
 
     try:
@@ -496,9 +481,9 @@ def validate_command(
     else:
         _print_problems([str(problem) for problem in problems])
     if problems:
-        raise _Refused(2, f"{_count(len(problems), 'problem')} in {manifest}")
+        raise _Refused(2, f"{count(len(problems), 'problem')} in {manifest}")
     if not as_json:
-        _tell(f"{_count(rows, 'pair')}, no problem found")
+        _tell(f"{count(rows, 'pair')}, no problem found")
 
 
 @app.command("status")
@@ -509,8 +494,7 @@ def status_command(
     from collections import Counter
 
     with _clear_errors():
-        if not os.path.isdir(os.path.join(out, "index")):
-            raise _Refused(2, f"{out} is no output folder: it has no index/")
+        _check_out(out)
         from pipeline.index import read_results
 
         results = read_results(out)
@@ -536,7 +520,7 @@ def status_command(
         same = [r for r in bad if (r.status, r.error_type) == (status, kind)]
         for result in sorted(same, key=lambda r: r.row)[:20]:
             _tell(
-                f"  row {result.row} ({_visible(result.pair_id)}): {_visible(result.error_message)}"
+                f"  row {result.row} ({visible(result.pair_id)}): {visible(result.error_message)}"
             )
         if number > 20:
             _tell(f"  … and {number - 20} more")
@@ -665,7 +649,7 @@ def make_manifest_command(
         raise _Refused(2, str(error)) from error
     except storage.StorageError as error:
         raise _Refused(5, str(error)) from error
-    _tell(f"{out}: {_count(len(rows), 'pair')}")
+    _tell(f"{out}: {count(len(rows), 'pair')}")
 
 
 @app.command("bench")
@@ -769,7 +753,9 @@ def report_command(
 
 
 def _check_out(out: str) -> None:
-    if not os.path.isdir(os.path.join(out, "index")):
+    from pipeline import storage
+
+    if not os.path.isdir(os.path.join(storage.local_path(out) or out, "index")):
         raise _Refused(2, f"{out} is no output folder: it has no index/")
 
 
@@ -779,8 +765,7 @@ def compact_command(out: Annotated[str, typer.Argument(help="output folder of a 
     from pipeline.index import Index, Lock
 
     with _clear_errors():
-        if not os.path.isdir(os.path.join(out, "index")):
-            raise _Refused(2, f"{out} is no output folder: it has no index/")
+        _check_out(out)
         with Lock(out, "compact"), Index.open(out, "compact") as index:
             index.compact()
         for problem in index.problems:
@@ -806,12 +791,12 @@ def rebuild_index_command(
             raise _Refused(2, f"{out} is no output folder: it has no index/ and no picture of ours")
         found = rebuild_index(out, _pairs(manifest or []))
     for problem in found.problems:
-        _say(_visible(problem))
+        _say(visible(problem))
     for name in found.damaged:
-        _say(f"{_visible(name)}: does not open to its end; it gets no row, the next run paints it")
+        _say(f"{visible(name)}: does not open to its end; it gets no row, the next run paints it")
     for name in found.elsewhere:
-        _say(f"{_visible(name)}: was moved or copied by hand; it gets no row")
-    made = _count(found.made, "row")
+        _say(f"{visible(name)}: was moved or copied by hand; it gets no row")
+    made = count(found.made, "row")
     _tell(f"{os.path.join(out, 'index')}: {made} made from pictures, {found.kept} kept")
 
 
@@ -830,10 +815,10 @@ def prune_command(
         _check_out(out)
         found = prune(out, _pairs(manifest), remove=yes)
     for name in found.pictures:
-        _tell(_visible(name))
+        _tell(visible(name))
     for name in found.edited:
-        _say(f"{_visible(name)}: was edited by hand; it stays")
-    pictures, rows = _count(len(found.pictures), "picture"), _count(len(found.rows), "row")
+        _say(f"{visible(name)}: was edited by hand; it stays")
+    pictures, rows = count(len(found.pictures), "picture"), count(len(found.rows), "row")
     size = f"{found.size / 1e6:.1f} MB"
     if yes:
         _say(f"removed {pictures} ({size}) and {rows} of the index")
@@ -886,12 +871,6 @@ def weights_verify_command() -> None:
     with _clear_errors():
         for path in [weights.BUNDLED, *sorted(weights.cache_folder().glob("vgg*.safetensors"))]:
             _tell(f"{path}: {weights.verify(path)[:16]}… is right")
-
-
-def _visible(text: str) -> str:
-    from pipeline.progress import visible
-
-    return visible(text)
 
 
 def _version(wanted: bool) -> None:

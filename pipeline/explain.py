@@ -19,9 +19,10 @@ from PIL import Image, ImageDraw
 
 from pipeline import __version__, storage
 from pipeline.one import One, check_targets
-from pipeline.progress import duration, shown
+from pipeline.progress import shown
 from pipeline.tables import as_text
 from pipeline.timing import work_done
+from pipeline.words import duration
 from stylize.config import SETTINGS, StyleConfig, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size

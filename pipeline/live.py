@@ -20,19 +20,14 @@ from rich.segment import ControlType, Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-__all__ = ["Row", "Screen", "duration", "overview", "table"]
+from pipeline.words import duration
+
+__all__ = ["Row", "Screen", "overview", "table"]
 
 _REDRAW = 0.25  # seconds
 _BAR, _SHORT_BAR = 30, 10  # columns of the overall bar
 _NARROW = 64  # columns of a terminal that leaves no room for words and bars
 _LABEL = 40  # columns at most of a pair's name
-
-
-def duration(seconds: float) -> str:
-    """0:42, 12:05, 3:00:00"""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Screen:

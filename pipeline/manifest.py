@@ -19,7 +19,8 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.records import Pair
-from pipeline.tables import ENDINGS, ManifestError, Problem, Row, quoted, read_table
+from pipeline.tables import ENDINGS, ManifestError, Problem, Row, read_table
+from pipeline.words import count, quoted, visible
 from stylize.config import SETTINGS, StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
@@ -102,7 +103,7 @@ class _Reader:
         for name, text in options.items():
             value, message = _parse(name, text)
             if message:
-                problems.append(Problem(None, None, "", f"option {quoted(name)[1:-1]}: {message}"))
+                problems.append(Problem(None, None, "", f"option {visible(name, 60)}: {message}"))
             else:
                 self.options[name] = value
 
@@ -375,7 +376,7 @@ def find_problems(
         message = _file_problem(path, name, check)
         if message:
             others = len(rows[path]) - 1
-            message += f" (and in {others} more row{'s' * (others > 1)})" if others else ""
+            message += f" (and in {count(others, 'more row')})" if others else ""
             problems.append(Problem(pair.row, lines.get(pair.row), column, message))
     return problems
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
-from pipeline.progress import duration, shown
+from pipeline.progress import shown
 from pipeline.timing import work_done
+from pipeline.words import duration
 from stylize.config import StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode

@@ -22,23 +22,16 @@ from rich.console import Console, ConsoleDimensions, ConsoleRenderable, Group
 from rich.markup import escape
 from rich.text import Text
 
-from pipeline.live import Row, Screen, duration, overview, table
+from pipeline.live import Row, Screen, overview, table
 from pipeline.records import FAILURES, Pair, Result
-from pipeline.tables import quoted
 from pipeline.timing import work
+from pipeline.words import duration, visible
 from pipeline.worker import Status
 
-__all__ = ["Estimate", "Progress", "duration", "shown", "visible"]
+__all__ = ["Estimate", "Progress", "shown"]
 
 _STATUS_EVERY = 10.0  # seconds between lines while nothing finishes
 _RESULT_EVERY = 1.0  # seconds between plain lines of what was painted
-_LONGEST = 1000  # characters of a message that are shown
-
-
-def visible(text: str) -> str:
-    """Text from files and manifests with control characters made visible, on one line."""
-    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-    return quoted(cut, limit=len(cut))[1:-1]
 
 
 class _Console(Console):

@@ -1,4 +1,4 @@
-"""Which pairs are to be done, and why, in words. Pure: standard library and records only.
+"""Which pairs are to be done, and why, in words. Pure: no file is touched.
 
 What must be read from files comes through `Facts`, which the caller provides.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from pipeline.records import FAILURES, Pair, Result
+from pipeline.records import Pair, Result
+from pipeline.tables import as_text
 
 __all__ = ["Facts", "Picture", "Plan", "pending"]
 
@@ -65,20 +66,17 @@ def pending(
     *,
     facts: Facts,
     force: bool = False,
-    retry_failed: bool | str = True,
+    retry_failed: str = "all",
     redo_changed: bool = False,
     redo_older: bool = False,
 ) -> Plan:
     """Sort the pairs by what their newest result and the files say.
 
     Done is a pair whose newest result is ok, whose key is today's and whose picture is there.
-    `retry_failed`: True tries failed and timed out pairs again, False none, one of `FAILURES`
+    `retry_failed`: "all" tries failed and timed out pairs again, "none" none, one of `FAILURES`
     only that kind; `poison` is tried only when named, or when the row's settings changed. A
     picture edited by hand is kept unless `redo_changed`, even with `force`.
-    Raises `ValueError` for another `retry_failed`.
     """
-    if isinstance(retry_failed, str) and retry_failed not in FAILURES:
-        raise ValueError(f"retry_failed is {retry_failed!r}; it must be {' or '.join(FAILURES)}")
     plan = Plan()
     for pair in pairs:
         result = results.get(pair.pair_id)
@@ -104,7 +102,7 @@ def _judge(
     result: Result | None,
     facts: Facts,
     force: bool,
-    retry_failed: bool | str,
+    retry_failed: str,
     redo_changed: bool,
     redo_older: bool,
 ) -> _Verdict:
@@ -131,7 +129,7 @@ def _judge_row(
     result: Result | None,
     facts: Facts,
     force: bool,
-    retry_failed: bool | str,
+    retry_failed: str,
     redo_older: bool,
 ) -> _Verdict:
     """By the newest row and the inputs alone."""
@@ -153,17 +151,17 @@ def _judge_row(
     return "done", ""
 
 
-def _judge_failure(pair: Pair, result: Result, force: bool, retry_failed: bool | str) -> _Verdict:
+def _judge_failure(pair: Pair, result: Result, force: bool, retry_failed: str) -> _Verdict:
     message = (result.error_message.strip().splitlines() or [result.error_type or "unknown"])[0]
     before = f"{result.status} before: {message}"
-    if retry_failed is False:
+    if retry_failed == "none":
         return "skip", f"{before} (not tried again: --no-retry-failed)"
     changed = _settings_changed(pair, result)
     if changed:
         return "todo", f"settings changed: {changed} ({before})"
     if retry_failed == result.status or (force and result.status != "poison"):
         return "todo", before
-    if isinstance(retry_failed, str) or result.status == "poison":
+    if retry_failed != "all" or result.status == "poison":
         return "skip", f"{before} (--retry-failed={result.status} tries it again)"
     return "todo", before
 
@@ -209,15 +207,7 @@ def _settings_changed(pair: Pair, result: Result) -> str:
         if name == "preset" or (name, value) == ("backbone", "auto") or name not in before:
             continue
         if before[name] != value:
-            found.append(f"{name} {_shown(before[name])} -> {_shown(value)}")
+            old, new = (as_text(name, one) or "none" for one in (before[name], value))
+            found.append(f"{name} {old} -> {new}")
     more = [f"{len(found) - 3} more"] if len(found) > 3 else []
     return ", ".join(found[:3] + more)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        parts = [":".join(map(_shown, v)) if isinstance(v, list) else _shown(v) for v in value]
-        return ",".join(parts) or "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

@@ -32,10 +32,11 @@ from pipeline.index import (
     write_run,
 )
 from pipeline.manifest import Manifest, ManifestError, Problem, read_manifest
-from pipeline.progress import Progress, duration
-from pipeline.records import Pair, Result
+from pipeline.progress import Progress
+from pipeline.records import FAILURES, Pair, Result
 from pipeline.resume import Plan, pending
 from pipeline.signals import Handlers
+from pipeline.words import count, duration
 from pipeline.worker import Job, Status
 from stylize import weights
 from stylize.config import StyleConfig
@@ -74,7 +75,7 @@ class Options:
     limit: int = 0  # 0: all
     only: tuple[str, ...] = ()
     force: bool = False
-    retry_failed: bool | str = True
+    retry_failed: str = "all"  # (but poison), "none", or one of FAILURES
     redo_changed: bool = False
     redo_older: bool = False
     verify_inputs: bool = False
@@ -493,7 +494,7 @@ class _Session:
                 self._tell_problems(after)
         rows = len(self.pairs)
         ok = self.counts["ok"]
-        failed = sum(self.counts[kind] for kind in ("failed", "timeout", "poison"))
+        failed = sum(self.counts[kind] for kind in FAILURES)
         done = len(plan.done) + self.counts["adopted"]
         left = len(plan.todo) - ok - failed
         message = ""
@@ -516,8 +517,8 @@ class _Session:
         if damaged and missing > 0:
             code = Exit.FAILED
             message = (
-                f"{missing} row(s) were in a damaged file of the index; run again: they are made "
-                "again from their pictures"
+                f"{count(missing, 'row')} stood in a damaged file of the index; run again: it is "
+                "filled from the pictures"
             )
         elif left < 0 or missing or (left and not (stopped or limited)):
             code = Exit.BUG
@@ -556,8 +557,7 @@ def describe(summary: Summary, out: str) -> str:
     if summary.left:
         parts.append(f"{summary.left} left")
     where = os.path.join(out, "images")
-    pairs = "1 pair" if summary.rows == 1 else f"{summary.rows} pairs"
     return (
-        f"{pairs}: {', '.join(parts)} in {duration(summary.seconds)}. "
+        f"{count(summary.rows, 'pair')}: {', '.join(parts)} in {duration(summary.seconds)}. "
         f"Pictures: {where}/  Index: {os.path.join(out, 'index')}/"
     )

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.words import count, quoted, visible
+
 if TYPE_CHECKING:
     from pipeline.records import Pair
 
-__all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "quoted", "read_table"]
+__all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "as_text", "read_table"]
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 """The endings that a manifest's name may have."""
@@ -48,7 +50,7 @@ class Problem:
         elif self.row is not None:
             places.append(f"row {self.row}")
         if self.column:
-            places.append(f"column {quoted(self.column)[1:-1]}")
+            places.append(f"column {visible(self.column, 60)}")
         return ": ".join(filter(None, (", ".join(places), self.message)))
 
 
@@ -97,13 +99,6 @@ class Table:
         self, message: str, line: int | None = None, column: str = "", row: int | None = None
     ) -> None:
         self.problems.append(Problem(row, line, column, message))
-
-
-def quoted(text: str, limit: int = 60) -> str:
-    """Text for a message: in quotation marks, cut, and with control characters made visible."""
-    cut = text if len(text) <= limit else f"{text[: limit - 12]}…{text[-8:]}"
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
-    return f'"{shown}"' if cut is text else f'"{shown}" ({len(text)} characters)'
 
 
 def read_table(path: str, data: bytes) -> Table:
@@ -164,7 +159,7 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
                 return
             if len(cells) != len(header):
                 table.complain(
-                    f"this row has {_count(len(cells), 'cell')}, the header {len(header)}; "
+                    f"this row has {count(len(cells), 'cell')}, the header {len(header)}; "
                     "put a cell that holds a delimiter in quotation marks",
                     line=line,
                     row=len(table.rows) + 1,
@@ -185,7 +180,7 @@ def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, lis
         except StopIteration:
             return
         except csv.Error as error:
-            reason = quoted(str(error), 200)[1:-1]
+            reason = visible(str(error), 200)
             if "end of data" in reason:
                 reason = "a quotation mark is not closed"
             elif "field larger" in reason:
@@ -216,10 +211,6 @@ def _header(names: list[str], line: int, table: Table, delimiter: str) -> list[s
             table.complain("the column is there twice; remove one", line=line, column=name)
         table.columns.setdefault(name, line)
     return names
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _read_jsonl(text: str, table: Table) -> None:
@@ -269,7 +260,7 @@ def _read_parquet(data: bytes, table: Table) -> None:
         values = file.read().to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
         first = str(error).partition("\n")[0]
-        table.complain(f"the Parquet file cannot be read: {quoted(first, 200)[1:]}")
+        table.complain(f"the Parquet file cannot be read: {visible(first, 200)}")
         return
     for cells in values:
         if not table.is_hopeless:

@@ -305,7 +305,9 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
 def test_each_broken_manifest_has_a_clear_message(
     write: Write, data: bytes, name: str, words: str
 ) -> None:
-    assert words in problems(write(data, name))[0]
+    message = problems(write(data, name))[0]
+    assert words in message
+    assert not message.endswith('"')
 
 
 def test_a_missing_manifest_and_a_folder_are_problems_too(tmp_path: Path) -> None:

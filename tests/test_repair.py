@@ -361,7 +361,7 @@ def test_damage_that_shows_at_the_end_is_told_and_the_next_run_makes_the_rows_ag
     done = forks(write_csv(manifest, rows), "--in-process", *TINY)
     assert done.returncode == 3, (done.stdout, done.stderr)
     assert f"index/{damaged.name} is damaged" in done.stderr
-    assert "2 row(s) were in a damaged file of the index; run again" in done.stderr
+    assert "2 rows stood in a damaged file of the index; run again" in done.stderr
     done = forks(manifest, "--in-process", *TINY)
     assert (done.returncode, done.counted("painted"), done.counted("done before")) == (0, 0, 3)
     assert statuses(out) == dict.fromkeys(NAMES, "ok")

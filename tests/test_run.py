@@ -230,7 +230,7 @@ def test_status_counts_and_names_causes(batch: Batch) -> None:
     lines = cli("status", batch.out).stdout.splitlines()
     assert lines[:2] == ["3 failed, 5 ok", "failed: 3 x ImageReadError"]
     assert lines[2] == "  row 6 (missing): content missing.jpg: there is no such file"
-    facts = json.loads(cli("status", batch.out, "--json").stdout)
+    facts = json.loads(cli("status", f"file://{batch.out}", "--json").stdout)
     assert facts["counts"] == {"ok": 5, "failed": 3}
     assert [failure["pair_id"] for failure in facts["failures"]] == BAD
 
