@@ -369,15 +369,9 @@ def run_command(
         _note(f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}", progress)
     _tell(describe(summary, options.out))
     if summary.exit is not Exit.DONE:
-        message = summary.message
-        if not message and summary.failed:
-            message = f"some pairs failed; see why with: stylize-batch status {options.out}"
-        elif not message:
-            message = "some pairs were skipped and have no picture; see why above"
         if progress == "json":
-            _note(message, progress)
-            message = ""
-        raise _Refused(summary.exit, message)
+            _note(summary.message, progress)
+        raise _Refused(summary.exit, "" if progress == "json" else summary.message)
 
 
 @app.command("plan")

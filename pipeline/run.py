@@ -208,20 +208,20 @@ class Backbones:
 
 
 def select(manifest: Manifest, only: Sequence[str]) -> list[Pair]:
-    """The pairs named by id, or all. Raises `ValueError` for an id that is not there."""
+    """The pairs named by id, or all. Raises `ConfigError` for an id that is not there."""
     if not only:
         return list(manifest)
     there = {pair.pair_id for pair in manifest}
     for pair_id in only:
         if pair_id not in there:
-            raise ValueError(f"--only {pair_id!r}: the manifest has no such id")
+            raise ConfigError(f"--only {pair_id!r}: the manifest has no such id")
     return [pair for pair in manifest if pair.pair_id in set(only)]
 
 
 def make_plan(
     manifest: str, settings: Mapping[str, str], options: Options, say: Callable[[str], None]
 ) -> tuple[Plan, list[Pair], dict[str, Result]]:
-    """What would run and why; writes nothing. Raises `ManifestError`, `UnableError`."""
+    """What would run and why; writes nothing. Raises as `run` does."""
     pairs = select(read_manifest(manifest, defaults=settings), options.only)
     backbones = Backbones(options, say)
     results = read_results(options.out)
@@ -255,7 +255,7 @@ def _plan(
 
 
 def run(manifest: str, settings: Mapping[str, str], options: Options) -> Summary:
-    """Do what is not done yet. Raises `ManifestError`, `ValueError` (usage), `LockedError`,
+    """Do what is not done yet. Raises `ManifestError`, `ConfigError`, `LockedError`,
     `StorageError`, `ClusterError`, `UnableError`; everything finished is recorded by then."""
     began = time.monotonic()
     pairs = select(read_manifest(manifest, defaults=settings), options.only)
@@ -320,6 +320,9 @@ class _Session:
         self.index = index
         self.run_id = run_id
         self.began = began
+        self.backbones = Backbones(options, self.on_note)
+        self.handlers = Handlers(self._on_signal)
+        self.progress = Progress([], style=options.progress)
         self.counts: Counter[str] = Counter()
         self.told = 0  # of the index's problems
         self.in_a_row: tuple[str, list[str]] = ("", [])  # kind of failure, messages
@@ -328,15 +331,13 @@ class _Session:
         self.too_many_failures = ""
 
     def run(self) -> Plan:
-        """Do what is to be done; what that was."""
-        with Progress([], style=self.options.progress) as before:
-            self._tell_problems(before)
-            backbones = Backbones(self.options, before.note)
-            pairs = backbones.resolve(self.pairs)
+        """Paint what is pending; returns the plan."""
+        with self.progress:
+            self._tell_problems()
+            pairs = self.backbones.resolve(self.pairs)
             results = read_results(self.options.out)
-            facts = _facts(self.options, backbones)  # which looks at each file once
+            facts = _facts(self.options, self.backbones)  # which looks at each file once
             plan = _plan(pairs, results, self.options, facts)
-            self.backbones = backbones
             self._adopt(plan, facts)
             self._restate(plan, results, facts)
         # What failed before comes last, so that --limit gets to the others.
@@ -345,16 +346,16 @@ class _Session:
         todo = todo[: self.options.limit or None]
         if todo:
             names = sorted({pair.settings["backbone"] for pair in todo})
-            paths = backbones.paths(names)
-            backbones.fix()
+            paths = self.backbones.paths(names)
+            self.backbones.fix()
             self._check_space(todo)
             self._schedule(todo, attempts, paths)
         return plan
 
-    def _tell_problems(self, progress: Progress) -> None:
+    def _tell_problems(self) -> None:
         """What was found damaged in the index since the last look."""
         for problem in self.index.problems[self.told :]:
-            progress.note(problem)
+            self.on_note(problem)
         self.told = len(self.index.problems)
 
     def _adopt(self, plan: Plan, facts: FileFacts) -> None:
@@ -419,7 +420,8 @@ class _Session:
         )
         start = scheduler.run_local if options.in_process else scheduler.run_ray
         storage.put(probe, b"")
-        with Progress(todo, style=options.progress) as self.progress, self._signals():
+        self.progress = Progress(todo, style=options.progress)
+        with self.progress, self.handlers:
             try:
                 start(todo, attempts, job, wanted, self)
             finally:
@@ -464,19 +466,10 @@ class _Session:
         self.progress.note(line)
 
     def on_started(self) -> None:
-        self._install()  # again: ray.init puts its own handler on SIGTERM
+        self.handlers.install()  # again: ray.init puts its own handler on SIGTERM
 
     def stop(self) -> int:
         return self.stop_level
-
-    # --- signals ---
-
-    def _signals(self) -> Handlers:
-        self._handlers = Handlers(self._on_signal)
-        return self._handlers
-
-    def _install(self) -> None:
-        self._handlers.install()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopped_by = number
@@ -489,9 +482,7 @@ class _Session:
     def balance(self, plan: Plan) -> Summary:
         """How it ended, by what the closed index has."""
         damaged = len(self.index.problems) > self.told  # only a merge reads all columns of a file
-        if damaged:
-            with Progress([], style=self.options.progress) as after:
-                self._tell_problems(after)
+        self._tell_problems()
         rows = len(self.pairs)
         ok = self.counts["ok"]
         failed = sum(self.counts[kind] for kind in FAILURES)
@@ -504,12 +495,17 @@ class _Session:
         unrecorded = sum(pair.pair_id not in newest for pair, _ in plan.skipped)
         limited = self.options.limit and len(plan.todo) > self.options.limit
         stopped = bool(self.stop_level)
+        refused = any(not _kept(newest.get(pair.pair_id)) for pair, _ in plan.skipped)
         if self.too_many_failures:
             code, message = Exit.STOPPED_BY_FAILURES, self.too_many_failures
         elif stopped:
             code, message = Exit.INTERRUPTED, "stopped; run again to go on"
-        elif failed or any(not _kept(newest.get(p.pair_id)) for p, _ in plan.skipped):
+        elif failed:
             code = Exit.FAILED
+            message = f"some pairs failed; see why with: stylize-batch status {self.options.out}"
+        elif refused:
+            code = Exit.FAILED
+            message = "some pairs were skipped and have no picture; see why above"
         else:
             code = Exit.DONE
         never = sum(pair.pair_id not in newest for pair, _ in plan.todo) if left else 0
