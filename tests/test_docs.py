@@ -83,3 +83,10 @@ def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
     assert "50, 50 and 40 of 140 evaluations" in text
     assert [stage.content_factor for stage in stages] == [4, 4, 4, 1]
     assert "weigh content four times as much" in text
+
+
+def test_the_table_of_columns_is_the_schema() -> None:
+    from pipeline.rows import SCHEMA
+
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "index.md").read_text("utf-8"), re.M)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(SCHEMA.names)

@@ -70,9 +70,13 @@ def test_the_python_and_sql_run_on_a_demo_output(checkout: Path) -> None:
     for kind, text in BLOCKS:
         if kind == "python":
             run([sys.executable, "-c", text], checkout)
-    query = next(text for kind, text in BLOCKS if kind == "sql")
-    code = f"import duckdb; print(duckdb.sql({query!r}).fetchall())"
-    assert "coffee-night" in run([sys.executable, "-c", code], checkout)
+    document = (ROOT / "docs" / "index.md").read_text("utf-8")
+    queries = [text for kind, text in BLOCKS if kind == "sql"]
+    queries += re.findall(r"```sql\n(.*?)```", document, re.S)
+    assert len(queries) == 2
+    for query in queries:
+        code = f"import duckdb; print(duckdb.sql({query!r}).fetchall())"
+        assert "coffee-night" in run([sys.executable, "-c", code], checkout)
 
 
 def test_the_table_of_settings_has_their_defaults() -> None:

@@ -196,7 +196,7 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
     in_hub = _hub_folder() / "checkpoints" / name
     if in_hub.exists():
         return import_file(in_hub, "torchvision", "vgg19", cached)
-    if os.environ.get("STYLIZE_OFFLINE"):
+    if os.environ.get("STYLIZE_OFFLINE", "0") not in ("", "0"):
         raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids to download it")
     say("downloading VGG-19 (548 MB, once) …")
     try:
