@@ -40,19 +40,12 @@ _SHOWN = 100  # problems printed at most; --json has all
 # --- settings as options -----------------------------------------------------------------------
 
 
-def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for each setting; it gets those that were used as `settings`."""
+def _with_settings(**own: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each setting; it gets those that were used as `settings`.
 
-    @functools.wraps(command)
-    def wrapper(**arguments: Any) -> Any:
-        config = arguments.pop("config", None)
-        used = {name: arguments.pop(name) for name in SETTINGS}
-        options = {name: text for name, text in used.items() if text is not None}
-        return command(**arguments, settings=_merged(config, options))
-
-    defaults = StyleConfig()
-    signature = inspect.signature(command, eval_str=True)
-    kept = [p for p in signature.parameters.values() if p.name != "settings"]
+    `own`: defaults of this command instead of `StyleConfig`'s.
+    """
+    defaults = {name: as_text(name, value) for name, value in vars(StyleConfig()).items()} | own
     added = [
         inspect.Parameter(
             name,
@@ -64,7 +57,7 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
                     help=f"{setting.help} ({setting.limit})",
                     metavar="VALUE",
                     rich_help_panel="Settings (also as columns of the manifest)",
-                    show_default=as_text(name, getattr(defaults, name)) or False,
+                    show_default=defaults[name] or False,
                 ),
             ],
         )
@@ -78,17 +71,32 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
             Path | None, typer.Option(help="TOML file with settings, below all options")
         ],
     )
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept]
-    wrapper.__signature__ = inspect.Signature([*parameters, config, *added])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in [*parameters, config, *added]}
-    return wrapper
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(**arguments: Any) -> Any:
+            config = arguments.pop("config", None)
+            used = {name: arguments.pop(name) for name in SETTINGS}
+            options = {name: text for name, text in used.items() if text is not None}
+            return command(**arguments, settings=_merged(own, config, options))
+
+        signature = inspect.signature(command, eval_str=True)
+        kept = [p for p in signature.parameters.values() if p.name != "settings"]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept]
+        parameters += [config, *added]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
 
 
-def _merged(config: Path | None, options: dict[str, str]) -> dict[str, str]:
-    """Config file below preset option below options, as one mapping in text form."""
+def _merged(own: dict[str, str], config: Path | None, options: dict[str, str]) -> dict[str, str]:
+    """A command's own defaults, config file, preset option, options, the last the strongest, as
+    one mapping in text form."""
     from stylize.presets import PRESETS
 
-    values: dict[str, str] = {}
+    values = dict(own)
     if config is not None:
         import tomllib
 
@@ -280,7 +288,7 @@ _Json = Annotated[bool, typer.Option("--json", help="machine-readable, on standa
 
 
 @app.command("run")
-@_with_settings
+@_with_settings()
 def run_command(
     manifest: _Manifest,
     out: _Out = None,
@@ -375,7 +383,7 @@ def run_command(
 
 
 @app.command("plan")
-@_with_settings
+@_with_settings()
 def plan_command(
     manifest: _Manifest,
     out: _Out = None,
@@ -438,7 +446,7 @@ def plan_command(
 
 
 @app.command("validate")
-@_with_settings
+@_with_settings()
 def validate_command(
     manifest: _Manifest,
     images: Annotated[bool, typer.Option("--images", help="decode every picture")] = False,
@@ -521,7 +529,7 @@ def status_command(
 
 
 @app.command("pair")
-@_with_settings
+@_with_settings()
 def pair_command(
     content: Annotated[str, typer.Argument(help="the photograph")],
     style: Annotated[str, typer.Argument(help="the painting, or several: a.jpg|b.jpg")],
@@ -560,7 +568,7 @@ def pair_command(
 
 
 @app.command("explain")
-@_with_settings
+@_with_settings(size="256")
 def explain_command(
     content: Annotated[str, typer.Argument(help="the photograph")],
     style: Annotated[str, typer.Argument(help="the painting")],
@@ -578,21 +586,14 @@ def explain_command(
     max_megapixels: _Megapixels = 200.0,
     settings: dict[str, str] | None = None,
 ) -> None:
-    """Paint one pair and show how: Gram matrices, feature maps, losses by layer, a film.
-
-    --size is 256 here unless it, or a preset that names one, is given.
-    """
+    """Paint one pair and show how: Gram matrices, feature maps, losses by layer, a film."""
     from pipeline.explain import explain_one, parse_layers
     from pipeline.one import make_stylizer, read_one
     from stylize.image import Limits
-    from stylize.presets import PRESETS
 
-    settings = settings or {}
-    if "size" not in PRESETS.get(settings.get("preset", ""), {}):
-        settings.setdefault("size", "256")
     with _clear_errors():
         wanted = parse_layers(layers)
-        one = read_one(content, [style], settings, Limits(max_side, max_megapixels))
+        one = read_one(content, [style], settings or {}, Limits(max_side, max_megapixels))
         stylizer = make_stylizer(
             one.config.backbone,
             weights_file=weights,
