@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pipeline.guard import ray_folder
 from pipeline.memory import kernel_kills
 from pipeline.records import Pair, Result
 from pipeline.timing import work
+from pipeline.words import count
 from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
 from stylize.config import AT_ONCE, together
 
@@ -47,6 +49,10 @@ _STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
 _POLL = 0.5  # seconds between looks at what the workers are doing
 _START = 300.0  # seconds without any worker or result before the cluster counts as unable
 _LOST = 20.0  # the same before it is asked whether it is there at all
+_JOIN = 5.0  # seconds that a cluster has to take a connection
+_COUNT = 5.0  # seconds between looks at the nodes of a cluster
+_HEALTH = 30.0  # seconds until Ray knows for sure that a node went without a word
+_STARTS = 3  # workers in a row that die as they start, before the run counts on fewer
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
 
 
@@ -74,30 +80,43 @@ class Fleet:
     cpus: float
     gpus: float
 
+    def room(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many such workers these nodes hold: each must find its place on one of them."""
+        return sum(
+            int(node.get("GPU", 0)) * round(1 / self.gpus)
+            if self.gpus
+            else int(node.get("CPU", 0) / self.cpus)
+            for node in nodes
+        )
 
-def size_fleet(resources: Mapping[str, float], wanted: Wanted) -> Fleet:
-    """The fleet that a cluster's resources allow: two workers for each GPU, of which one decodes
-    and encodes while the other paints, or one where it has but one batch. Without a GPU, one for
-    each core, as far as pairs and memory suffice; cores that are left over are their threads.
+
+def size_fleet(nodes: Sequence[Mapping[str, float]], wanted: Wanted, todo: int = 0) -> Fleet:
+    """The fleet that the resources of a cluster's nodes allow: two workers for each GPU, of which
+    one decodes and encodes while the other paints, or one where it has but one batch of the `todo`
+    pairs (0: unknown). Without a GPU, one for each core, as far as pairs and memory suffice; cores
+    that are left over are their threads.
 
     One thread a worker does most (24 pairs at 256 px on two cores: 2 workers x 1 thread take
-    0.90 of 1 x 2), for some of the work between convolutions runs on one thread alone. It is by
-    the whole manifest and not by what is left of it, so that a run that goes on has the same
-    threads, and so makes the same bytes. Raises `ClusterError` for a device that is not there.
+    0.90 of 1 x 2), for some of the work between convolutions runs on one thread alone. Threads are
+    by the whole manifest and not by what is left of it, so that a run that goes on has the same,
+    and so makes the same bytes. Raises `ClusterError` for a device that is not there.
     """
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 0)))
+    cpus = max(1, sum(int(node.get("CPU", 0)) for node in nodes))
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if wanted.device == "cuda" and not gpus:
         raise ClusterError("--device cuda: Ray sees no GPU; use --device cpu, or --address")
     if gpus and wanted.device in ("auto", "cuda"):
-        several = not wanted.rows or wanted.rows > gpus * together(wanted.side)  # batches for each
-        two = several and cpus >= 2 * gpus
-        workers = wanted.workers or (2 * gpus if two else gpus)
-        share = 1 / -(-workers // gpus)
-        return Fleet(workers, cpus=min(1.0, cpus / workers), gpus=share)
+        several = not todo or todo > gpus * together(wanted.side)  # batches for each
+        cores = min(node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU", 0) >= 1)
+        workers = wanted.workers or (2 * gpus if several and cores >= 2 else gpus)
+        of_each = -(-workers // gpus)
+        return Fleet(workers, cpus=min(1.0, cores / of_each), gpus=1 / of_each)
     fit = cpus if wanted.address else min(cpus, _fit_memory(wanted.side))
     most = wanted.workers or max(1, min(fit, wanted.rows or cpus))
-    threads = wanted.threads or max(1, cpus // most)
-    workers = wanted.workers or max(1, min(fit, cpus // threads))
+    threads = wanted.threads or max(
+        (n for n in range(1, cpus + 1) if Fleet(most, n, 0).room(nodes) >= most), default=1
+    )
+    workers = wanted.workers or max(1, min(fit, Fleet(most, threads, 0).room(nodes)))
     return Fleet(workers, cpus=min(threads, cpus / workers), gpus=0.0)
 
 
@@ -121,13 +140,17 @@ class Events(Protocol):
     def stop(self) -> int: ...  # 0 go on, 1 stop soon, 2 stop at once
 
 
-def order(pairs: Sequence[Pair], attempts: Mapping[str, int]) -> list[Pair]:
-    """Longest first, so that no long one is left for the end; equal ones by style, whose targets
-    are then at hand. Those that failed before are last: what stopped a run must not stop the next
-    one before it comes to the others."""
+def order(
+    pairs: Sequence[Pair], attempts: Mapping[str, int], by_objective: bool = False
+) -> list[Pair]:
+    """Longest first, so that no long one is left for the end; of equal ones those of one objective
+    together where they are optimised together, and by style, whose targets are then at hand. Those
+    that failed before are last: what stopped a run must not stop the next one before it comes to
+    the others."""
 
-    def turn(pair: Pair) -> tuple[bool, int, str, int]:
-        return (pair.pair_id in attempts, -work(pair.settings), pair.style, pair.row)
+    def turn(pair: Pair) -> tuple[Any, ...]:
+        objective = _objective(pair) if by_objective else ()
+        return (pair.pair_id in attempts, -work(pair.settings), objective, pair.style, pair.row)
 
     return sorted(pairs, key=turn)
 
@@ -184,6 +207,16 @@ class _Slot:
     status: Status = field(default_factory=Status)
 
 
+@dataclass(frozen=True)
+class _Death:
+    """Of a worker with pairs in hand, on a node of which it shows in a while whether it lives."""
+
+    pairs: list[Pair]
+    slot: _Slot
+    error: Exception
+    until: float
+
+
 def run_ray(
     pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
 ) -> None:
@@ -194,14 +227,20 @@ def run_ray(
     """
     with _ray(wanted) as ray:
         events.on_started()
-        fleet = size_fleet(ray.cluster_resources(), wanted)
+        fleet = size_fleet(_nodes(ray), wanted, len(pairs))
         job = replace(
             job,
             threads=wanted.threads or max(1, int(fleet.cpus)),
             device=job.device if fleet.gpus and not _logical_gpus() else _without_gpu(job.device),
             expect_gpu=bool(fleet.gpus) and not _logical_gpus(),
         )
-        _Run(ray, order(pairs, attempts), attempts, job, fleet, wanted, events).run()
+        queue = order(pairs, attempts, by_objective=bool(fleet.gpus))
+        _Run(ray, queue, attempts, job, fleet, wanted, events).run()
+
+
+def _nodes(ray: Any) -> list[Mapping[str, float]]:
+    """The resources of each node that is there."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _without_gpu(device: str) -> str:
@@ -236,13 +275,16 @@ class _Run:
         self.wanted = wanted
         self.events = events
         self.workers = fleet.workers
+        self.lost = 0  # workers that are not asked for again: no memory, or a node that has none
+        self.refusals: list[str] = []  # of workers that cannot work, not told yet
         self.slots: list[_Slot] = []
+        self.parked: list[_Death] = []
         self.deaths: dict[str, int] = {}
         self.short_of_memory: set[str] = set()
         self.apart: set[str] = set()  # of a group that died: from now on alone
         self.failed_starts = 0
         self.stopping_since = 0.0
-        self.progressed = time.monotonic()
+        self.progressed = self.counted = time.monotonic()
         self.polled = 0.0
         options: dict[str, Any] = {
             "num_cpus": fleet.cpus,
@@ -256,13 +298,14 @@ class _Run:
 
     def run(self) -> None:
         try:
-            while self.queue or any(slot.task for slot in self.slots):
+            while self.queue or self.parked or any(slot.task for slot in self.slots):
                 level = self.events.stop()
                 if level and not self._wind_down(level):
                     return
                 if not level:
                     self._hire()
                 self._wait()
+                self._judge_parked()
                 self._watch_clocks()
                 self._look()
         finally:
@@ -285,10 +328,21 @@ class _Run:
             if slot.ready is None and slot.task is None and self.queue:
                 self._give(slot)
         starting = sum(slot.ready is not None for slot in self.slots)
-        while len(self.slots) < self.workers and starting < len(self.queue):
+        most = max(1, self._most_workers() - self.lost)
+        while len(self.slots) < most and starting < len(self.queue):
             actor = self.actor_class.remote(self.job)
             self.slots.append(_Slot(actor, ready=actor.ready.remote()))
             starting += 1
+
+    def _most_workers(self) -> int:
+        """As many as were asked for; on a cluster what its nodes hold now, for some join later,
+        and one more, whose request tells an autoscaler that there is work."""
+        if not self.wanted.address or self.wanted.workers:
+            return self.workers
+        if time.monotonic() - self.counted > _COUNT:
+            self.counted = time.monotonic()
+            self.workers = max(self.workers, self.fleet.room(_nodes(self.ray)))
+        return self.workers + 1
 
     def _give(self, slot: _Slot) -> None:
         if self.short_of_memory and any(s.task for s in self.slots):
@@ -310,7 +364,7 @@ class _Run:
         pairs = [self.queue.pop()]
         objective = _objective(pairs[0])
         # Towards the end the last workers must not wait for one that has many.
-        share = -(-(len(self.queue) + 1) // self.workers)
+        share = -(-(len(self.queue) + 1) // max(1, self.workers - self.lost))
         size = self.job.batch or min(_batch(pairs[0], self.fleet), share)
         while (
             len(pairs) < size
@@ -351,15 +405,30 @@ class _Run:
         try:
             slot.node = self.ray.get(slot.ready)[0]
         except self.ray.exceptions.RayTaskError as error:
-            raise ClusterError(str(error.cause)) from error
+            self._refused(slot, str(error.cause))
         except self.ray.exceptions.RayError as error:
-            self._drop(slot)
             self.failed_starts += 1
-            if self.failed_starts >= 3:
-                raise ClusterError(f"workers die as they start: {_line(error)}") from error
-            return
-        slot.ready = None
-        self.failed_starts = 0
+            if self.failed_starts < _STARTS:
+                self._drop(slot)
+            else:
+                self._refused(slot, f"workers die as they start: {_line(error)}")
+        else:
+            slot.ready = None
+            self.failed_starts = 0
+            for refusal in self.refusals:
+                self.events.on_note(f"a worker less: {refusal}")
+            self.refusals = []
+
+    def _refused(self, slot: _Slot, reason: str) -> None:
+        """A worker that cannot work: the run goes on as long as there is another one."""
+        self._drop(slot)
+        self.lost += 1
+        if any(other.ready is None for other in self.slots):
+            self.events.on_note(f"a worker less: {reason}")
+        elif self.slots:
+            self.refusals.append(reason)
+        else:
+            raise ClusterError(reason)
 
     def _finished(self, slot: _Slot) -> None:
         task, pairs, slot.task, slot.pairs = slot.task, slot.pairs, None, []
@@ -386,16 +455,38 @@ class _Run:
     def _died(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
         """A worker died with pairs in hand: is it a pair's doing?"""
         left = [pair for pair in pairs if not self._is_finished(pair)]
-        if not left or self.stopping_since or not self._alive(slot.node):
+        if not left or self.stopping_since:
             self.queue += left[::-1]
+        elif self.wanted.address:
+            # The health check of a node that is going lags behind, most where it went at once.
+            unreachable = isinstance(error, self.ray.exceptions.ActorUnavailableError)
+            until = time.monotonic() + (_HEALTH if unreachable else _HEALTH / 6)
+            self.parked.append(_Death(left, slot, error, until))
+        else:
+            self._blame(left, slot, error)
+
+    def _judge_parked(self) -> None:
+        """Are the nodes of workers that died still there? Then it was the pairs' doing."""
+        if not self.parked:
             return
+        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+        for death in list(self.parked):
+            if death.slot.node not in alive or self.stopping_since:
+                self.parked.remove(death)
+                self.queue += death.pairs[::-1]
+            elif time.monotonic() > death.until:
+                self.parked.remove(death)
+                self._blame(death.pairs, death.slot, death.error)
+
+    def _blame(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
+        """What becomes of pairs that took their worker down."""
         if len(pairs) > 1:  # whose, shows when each is alone
-            self.apart |= {pair.pair_id for pair in left}
+            self.apart |= {pair.pair_id for pair in pairs}
             self.events.on_note(
                 f"{pairs[0].pair_id} and {len(pairs) - 1} more: their worker died; each is tried "
                 "alone"
             )
-            self.queue += left[::-1]
+            self.queue += pairs[::-1]
             return
         (pair,) = pairs
         # Ray's text for any death by SIGKILL speaks of memory; these words are its monitor's own.
@@ -406,10 +497,10 @@ class _Run:
         )
         if memory and pair.pair_id not in self.short_of_memory:
             self.short_of_memory.add(pair.pair_id)
-            self.workers = max(1, self.workers - 1)
+            self.lost += 1
             self.events.on_note(
                 f"{pair.pair_id}: its worker was killed for memory; it is tried alone, and "
-                f"{self.workers} worker(s) go on"
+                f"{count(max(1, self.workers - self.lost), 'worker')} at most from now on"
             )
             self.queue.insert(0, pair)
             return
@@ -431,13 +522,6 @@ class _Run:
         if result is not None:
             self.events.on_result(result)
         return result is not None
-
-    def _alive(self, node: str) -> bool:
-        """Whether a node is still there; if it is not, the death was not the pair's."""
-        if not self.wanted.address:
-            return True
-        time.sleep(2)  # the health check of a node that is going lags a little behind
-        return any(n["NodeID"] == node and n["Alive"] for n in self.ray.nodes())
 
     def _watch_clocks(self) -> None:
         """Kill what is past its time limit and does not answer."""
@@ -486,11 +570,8 @@ class _Run:
             return
         self.polled = time.monotonic()
         asked = [slot for slot in self.slots if slot.asked is not None]
-        done, _ = (
-            self.ray.wait([s.asked for s in asked], num_returns=len(asked), timeout=0)
-            if (asked)
-            else ([], [])
-        )
+        refs = [slot.asked for slot in asked]
+        done = self.ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else []
         for slot in asked:
             if slot.asked in done:
                 with contextlib.suppress(self.ray.exceptions.RayError):
@@ -553,6 +634,13 @@ def _lean(node: Any) -> Iterator[None]:
             setattr(node, name, method)
 
 
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens: Ray tries for most of a minute, deaf to Ctrl-C."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=_JOIN).close()
+
+
 @contextlib.contextmanager
 def _ray(wanted: Wanted) -> Iterator[Any]:
     """Ray, joined or started here; what was started here is gone afterwards."""
@@ -568,7 +656,10 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
     ray._private.worker._worker_logs_enabled = False
     if wanted.address:
         try:
+            _knock(wanted.address)
             ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+        except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
+            raise KeyboardInterrupt from None
         except Exception as error:
             raise ClusterError(f"no Ray cluster at {wanted.address}: {_line(error)}") from error
         try:

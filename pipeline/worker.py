@@ -201,7 +201,7 @@ class Worker:
         except Interrupted:
             return [None for _ in rows]
         except Exception as error:
-            if "CUDA error" in str(error):
+            if "CUDA error" in str(error) and not _is_short_of_memory(error):
                 # The context is lost for good; a fresh process takes over.
                 print(f"worker ends: {error}", file=sys.stderr)
                 os._exit(70)
@@ -338,7 +338,9 @@ class Worker:
         if pixels <= self._fits or len(group) == 1:
             try:
                 return list(stylizer.transfer_batch(requests))
-            except (MemoryError, torch.OutOfMemoryError):
+            except Exception as error:
+                if not _is_short_of_memory(error):
+                    raise
                 self._fits = pixels // 2
             if stylizer.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -423,6 +425,17 @@ class Worker:
         storage.put(
             storage.output_path(self.job.out, str(preview)), encode(to_image(image), ".jpg")
         )
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Whether less at once may do: cuBLAS and the driver say it in other words than the allocator,
+    and the process can go on."""
+    import torch
+
+    texts = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        text in str(error) for text in texts
+    )
 
 
 def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:

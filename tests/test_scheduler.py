@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from pipeline.scheduler import WORKER_MEMORY, ClusterError, Fleet, Wanted, size_fleet
+from pipeline.records import Pair
+from pipeline.scheduler import WORKER_MEMORY, ClusterError, Fleet, Wanted, order, size_fleet
+from stylize.config import StyleConfig
 
 TOTAL = psutil.virtual_memory().total
 
@@ -29,30 +32,59 @@ def test_cores_become_workers_as_far_as_pairs_suffice_and_then_threads(
 ) -> None:
     if cpus * sum((WORKER_MEMORY[0], WORKER_MEMORY[1] * 64**2)) > 0.75 * TOTAL:
         pytest.skip("too little memory here for so many workers")
-    assert size_fleet({"CPU": cpus}, wanted) == fleet
+    assert size_fleet([{"CPU": cpus}], wanted) == fleet
 
 
 def test_no_more_workers_than_the_memory_holds_and_their_cores_are_threads() -> None:
     need = WORKER_MEMORY[0] + WORKER_MEMORY[1] * 2048**2  # beyond that, tiles
     fit = max(1, int(0.75 * TOTAL // need))
-    fleet = size_fleet({"CPU": 10 * fit}, Wanted(rows=1000, side=4096))
+    fleet = size_fleet([{"CPU": 10 * fit}], Wanted(rows=1000, side=4096))
     assert (fleet.workers, fleet.cpus) == (fit, 10)
-    there = size_fleet({"CPU": 10 * fit}, Wanted(rows=1000, side=4096, address="auto"))
+    there = size_fleet([{"CPU": 10 * fit}], Wanted(rows=1000, side=4096, address="auto"))
     assert there.workers == 10 * fit  # a cluster's memory is not this machine's
 
 
+def nodes(*given: tuple[int, int]) -> list[dict[str, float]]:
+    """Cores and GPUs of each."""
+    return [{"CPU": cpus, "GPU": gpus} for cpus, gpus in given]
+
+
 def test_every_gpu_has_two_workers_if_there_are_cores_and_pairs_for_them() -> None:
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=1000)) == Fleet(16, 1, 0.5)
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted()) == Fleet(16, 1, 0.5)
-    # Sixteen at 512 px are one batch, four at 1024 px.
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100)) == Fleet(8, 1, 1)
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=100, side=1024)) == Fleet(16, 1, 0.5)
-    assert size_fleet({"CPU": 32, "GPU": 8}, Wanted(rows=1000, workers=8)) == Fleet(8, 1, 1)
-    assert size_fleet({"CPU": 4, "GPU": 8}, Wanted(rows=1000)) == Fleet(8, 0.5, 1)
+    eight = nodes((32, 8))
+    assert size_fleet(eight, Wanted(), 1000) == Fleet(16, 1, 0.5)
+    assert size_fleet(eight, Wanted()) == Fleet(16, 1, 0.5)
+    # Sixteen at 512 px are one batch, four at 1024 px; by what is left to do.
+    assert size_fleet(eight, Wanted(rows=9999), 100) == Fleet(8, 1, 1)
+    assert size_fleet(eight, Wanted(side=1024), 100) == Fleet(16, 1, 0.5)
+    assert size_fleet(eight, Wanted(workers=8), 1000) == Fleet(8, 1, 1)
+    assert size_fleet(nodes((4, 8)), Wanted(), 1000) == Fleet(8, 0.5, 1)
     # Ray puts a worker on one GPU: of nine with 8/9 of one each, one would find no place.
-    assert size_fleet({"CPU": 32, "GPU": 2}, Wanted(workers=3)) == Fleet(3, 1, 0.5)
+    assert size_fleet(nodes((32, 2)), Wanted(workers=3)) == Fleet(3, 1, 0.5)
     with pytest.raises(ClusterError, match="--device cuda: Ray sees no GPU"):
-        size_fleet({"CPU": 4}, Wanted(device="cuda"))
+        size_fleet(nodes((4, 0)), Wanted(device="cuda"))
+
+
+def test_each_worker_finds_its_place_on_one_node() -> None:
+    there = Wanted(rows=1, side=64, address="auto")
+    assert size_fleet(nodes((1, 0), (1, 0)), there) == Fleet(2, 1, 0)
+    assert size_fleet(nodes((8, 0), (2, 0)), there) == Fleet(1, 8, 0)
+    # Three pairs on two nodes: 3 x 5 threads of the sum would leave room for one a node.
+    assert size_fleet(nodes((8, 0), (8, 0)), replace(there, rows=3)) == Fleet(4, 4, 0)
+    # The head's cores do not help the GPUs of another node.
+    assert size_fleet(nodes((16, 0), (4, 4)), there) == Fleet(4, 1, 1)
+    assert size_fleet(nodes((16, 0), (8, 4)), there) == Fleet(8, 1, 0.5)
+
+
+def test_pairs_of_one_objective_are_together_where_they_are_optimised_together() -> None:
+    rows = [(f"c{n}.jpg", weight) for n in range(40) for weight in (50.0, 70.0)]
+    pairs = [
+        Pair(at, f"g{at}", content, "s.jpg", "", (), dict(vars(StyleConfig(style_weight=weight))))
+        for at, (content, weight) in enumerate(rows, 1)
+    ]
+    as_written = [pair.settings["style_weight"] for pair in order(pairs, {})]
+    assert as_written == [50.0, 70.0] * 40
+    grouped = [pair.settings["style_weight"] for pair in order(pairs, {}, by_objective=True)]
+    assert grouped == [50.0] * 40 + [70.0] * 40
 
 
 def test_ray_starts_here_without_its_processes_that_a_run_has_no_use_for() -> None:
