@@ -348,9 +348,22 @@ class _Session:
             names = sorted({pair.settings["backbone"] for pair in todo})
             paths = self.backbones.paths(names)
             self.backbones.fix()
+            if self.options.address:
+                paths = self._at_hand_everywhere(paths)
             self._check_space(todo)
             self._schedule(todo, attempts, paths)
         return plan
+
+    def _at_hand_everywhere(self, paths: Mapping[str, str]) -> dict[str, str]:
+        """Copies of weights below OUT, which every node of a cluster reaches."""
+        state = os.path.join(os.path.abspath(storage.local_path(self.options.out) or "."), "_state")
+        copies = {}
+        for backbone, path in paths.items():
+            name = f"{backbone}-{self.backbones.sha256(backbone)[:16]}.safetensors"
+            copies[backbone] = os.path.join(state, "weights", name)
+            if not os.path.exists(copies[backbone]):
+                storage.put(copies[backbone], storage.read_bytes(path))
+        return copies
 
     def _tell_problems(self) -> None:
         """What was found damaged in the index since the last look."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pipeline import storage
 from pipeline.guard import ray_folder
-from pipeline.memory import kernel_kills
+from pipeline.memory import cores, kernel_kills, memory_limit
 from pipeline.records import Pair, Result
 from pipeline.timing import work
 from pipeline.words import count
@@ -121,12 +121,10 @@ def size_fleet(nodes: Sequence[Mapping[str, float]], wanted: Wanted, todo: int =
 
 
 def _fit_memory(side: int) -> int:
-    """How many workers three quarters of this machine's memory hold."""
-    import psutil
-
+    """How many workers three quarters of the memory hold that this process may use."""
     libraries, a_pixel = WORKER_MEMORY
     need = libraries + a_pixel * min(side**2, AT_ONCE)
-    return max(1, int(0.75 * psutil.virtual_memory().total // need))
+    return max(1, int(0.75 * memory_limit() // need))
 
 
 class Events(Protocol):
@@ -583,11 +581,6 @@ class _Run:
             if slot.task and slot.asked is None:
                 slot.asked = slot.actor.status.remote()
         self.events.on_status([slot.status for slot in self.slots])
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _actor(ray: Any) -> type:

@@ -111,6 +111,8 @@ def test_fewer_pairs_than_nodes_and_a_node_that_cannot_work(nodes: Nodes, tmp_pa
     path = manifest(tmp_path, 1)
     done = cli(path, *TINY, "--address", nodes.address)
     assert done.returncode == 0, done.stderr
+    # The network comes along: other nodes need not have it, nor at the driver's path.
+    assert len(list((path.with_suffix("") / "_state" / "weights").iterdir())) == 1
     path = manifest(tmp_path, 6)
     done = cli(path, *SLOW, "--address", nodes.address)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import (
     COMMAND,
@@ -19,7 +20,7 @@ from helpers import (
     write_csv,
 )
 
-from pipeline.memory import kernel_kills
+from pipeline.memory import cores, kernel_kills, memory_limit
 
 EAT = "x = [b'1' * 2**24 for _ in range(64)]"  # 1 GB at most, whatever the group lets it have
 LOOK = f"""
@@ -62,10 +63,49 @@ def test_a_kill_by_the_kernel_for_memory_is_counted_and_a_kill_by_hand_is_not(
 def test_the_count_is_of_the_own_group_or_else_of_the_machine(
     groups: str, files: dict[str, str], count: int, tmp_path: Path
 ) -> None:
-    for name, text in {"proc/self/cgroup": groups, **files}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    write(tmp_path, {"proc/self/cgroup": groups, **files})
     assert kernel_kills(str(tmp_path)) == count
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "memory", "quota"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "4096\n"}, 4096, None),
+        ("0::/\n", {"memory.max": "1000\n", "cpu.max": "100000 100000\n"}, 1000, 1),
+        ("0::/a\n", {"a/cpu.max": "50000 100000\n"}, None, 1),
+        ("0::/a\n", {"a/cpu.max": "max 100000\n", "a/memory.max": "max\n"}, None, None),
+        # Version 1 in a container, which sees its own group at the top.
+        (
+            "4:memory:/docker/a\n3:cpu,cpuacct:/docker/a\n",
+            {
+                "memory/memory.limit_in_bytes": "2048\n",
+                "cpu/cpu.cfs_quota_us": "150000\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+            },
+            2048,
+            1,
+        ),
+        (
+            "4:memory:/\n3:cpu:/\n",
+            {"memory/memory.limit_in_bytes": f"{2**63 - 4096}\n", "cpu/cpu.cfs_quota_us": "-1\n"},
+            None,
+            None,
+        ),
+    ],
+)
+def test_limits_of_control_groups_count(
+    groups: str, files: dict[str, str], memory: int | None, quota: int | None, tmp_path: Path
+) -> None:
+    there = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    write(tmp_path, {"proc/self/cgroup": groups, **there})
+    assert memory_limit(str(tmp_path)) == (memory or psutil.virtual_memory().total)
+    assert cores(str(tmp_path)) == (quota or len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.slow
