@@ -129,7 +129,7 @@ class _Refused(Exception):
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """Every foreseen error as one line and the exit code that it has by contract."""
-    from pipeline.index import LockedError
+    from pipeline.lock import LockedError
     from pipeline.manifest import ManifestError
     from pipeline.run import UnableError
     from pipeline.scheduler import ClusterError
@@ -776,12 +776,13 @@ def _check_out(out: str) -> None:
 @app.command("compact")
 def compact_command(out: Annotated[str, typer.Argument(help="output folder of a run")]) -> None:
     """Merge the index into one file that holds each pair once."""
-    from pipeline.index import Index, Lock
+    from pipeline.index import Index
+    from pipeline.lock import Lock
 
     with _clear_errors():
         if not os.path.isdir(os.path.join(out, "index")):
             raise _Refused(2, f"{out} is no output folder: it has no index/")
-        with Lock(out, "compact"), Index.open(out, "compact") as index:
+        with Lock(out, "compact"), Index(out, "compact") as index:
             index.compact()
         for problem in index.problems:
             _say(problem)

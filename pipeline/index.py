@@ -24,35 +24,20 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.crash import crash_point
-from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.records import Result
 from pipeline.rows import (
     EMPTY,
     SCHEMA,
-    Stamp,
     clean,
     conform,
     from_line,
-    newest,
     only_newest,
     to_line,
     to_results,
     to_table,
 )
 
-__all__ = [
-    "SCHEMA",
-    "Index",
-    "Lock",
-    "LockedError",
-    "Stamp",
-    "newest",
-    "read_curves",
-    "read_index",
-    "read_results",
-    "read_run",
-    "write_run",
-]
+__all__ = ["Index", "read_curves", "read_index", "read_results"]
 
 _NAME = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
 _SEGMENT = re.compile(r"(?P<name>.+-\d+)\.jsonl")
@@ -175,10 +160,12 @@ def read_curves(out: str, pair_ids: Collection[str]) -> dict[str, tuple[tuple[An
 
 
 class Index:
-    """The one writer of OUT's index: open it under a `Lock`, append results, close it.
+    """The one writer of OUT's index: made under a `Lock`, it recovers what earlier runs left and
+    begins a new epoch; append results, close it.
 
     A result is safe once `append` returns: its line in the journal is on the disk. `problems`
-    says in words what `open` or `compact` found damaged and set aside into ``_state/damaged``.
+    says in words what was found damaged and set aside into ``_state/damaged``. Raises
+    `StorageError`.
     """
 
     def __init__(
@@ -203,15 +190,7 @@ class Index:
         self._size = 0  # bytes of the open segment that are known to be whole
         self._segment = 0
         self._begun = 0.0
-
-    @classmethod
-    def open(
-        cls, out: str, run_id: str, *, rows_per_part: int = 256, seconds_per_part: float = 30.0
-    ) -> Index:
-        """Recover what earlier runs left, and begin a new epoch. Raises `StorageError`."""
-        index = cls(out, run_id, rows_per_part=rows_per_part, seconds_per_part=seconds_per_part)
-        index._recover()
-        return index
+        self._recover()
 
     def append(self, result: Result) -> Result:
         """Write a result to the journal and return it as written: with run_id, epoch and seq.

@@ -386,7 +386,7 @@ def _row(number: int, weight: float, **changes: object) -> Result:
 
 
 def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "test") as index:
+    with Index(str(tmp_path), "test") as index:
         for number, weight in enumerate((8.0, 2.0, 8.0)):
             index.append(_row(number, weight))
         index.append(_row(9, 1.0, status="failed", loss_curve=()))
@@ -411,7 +411,7 @@ def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
 def test_as_many_curves_have_a_legend_as_there_are_colours(
     number: int, colours: int, tmp_path: Path
 ) -> None:
-    with Index.open(str(tmp_path), "test") as index:
+    with Index(str(tmp_path), "test") as index:
         for place in range(number):
             index.append(_row(place, 1.0))
     made = plot_curves(str(tmp_path))

@@ -14,7 +14,8 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipeline import storage
 from pipeline.facts import FileFacts, carried
-from pipeline.index import Index, Lock, read_results, write_run
+from pipeline.index import Index, read_results
+from pipeline.lock import Lock, write_run
 from pipeline.manifest import read_manifest
 from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import pending
@@ -73,7 +74,7 @@ class House:
         )
 
     def record(self, result: Result) -> None:
-        with Lock(self.out, "r"), Index.open(self.out, "r") as index:
+        with Lock(self.out, "r"), Index(self.out, "r") as index:
             index.append(result)
 
     def verdict(self, steps: int, **options: Any) -> str:

@@ -73,7 +73,7 @@ def failed(number: int, **changes: Any) -> Result:
 
 
 def append(out: Path, *results: Result) -> None:
-    with Index.open(str(out), "test") as index:
+    with Index(str(out), "test") as index:
         for row in results:
             index.append(row)
 
