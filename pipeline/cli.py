@@ -534,7 +534,7 @@ def status_command(
     for (status, kind), number in Counter((r.status, r.error_type) for r in bad).most_common():
         _tell(f"{status}: {number} x {kind}")
         same = [r for r in bad if (r.status, r.error_type) == (status, kind)]
-        for result in sorted(same, key=lambda r: r.row)[:20]:
+        for result in same[:20]:
             _tell(
                 f"  row {result.row} ({_visible(result.pair_id)}): {_visible(result.error_message)}"
             )

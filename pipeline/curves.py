@@ -34,7 +34,6 @@ def plot_curves(
     rows = [row for row in rows if not only or row["pair_id"] in only]
     if not rows:
         raise ValueError(f"{out} has no loss curve{' of these pairs' if only else ' yet'}")
-    rows.sort(key=lambda row: (row["row"] or 0, row["pair_id"]))
     values = [_value(row, label) for row in rows]
     colours = {value: f"C{place % _NAMED}" for place, value in enumerate(dict.fromkeys(values))}
     named: set[str] = set()

@@ -73,6 +73,7 @@ def _columns(path: str) -> tuple[str, ...]:
 
 
 def _by_row(table: pa.Table) -> pa.Table:
+    """In the manifest's order; without a row number, as in a part of another version, last."""
     return table.sort_by([("row", "ascending"), ("pair_id", "ascending")])
 
 
@@ -116,7 +117,7 @@ def _load(out: str, columns: Sequence[str]) -> pa.Table:
             # A compaction took a part away; what it held is elsewhere.
             if not isinstance(error, FileNotFoundError) or attempt == 19:
                 raise storage.unreadable(error, out) from error
-    return only_newest(pa.concat_tables([EMPTY.select(columns), *tables]))
+    return _by_row(only_newest(pa.concat_tables([EMPTY.select(columns), *tables])))
 
 
 def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
@@ -137,7 +138,8 @@ def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
 
 
 def read_index(out: str) -> pa.Table:
-    """The newest row of each pair of OUT, with every column of `SCHEMA`; safe during a run.
+    """The newest row of each pair of OUT, with every column of `SCHEMA`, in the manifest's order;
+    safe during a run.
 
     A part that cannot be read is left out with a warning.
     """
@@ -145,7 +147,7 @@ def read_index(out: str) -> pa.Table:
 
 
 def read_results(out: str) -> dict[str, Result]:
-    """pair_id -> newest result. Loss curves are not read and stand as ()."""
+    """pair_id -> newest result, in the manifest's order. Loss curves are not read: ()."""
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
 
 

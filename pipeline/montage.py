@@ -51,7 +51,7 @@ def montage(
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF", ".webp": "WEBP"}
     if ending not in formats:
         raise ValueError(f"-o {target}: the ending must be one of {', '.join(formats)}")
-    results = sorted(read_results(out).values(), key=lambda r: (r.row, r.pair_id))
+    results = list(read_results(out).values())
     _check_target(target, out, results)
     grid = lay_out(results, out, rows, cols, wrap=wrap, caption=caption, inputs=inputs)
     kind = formats[ending]

@@ -52,7 +52,6 @@ def write_report(out: str, say: Say = lambda _: None, *, watched: bool = False) 
     """
     local = storage.local_path(out) or out
     table = read_index(out)
-    table = table.take(_order(table))
     data = collect(table, out)
     data["thumbs"] = _thumbnails(table, local, say)
     # The same rows and pictures are the same page: it is not loaded again for nothing.
@@ -81,12 +80,6 @@ def watch(out: str, every: float, say: Say = lambda _: None) -> None:
             stopping.wait(every)
         write_report(out, say)
     raise KeyboardInterrupt
-
-
-def _order(table: pa.Table) -> pa.Array:
-    keys = list(zip(table["row"].to_pylist(), table["pair_id"].to_pylist(), strict=True))
-    places = sorted(range(len(keys)), key=lambda i: (keys[i][0] or 0, keys[i][1]))
-    return pa.array(places, pa.int64())
 
 
 # --- the page ----------------------------------------------------------------------------------

@@ -281,6 +281,21 @@ def test_a_run_id_used_twice_overwrites_no_part(tmp_path: Path) -> None:
         Index(str(tmp_path), "../r")
 
 
+def test_rows_are_read_in_the_manifests_order_and_those_without_a_number_last(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, "r1", "unnumbered")
+    (name,) = parts(tmp_path)
+    path = tmp_path / "index" / name
+    pq.write_table(pq.read_table(path).drop_columns(["row"]), path)
+    with Index(str(tmp_path), "r2", rows_per_part=2) as index:
+        for pair_id, row in (("c", 3), ("b", 2), ("d", 2), ("a", 10), ("rebuilt", 0)):
+            index.append(result(pair_id, row=row))
+        ordered = ["rebuilt", "b", "d", "c", "a", "unnumbered"]
+        assert list(read_results(str(tmp_path))) == ordered  # parts and journal
+    assert read_index(str(tmp_path))["pair_id"].to_pylist() == ordered
+
+
 def test_parts_of_older_and_newer_versions_are_read_and_kept(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
     (name,) = parts(tmp_path)
