@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import importlib.resources
 import io
 import itertools
 import json
@@ -28,6 +27,7 @@ import pyarrow.compute as pc
 
 from pipeline import __version__, storage
 from pipeline.index import read_index
+from pipeline.pages import asset, fill
 from pipeline.pictures import Inputs, open_small
 from pipeline.signals import Handlers
 from pipeline.tables import as_text
@@ -87,25 +87,15 @@ def watch(out: str, every: float, say: Say = lambda _: None) -> None:
 
 def page(data: Mapping[str, Any], stamp: str = "") -> str:
     """The page, with everything but the pictures in it. `stamp` is not empty while watched."""
-    parts = {
-        "title": html.escape(f"{data['name']}: stylize-batch"),
-        "watch": html.escape(stamp),
-        "style": _asset("uPlot.min.css") + _asset("report.css"),
-        "plot": _asset("uPlot.iife.min.js"),
-        "script": _asset("report.js"),
-        "data": _json(data).replace("<", "\\u003c"),
-    }
-    text = _asset("report.html")
-    pieces = text.split("{{")  # one pass: what a part holds is never looked at again
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        filled += [parts[name], rest]
-    return "".join(filled)
-
-
-def _asset(name: str) -> str:
-    return importlib.resources.files("pipeline").joinpath("assets", name).read_text("utf-8")
+    return fill(
+        "report.html",
+        title=html.escape(f"{data['name']}: stylize-batch"),
+        watch=html.escape(stamp),
+        style=asset("uPlot.min.css") + asset("report.css"),
+        plot=asset("uPlot.iife.min.js"),
+        script=asset("report.js"),
+        data=_json(data).replace("<", "\\u003c"),
+    )
 
 
 def _json(value: Any) -> str:
