@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.facts import carried
+from pipeline.carried import carried
 from pipeline.index import Index, read_results
 from pipeline.lock import Lock
 from pipeline.records import Pair, Result
