@@ -40,7 +40,7 @@ from pipeline.rows import (
 __all__ = ["Index", "read_curves", "read_index", "read_results"]
 
 _NAME = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
-_SEGMENT = re.compile(r"(?P<name>.+-\d+)\.jsonl")
+_SEGMENT = re.compile(r".+-\d+\.jsonl")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 _FEW = 16  # parts; a merge takes parts away, which a reader may just have listed
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]

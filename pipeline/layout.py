@@ -18,9 +18,9 @@ from pipeline.pictures import Inputs
 from pipeline.records import Result
 from pipeline.tables import as_text
 
-__all__ = ["INPUTS", "Cell", "Grid", "lay_out", "natural", "values_of"]
+__all__ = ["Cell", "Grid", "lay_out", "natural", "values_of"]
 
-INPUTS = ("none", "beside", "inset")
+_INPUTS = ("none", "beside", "inset")
 """Where a grid shows the originals: nowhere, in front of it, or the style in each picture."""
 
 
@@ -63,8 +63,8 @@ def lay_out(
     neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
     if not results:
         raise ValueError(f"{out} has no pair yet")
-    if inputs not in INPUTS:
-        raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(INPUTS)}")
+    if inputs not in _INPUTS:
+        raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(_INPUTS)}")
     if not (rows or cols or wrap):
         if caption or inputs != "none":
             raise ValueError("--caption, --inputs: they go with --rows, --cols or --wrap")

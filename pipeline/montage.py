@@ -20,6 +20,7 @@ from pipeline.pictures import Inputs, open_small, size_of
 from pipeline.records import Result
 from stylize.config import WEBP_SIDE
 from stylize.errors import StylizeError
+from stylize.image import fit
 
 __all__ = ["draw", "montage"]
 
@@ -147,10 +148,7 @@ def _starts(first: int, lengths: Sequence[int], gap: int, aside: int) -> list[in
 
 def _fitted(item: Cell, cell: int) -> tuple[int, int] | None:
     size = size_of(item.path) if item.path else None
-    if size is None:
-        return None
-    scale = cell / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return fit(size, cell) if size else None
 
 
 def _largest(

@@ -18,7 +18,7 @@ from pipeline.lock import Lock
 from pipeline.records import Pair, Result
 from stylize.image import FORMATS, is_whole
 
-__all__ = ["Pruned", "Rebuilt", "holds_anything", "prune", "rebuild_index"]
+__all__ = ["holds_anything", "prune", "rebuild_index"]
 
 
 @dataclass

@@ -33,7 +33,17 @@ from pipeline.signals import Handlers
 from pipeline.tables import as_text
 from stylize.errors import StylizeError
 
-__all__ = ["encode_column", "encode_curves", "page", "totals", "watch", "write_report"]
+__all__ = [
+    "CURVE_POINTS",
+    "THUMB_SIDE",
+    "collect",
+    "encode_column",
+    "encode_curves",
+    "page",
+    "totals",
+    "watch",
+    "write_report",
+]
 
 THUMB_SIDE = 400  # pixels of a thumbnail's longer side
 CURVE_POINTS = 40

@@ -484,11 +484,7 @@ class _Run:
             return
         self.polled = time.monotonic()
         asked = [slot for slot in self.slots if slot.asked is not None]
-        done, _ = (
-            self.ray.wait([s.asked for s in asked], num_returns=len(asked), timeout=0)
-            if (asked)
-            else ([], [])
-        )
+        done, _ = self.ray.wait([s.asked for s in asked], num_returns=len(asked), timeout=0)
         for slot in asked:
             if slot.asked in done:
                 with contextlib.suppress(self.ray.exceptions.RayError):
