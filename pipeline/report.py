@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import secrets
 import threading
 import time
 from collections import Counter, defaultdict
@@ -304,7 +303,7 @@ def _thumbnails(table: pa.Table, local: str, say: Say) -> dict[str, Any]:
 
 def _make(paths: Sequence[str], local: str, folder: str, say: Say) -> dict[str, str]:
     """path -> name of its thumbnail, made unless there; "" for what cannot be read."""
-    there = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+    there = set(os.listdir(folder))
     made: dict[str, str] = {}
     told = time.monotonic()
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
@@ -326,26 +325,15 @@ def _thumbnail(path: str, local: str, folder: str, there: set[str]) -> str:
         if name not in there:
             buffer = io.BytesIO()
             open_small(path, THUMB_SIDE).save(buffer, "JPEG", quality=82, optimize=True)
-            _replace(os.path.join(folder, name), buffer.getvalue())
+            storage.put(os.path.join(folder, name), buffer.getvalue())
     except (OSError, ValueError, StylizeError):
         return ""
     return name
 
 
-def _replace(path: str, data: bytes) -> None:
-    """Whole or not at all for readers. Without fsync: it can be made again at any time."""
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise storage.storage_error(error, path) from error
-
-
 def _remove_old(folder: str, names: set[str]) -> None:
     """Thumbnails of pictures that changed, and what an interrupted report left."""
-    for entry in os.scandir(folder):
-        stale = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > 3600
-        if stale or (entry.name.endswith(".jpg") and entry.name not in names):
-            storage.remove(entry.path)
+    storage.sweep_temporaries(folder)
+    for name in os.listdir(folder):
+        if name.endswith(".jpg") and name not in names:
+            storage.remove(os.path.join(folder, name))
