@@ -139,7 +139,7 @@ class _Refused(Exception):
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """Every foreseen error as one line and the exit code that it has by contract."""
-    from pipeline.index import LockedError
+    from pipeline.lock import LockedError
     from pipeline.manifest import ManifestError
     from pipeline.run import UnableError
     from pipeline.scheduler import ClusterError
@@ -520,7 +520,7 @@ def status_command(
     for (status, kind), number in Counter((r.status, r.error_type) for r in bad).most_common():
         _tell(f"{status}: {number} x {kind}")
         same = [r for r in bad if (r.status, r.error_type) == (status, kind)]
-        for result in sorted(same, key=lambda r: r.row)[:20]:
+        for result in same[:20]:
             _tell(
                 f"  row {result.row} ({visible(result.pair_id)}): {visible(result.error_message)}"
             )
@@ -757,11 +757,12 @@ def _check_out(out: str) -> None:
 @app.command("compact")
 def compact_command(out: Annotated[str, typer.Argument(help="output folder of a run")]) -> None:
     """Merge the index into one file that holds each pair once."""
-    from pipeline.index import Index, Lock
+    from pipeline.index import Index
+    from pipeline.lock import Lock
 
     with _clear_errors():
         _check_out(out)
-        with Lock(out, "compact"), Index.open(out, "compact") as index:
+        with Lock(out, "compact"), Index(out, "compact") as index:
             index.compact()
         for problem in index.problems:
             _say(problem)

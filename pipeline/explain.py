@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import glob
 import html
-import importlib.resources
 import io
 import os
-import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from pipeline import __version__, storage
 from pipeline.one import One, check_targets
+from pipeline.pages import fill
 from pipeline.progress import shown
 from pipeline.tables import as_text
 from pipeline.timing import work_done
@@ -239,7 +238,6 @@ def _frame(picture: Image.Image, size: tuple[int, int], share: float) -> Image.I
 
 def _page(found: Explanation, names: tuple[str, str]) -> str:
     """The page, which shows the files beside it."""
-    template = importlib.resources.files("pipeline").joinpath("assets", "explain.html")
     content, style = (html.escape(os.path.basename(name)) for name in names)
     result = found.result
     sizes = ", ".join(f"{s.size[0]}x{s.size[1]} ({s.evaluations})" for s in found.stages)
@@ -248,7 +246,8 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
         f'alt="The strongest feature maps of {layer} of photograph, style and result">'
         for layer in found.maps
     )
-    return string.Template(template.read_text("utf-8")).substitute(
+    return fill(
+        "explain.html",
         content=content,
         style=style,
         loss=f"{result.loss:.4g}",

@@ -9,20 +9,14 @@ from dataclasses import replace
 from datetime import datetime
 
 from pipeline import storage
+from pipeline.carried import carried, written_path
 from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import Picture
 from pipeline.rows import clean
-from pipeline.worker import result_from_metadata, written_path
 from stylize.config import ALGORITHM, StyleConfig
-from stylize.image import is_whole, read_metadata
+from stylize.image import is_whole
 
-__all__ = ["FileFacts", "carried"]
-
-
-def carried(data: bytes, pair: Pair | None = None) -> Result | None:
-    """The row that a picture's bytes carry, with `pair` as the manifest has it; None for a file
-    that is none of ours."""
-    return result_from_metadata(read_metadata(data), data, pair)
+__all__ = ["FileFacts"]
 
 
 class FileFacts:

@@ -16,6 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = ["base_folder", "ray_folder", "sweep"]
 
@@ -99,11 +103,10 @@ def _clear(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_rays(process: object, folder: str) -> bool:
+def _is_rays(process: psutil.Process, folder: str) -> bool:
     """Whether it is a process of the Ray in `folder`, and no person's look at its logs."""
     import psutil
 
-    assert isinstance(process, psutil.Process)
     try:
         command = " ".join(process.cmdline())
         if "ray::" not in command and f"{os.sep}ray{os.sep}" not in command:

@@ -24,38 +24,23 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.crash import crash_point
-from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.records import Result
 from pipeline.rows import (
     EMPTY,
     SCHEMA,
-    Stamp,
     clean,
     conform,
     from_line,
-    newest,
     only_newest,
     to_line,
     to_results,
     to_table,
 )
 
-__all__ = [
-    "SCHEMA",
-    "Index",
-    "Lock",
-    "LockedError",
-    "Stamp",
-    "newest",
-    "read_curves",
-    "read_index",
-    "read_results",
-    "read_run",
-    "write_run",
-]
+__all__ = ["Index", "read_curves", "read_index", "read_results"]
 
 _NAME = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
-_SEGMENT = re.compile(r"(?P<name>.+-\d+)\.jsonl")
+_SEGMENT = re.compile(r".+-\d+\.jsonl")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 _FEW = 16  # parts; a merge takes parts away, which a reader may just have listed
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
@@ -88,6 +73,7 @@ def _columns(path: str) -> tuple[str, ...]:
 
 
 def _by_row(table: pa.Table) -> pa.Table:
+    """In the manifest's order; without a row number, as in a part of another version, last."""
     return table.sort_by([("row", "ascending"), ("pair_id", "ascending")])
 
 
@@ -131,7 +117,7 @@ def _load(out: str, columns: Sequence[str]) -> pa.Table:
             # A compaction took a part away; what it held is elsewhere.
             if not isinstance(error, FileNotFoundError) or attempt == 19:
                 raise storage.unreadable(error, out) from error
-    return only_newest(pa.concat_tables([EMPTY.select(columns), *tables]))
+    return _by_row(only_newest(pa.concat_tables([EMPTY.select(columns), *tables])))
 
 
 def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
@@ -152,7 +138,8 @@ def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
 
 
 def read_index(out: str) -> pa.Table:
-    """The newest row of each pair of OUT, with every column of `SCHEMA`; safe during a run.
+    """The newest row of each pair of OUT, with every column of `SCHEMA`, in the manifest's order;
+    safe during a run.
 
     A part that cannot be read is left out with a warning.
     """
@@ -160,7 +147,7 @@ def read_index(out: str) -> pa.Table:
 
 
 def read_results(out: str) -> dict[str, Result]:
-    """pair_id -> newest result. Loss curves are not read and stand as ()."""
+    """pair_id -> newest result, in the manifest's order. Loss curves are not read: ()."""
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
 
 
@@ -175,10 +162,12 @@ def read_curves(out: str, pair_ids: Collection[str]) -> dict[str, tuple[tuple[An
 
 
 class Index:
-    """The one writer of OUT's index: open it under a `Lock`, append results, close it.
+    """The one writer of OUT's index: made under a `Lock`, it recovers what earlier runs left and
+    begins a new epoch; append results, close it.
 
     A result is safe once `append` returns: its line in the journal is on the disk. `problems`
-    says in words what `open` or `compact` found damaged and set aside into ``_state/damaged``.
+    says in words what was found damaged and set aside into ``_state/damaged``. Raises
+    `StorageError`.
     """
 
     def __init__(
@@ -203,15 +192,7 @@ class Index:
         self._size = 0  # bytes of the open segment that are known to be whole
         self._segment = 0
         self._begun = 0.0
-
-    @classmethod
-    def open(
-        cls, out: str, run_id: str, *, rows_per_part: int = 256, seconds_per_part: float = 30.0
-    ) -> Index:
-        """Recover what earlier runs left, and begin a new epoch. Raises `StorageError`."""
-        index = cls(out, run_id, rows_per_part=rows_per_part, seconds_per_part=seconds_per_part)
-        index._recover()
-        return index
+        self._recover()
 
     def append(self, result: Result) -> Result:
         """Write a result to the journal and return it as written: with run_id, epoch and seq.

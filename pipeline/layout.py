@@ -18,9 +18,9 @@ from pipeline.pictures import Inputs
 from pipeline.records import Result
 from pipeline.tables import as_text
 
-__all__ = ["INPUTS", "Cell", "Grid", "lay_out", "natural"]
+__all__ = ["Cell", "Grid", "lay_out", "natural", "values_of"]
 
-INPUTS = ("none", "beside", "inset")
+_INPUTS = ("none", "beside", "inset")
 """Where a grid shows the originals: nowhere, in front of it, or the style in each picture."""
 
 
@@ -63,16 +63,15 @@ def lay_out(
     neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
     if not results:
         raise ValueError(f"{out} has no pair yet")
-    if inputs not in INPUTS:
-        raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(INPUTS)}")
+    if inputs not in _INPUTS:
+        raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(_INPUTS)}")
     if not (rows or cols or wrap):
         if caption or inputs != "none":
             raise ValueError("--caption, --inputs: they go with --rows, --cols or --wrap")
         return _strip(results, out)
     if wrap and (rows or cols):
         raise ValueError(f"--wrap {wrap}: it goes without --rows and --cols")
-    for option, name in (("--rows", rows), ("--cols", cols), ("--caption", caption)):
-        _check_meta(results, name, option)
+    _check_meta(results, caption, "--caption")
     if wrap:
         grid, places = _wrapped(len(results), wrap), {}
         for number, result in enumerate(results):
@@ -101,11 +100,10 @@ _Places = dict[tuple[int, int], list[Result]]
 
 
 def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _Places]:
-    values = [(_text(r, rows, "--rows"), _text(r, cols, "--cols")) for r in results]
-    row_values = sorted({row for row, _ in values}, key=natural)
-    col_values = sorted({col for _, col in values}, key=natural)
+    row_of, col_of = values_of(results, rows, "--rows"), values_of(results, cols, "--cols")
+    row_values, col_values = sorted(set(row_of), key=natural), sorted(set(col_of), key=natural)
     places: _Places = {}
-    for result, (row, col) in zip(results, values, strict=True):
+    for result, row, col in zip(results, row_of, col_of, strict=True):
         places.setdefault((row_values.index(row), col_values.index(col)), []).append(result)
     row_name, col_name = rows.removeprefix("meta."), cols.removeprefix("meta.")
     row_labels = _labels(rows, row_values, results)
@@ -225,6 +223,15 @@ def _styles(result: Result) -> tuple[str, ...]:
 # --- values and labels -------------------------------------------------------------------------
 
 
+def values_of(results: Sequence[Result], name: str, option: str) -> list[str]:
+    """For each pair the value of a setting, a column of the index or ``meta.NAME``, as text.
+
+    Raises `ValueError`, naming the `option` that asks for it, where no pair has it.
+    """
+    _check_meta(results, name, option)
+    return [_text(result, name, option) for result in results]
+
+
 def _text(result: Result, name: str, option: str) -> str:
     return as_text(name, _value(result, name, option))
 
@@ -260,7 +267,7 @@ def _unknown(name: str, option: str, known: Sequence[str]) -> ValueError:
 
 @functools.lru_cache(maxsize=256)
 def _settings(text: str) -> dict[str, Any]:
-    values = json.loads(text)
+    values = json.loads(text or "{}")
     return values if isinstance(values, dict) else {}
 
 

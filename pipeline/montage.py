@@ -20,6 +20,7 @@ from pipeline.pictures import Inputs, open_small, size_of
 from pipeline.records import Result
 from stylize.config import WEBP_SIDE
 from stylize.errors import StylizeError
+from stylize.image import fit
 
 __all__ = ["draw", "montage"]
 
@@ -51,7 +52,7 @@ def montage(
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF", ".webp": "WEBP"}
     if ending not in formats:
         raise ValueError(f"-o {target}: the ending must be one of {', '.join(formats)}")
-    results = sorted(read_results(out).values(), key=lambda r: (r.row, r.pair_id))
+    results = list(read_results(out).values())
     _check_target(target, out, results)
     grid = lay_out(results, out, rows, cols, wrap=wrap, caption=caption, inputs=inputs)
     kind = formats[ending]
@@ -147,10 +148,7 @@ def _starts(first: int, lengths: Sequence[int], gap: int, aside: int) -> list[in
 
 def _fitted(item: Cell, cell: int) -> tuple[int, int] | None:
     size = size_of(item.path) if item.path else None
-    if size is None:
-        return None
-    scale = cell / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return fit(size, cell) if size else None
 
 
 def _largest(

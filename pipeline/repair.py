@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.facts import carried
-from pipeline.index import Index, Lock, read_results
+from pipeline.carried import carried
+from pipeline.index import Index, read_results
+from pipeline.lock import Lock
 from pipeline.records import Pair, Result
 from stylize.image import FORMATS, is_whole
 
-__all__ = ["Pruned", "Rebuilt", "holds_anything", "prune", "rebuild_index"]
+__all__ = ["holds_anything", "prune", "rebuild_index"]
 
 
 @dataclass
@@ -39,7 +40,7 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
     """
     given = {pair.output: pair for pair in pairs}
     found = Rebuilt()
-    with Lock(out, "rebuild-index"), Index.open(out, _run_id("rebuild")) as index:
+    with Lock(out, "rebuild-index"), Index(out, _run_id("rebuild")) as index:
         rows = read_results(out)
         found.kept = len(rows)
         found.problems = index.problems
@@ -92,7 +93,7 @@ def prune(out: str, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
     """
     if not remove:
         return _superfluous(out, pairs)
-    with Lock(out, "prune"), Index.open(out, _run_id("prune")) as index:
+    with Lock(out, "prune"), Index(out, _run_id("prune")) as index:
         found = _superfluous(out, pairs)
         if found.rows:
             index.compact(without=found.rows)

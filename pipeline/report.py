@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import html
-import importlib.resources
 import io
 import itertools
 import json
 import os
-import secrets
 import threading
 import time
 from collections import Counter, defaultdict
@@ -28,12 +26,23 @@ import pyarrow.compute as pc
 
 from pipeline import __version__, storage
 from pipeline.index import read_index
+from pipeline.pages import asset, fill
 from pipeline.pictures import Inputs, open_small
 from pipeline.signals import Handlers
 from pipeline.tables import as_text
 from stylize.errors import StylizeError
 
-__all__ = ["encode_column", "encode_curves", "page", "totals", "watch", "write_report"]
+__all__ = [
+    "CURVE_POINTS",
+    "THUMB_SIDE",
+    "collect",
+    "encode_column",
+    "encode_curves",
+    "page",
+    "totals",
+    "watch",
+    "write_report",
+]
 
 THUMB_SIDE = 400  # pixels of a thumbnail's longer side
 CURVE_POINTS = 40
@@ -52,7 +61,6 @@ def write_report(out: str, say: Say = lambda _: None, *, watched: bool = False) 
     """
     local = storage.local_path(out) or out
     table = read_index(out)
-    table = table.take(_order(table))
     data = collect(table, out)
     data["thumbs"] = _thumbnails(table, local, say)
     # The same rows and pictures are the same page: it is not loaded again for nothing.
@@ -83,36 +91,20 @@ def watch(out: str, every: float, say: Say = lambda _: None) -> None:
     raise KeyboardInterrupt
 
 
-def _order(table: pa.Table) -> pa.Array:
-    keys = list(zip(table["row"].to_pylist(), table["pair_id"].to_pylist(), strict=True))
-    places = sorted(range(len(keys)), key=lambda i: (keys[i][0] or 0, keys[i][1]))
-    return pa.array(places, pa.int64())
-
-
 # --- the page ----------------------------------------------------------------------------------
 
 
 def page(data: Mapping[str, Any], stamp: str = "") -> str:
     """The page, with everything but the pictures in it. `stamp` is not empty while watched."""
-    parts = {
-        "title": html.escape(f"{data['name']}: stylize-batch"),
-        "watch": html.escape(stamp),
-        "style": _asset("uPlot.min.css") + _asset("report.css"),
-        "plot": _asset("uPlot.iife.min.js"),
-        "script": _asset("report.js"),
-        "data": _json(data).replace("<", "\\u003c"),
-    }
-    text = _asset("report.html")
-    pieces = text.split("{{")  # one pass: what a part holds is never looked at again
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        filled += [parts[name], rest]
-    return "".join(filled)
-
-
-def _asset(name: str) -> str:
-    return importlib.resources.files("pipeline").joinpath("assets", name).read_text("utf-8")
+    return fill(
+        "report.html",
+        title=html.escape(f"{data['name']}: stylize-batch"),
+        watch=html.escape(stamp),
+        style=asset("uPlot.min.css") + asset("report.css"),
+        plot=asset("uPlot.iife.min.js"),
+        script=asset("report.js"),
+        data=_json(data).replace("<", "\\u003c"),
+    )
 
 
 def _json(value: Any) -> str:
@@ -311,7 +303,7 @@ def _thumbnails(table: pa.Table, local: str, say: Say) -> dict[str, Any]:
 
 def _make(paths: Sequence[str], local: str, folder: str, say: Say) -> dict[str, str]:
     """path -> name of its thumbnail, made unless there; "" for what cannot be read."""
-    there = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+    there = set(os.listdir(folder))
     made: dict[str, str] = {}
     told = time.monotonic()
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
@@ -333,26 +325,15 @@ def _thumbnail(path: str, local: str, folder: str, there: set[str]) -> str:
         if name not in there:
             buffer = io.BytesIO()
             open_small(path, THUMB_SIDE).save(buffer, "JPEG", quality=82, optimize=True)
-            _replace(os.path.join(folder, name), buffer.getvalue())
+            storage.put(os.path.join(folder, name), buffer.getvalue())
     except (OSError, ValueError, StylizeError):
         return ""
     return name
 
 
-def _replace(path: str, data: bytes) -> None:
-    """Whole or not at all for readers. Without fsync: it can be made again at any time."""
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise storage.storage_error(error, path) from error
-
-
 def _remove_old(folder: str, names: set[str]) -> None:
     """Thumbnails of pictures that changed, and what an interrupted report left."""
-    for entry in os.scandir(folder):
-        stale = entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > 3600
-        if stale or (entry.name.endswith(".jpg") and entry.name not in names):
-            storage.remove(entry.path)
+    storage.sweep_temporaries(folder)
+    for name in os.listdir(folder):
+        if name.endswith(".jpg") and name not in names:
+            storage.remove(os.path.join(folder, name))

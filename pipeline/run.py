@@ -22,15 +22,8 @@ from typing import Any
 from pipeline import scheduler, storage
 from pipeline.crash import crash_point
 from pipeline.facts import FileFacts
-from pipeline.index import (
-    Index,
-    Lock,
-    LockedError,
-    read_curves,
-    read_results,
-    read_run,
-    write_run,
-)
+from pipeline.index import Index, read_curves, read_results
+from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.manifest import Manifest, ManifestError, Problem, read_manifest
 from pipeline.progress import Progress
 from pipeline.records import FAILURES, Pair, Result
@@ -266,7 +259,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Summary
     try:
         storage.sweep_temporaries(options.out)
         _remove_probes(options.out)
-        with Index.open(options.out, run_id) as index:
+        with Index(options.out, run_id) as index:
             _note_inputs(manifest, options.out)
             session = _Session(pairs, options, index, run_id, began)
             plan = session.run()

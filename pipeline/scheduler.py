@@ -22,7 +22,7 @@ from pipeline.memory import cores, kernel_kills, memory_limit
 from pipeline.records import Pair, Result
 from pipeline.timing import work
 from pipeline.words import count
-from pipeline.worker import Job, NotReadyError, Status, Worker, failed_result, utc
+from pipeline.worker import Job, NotReadyError, Status, Worker, new_result
 from stylize.config import AT_ONCE, together
 
 __all__ = [
@@ -544,16 +544,14 @@ class _Run:
                 )
 
     def _fail(self, pair: Pair, status: str, kind: str, message: str) -> None:
-        now = utc(time.time())
-        template = failed_result(pair, self.attempts.get(pair.pair_id, 0) + 1)
+        row = new_result(pair, self.attempts.get(pair.pair_id, 0) + 1)
         self.events.on_result(
             replace(
-                template,
+                row,
                 status=status,
                 error_type=kind,
                 error_message=message,
-                started_at=now,
-                finished_at=now,
+                finished_at=row.started_at,
             )
         )
 

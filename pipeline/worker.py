@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import hashlib
-import json
 import math
 import os
 import socket
@@ -20,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import __version__, storage
+from pipeline.carried import metadata, utc_now, written_path
 from pipeline.crash import crash_point
 from pipeline.memory import peak_memory
 from pipeline.records import Input, Pair, Result, pair_key
@@ -35,15 +34,16 @@ from stylize.errors import (
 )
 from stylize.image import Limits, decode, encode, fit, match_size, scaled, style_size
 
-__all__ = [
-    "Job",
-    "NotReadyError",
-    "Status",
-    "Worker",
-    "failed_result",
-    "metadata",
-    "result_from_metadata",
-]
+__all__ = ["Job", "NotReadyError", "Status", "Worker", "new_result"]
+
+_KEPT = 4 * AT_ONCE
+"""Pixels of decoded style pictures that a worker keeps."""
+
+_THREADS = 8
+"""How many pictures are decoded at once: one may be of hundreds of megabytes."""
+
+_PREVIEW = ".preview.jpg"
+_BLACK = 8  # of 255: no channel of a black picture is brighter on average
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,7 @@ class Worker:
             torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
 
         def open_one(pair: Pair, attempt: int) -> Any:
-            row = replace(
-                failed_result(pair, attempt), host=socket.gethostname(), started_at=utc(time.time())
-            )
+            row = replace(new_result(pair, attempt), host=socket.gethostname())
             return self._guarded([row], functools.partial(self._open, pair, row))
 
         results: dict[str, Result | None] = {}
@@ -186,7 +184,7 @@ class Worker:
         started = time.monotonic()  # a clock may be set back or forth meanwhile
 
         def failed(error: BaseException, status: str = "failed") -> list[Result]:
-            seconds, now = time.monotonic() - started, utc(time.time())
+            seconds, now = time.monotonic() - started, utc_now()
             return [
                 replace(_failed(row, error, status), seconds=seconds, finished_at=now)
                 for row in rows
@@ -251,12 +249,12 @@ class Worker:
             except StylizeError as error:
                 row = _failed(row, error)
             seconds = time.monotonic() - started
-            return replace(row, seconds=seconds, finished_at=utc(time.time()))
+            return replace(row, seconds=seconds, finished_at=utc_now())
 
         return _each(finish, group, self._transfer(stylizer, group, started))
 
     def _write(self, opened: _Opened, row: Result, done: Any, stylizer: Any) -> Result:
-        """Put a finished picture where it belongs; its row, ok. Raises what it diverged by."""
+        """Put a finished picture where it belongs and return its row. Raises what it ended in."""
         if isinstance(done, StylizeError):
             raise done
         _check_not_black(done.image, opened.pictures["content"])
@@ -286,7 +284,7 @@ class Worker:
         return replace(row, output_sha256=hashlib.sha256(data).hexdigest(), output_bytes=len(data))
 
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
-        """What a pair's step is told to: it looks at the clock and whether to stop."""
+        """The callback of a pair's steps, which ends the pair when it is to stop or out of time."""
         pair, steps = opened.pair, opened.config.steps
         shares = work_done(opened.pictures["content"].size, opened.config)
 
@@ -314,13 +312,13 @@ class Worker:
     def _transfer(
         self, stylizer: Any, group: Sequence[_Opened], started: float, together: int = 0
     ) -> list[Any]:
-        """The transfers; where memory does not suffice, half of the pictures at a time, and of one
-        once more with less of it, and a note of that."""
+        """The transfers. Where memory does not suffice, half of the pictures are tried at a time,
+        and a single one once more in tiles and with a shorter history, which its notes say."""
         import torch
 
         from stylize.transfer import Request
 
-        together = together or len(group)  # that share the time from `started`
+        together = together or len(group)  # pairs that share the time from `started`
         requests = []
         for opened in group:
             pictures = opened.pictures
@@ -439,129 +437,12 @@ def _is_short_of_memory(error: Exception) -> bool:
 
 
 def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
-    """What `work` makes of each; of several in threads, for Pillow decodes, resizes and encodes
-    outside the interpreter, and all of it would keep a GPU waiting."""
+    """What `work` makes of each. Several are worked on in threads: Pillow decodes, resizes and
+    encodes outside the interpreter, and one after the other would keep a GPU waiting."""
     if len(lists[0]) == 1:
         return [work(*(one for (one,) in lists))]
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, *lists))
-
-
-def failed_result(pair: Pair, attempt: int) -> Result:
-    """The row of an attempt that nothing has come of yet."""
-    return Result(
-        pair_id=pair.pair_id,
-        row=pair.row,
-        content=pair.content,
-        style=pair.style,
-        output=pair.output,
-        status="failed",
-        settings=StyleConfig(**pair.settings).to_json(),
-        preset=pair.settings["preset"],
-        algorithm=ALGORITHM,
-        attempt=attempt,
-        version=__version__,
-        meta=pair.meta,
-    )
-
-
-def written_path(pair: Pair, role: str) -> str:
-    """The path of an input as the manifest has it."""
-    if role == "content":
-        return pair.content
-    if role.startswith("style"):
-        return pair.style.split("|")[int(role[5:] or 1) - 1]
-    return str(pair.settings[role])
-
-
-def metadata(result: Result) -> str:
-    """What a picture carries: enough to make its index row again, and only what is the same each
-    time the same pair is painted. File names without folders."""
-    settings = json.loads(result.settings)
-    for name in ("init", "mask"):
-        settings[name] = PurePosixPath(settings[name]).name
-    names = [PurePosixPath(style).name for style in result.style.split("|")]
-    facts = {
-        "pair_id": result.pair_id,
-        "key": result.key,
-        "content": PurePosixPath(result.content).name,
-        "style": "|".join(names),
-        "output": result.output,
-        "inputs": [
-            {"role": i.role, "path": PurePosixPath(i.path).name, "sha256": i.sha256}
-            for i in result.inputs
-        ],
-        "settings": settings,
-        **{name: getattr(result, name) for name in _CARRIED},
-    }
-    return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
-
-
-_KEPT = 4 * AT_ONCE
-"""Pixels of decoded style pictures that a worker keeps."""
-
-_THREADS = 8
-"""That decode at once: a picture may be of hundreds of megabytes."""
-
-_PREVIEW = ".preview.jpg"
-
-_BLACK = 8  # of 255: no channel of a black picture is brighter on average
-
-_CARRIED = (
-    "preset",
-    "backbone",
-    "weights_sha256",
-    "algorithm",
-    "notes",
-    "width",
-    "height",
-    "steps",
-    "evaluations",
-    "stop_reason",
-    "loss",
-    "content_loss",
-    "style_loss",
-    "tv_loss",
-    "device",
-    "dtype",
-    "threads",
-)
-
-
-def result_from_metadata(text: str, data: bytes, pair: Pair | None = None) -> Result | None:
-    """The index row of a picture, from what it carries; None if it is none of ours.
-
-    With `pair`, id, paths and row number are the manifest's again.
-    """
-    try:
-        facts = json.loads(text)
-        inputs = tuple(Input(i["role"], i["path"], "", i["sha256"]) for i in facts["inputs"])
-        result = Result(
-            pair_id=pair.pair_id if pair else facts["pair_id"],
-            row=pair.row if pair else 0,
-            content=pair.content if pair else facts["content"],
-            style=pair.style if pair else facts["style"],
-            output=pair.output if pair else facts["output"],
-            status="ok",
-            key=facts["key"],
-            inputs=inputs,
-            output_sha256=hashlib.sha256(data).hexdigest(),
-            output_bytes=len(data),
-            settings=json.dumps(facts["settings"], sort_keys=True, separators=(",", ":")),
-            meta=pair.meta if pair else {},
-            version=__version__,
-            finished_at=utc(time.time()),
-            **{name: facts[name] for name in _CARRIED},
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
-    note = "row made again from the picture"
-    return replace(result, notes=f"{result.notes}; {note}" if result.notes else note)
-
-
-def utc(seconds: float) -> str:
-    """A time as the index has it: ISO 8601, UTC, microseconds."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="microseconds")
 
 
 def _check_not_black(picture: Any, photograph: Any) -> None:
@@ -574,6 +455,25 @@ def _check_not_black(picture: Any, photograph: Any) -> None:
             f"the picture came out black (brightness {light:.0f} of 255, the photograph has "
             f"{before:.0f}); look at the style, or lower style_weight"
         )
+
+
+def new_result(pair: Pair, attempt: int) -> Result:
+    """The row of an attempt that begins now; failed, until something comes of it."""
+    return Result(
+        pair_id=pair.pair_id,
+        row=pair.row,
+        content=pair.content,
+        style=pair.style,
+        output=pair.output,
+        status="failed",
+        settings=StyleConfig(**pair.settings).to_json(),
+        preset=pair.settings["preset"],
+        algorithm=ALGORITHM,
+        attempt=attempt,
+        version=__version__,
+        started_at=utc_now(),
+        meta=pair.meta,
+    )
 
 
 def _failed(result: Result, error: BaseException, status: str = "failed") -> Result:

@@ -386,7 +386,7 @@ def _row(number: int, weight: float, **changes: object) -> Result:
 
 
 def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "test") as index:
+    with Index(str(tmp_path), "test") as index:
         for number, weight in enumerate((8.0, 2.0, 8.0)):
             index.append(_row(number, weight))
         index.append(_row(9, 1.0, status="failed", loss_curve=()))
@@ -399,19 +399,33 @@ def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
     assert colours[0] == colours[2] != colours[1]
     assert list(by_weight.lines[0].get_ydata()) == pytest.approx([0.2] * 3)
     assert len(plot_curves(str(tmp_path), only=["p2"]).axes[0].lines) == 1
-    with pytest.raises(ValueError, match="label is 'nothing'; it must be a column"):
-        plot_curves(str(tmp_path), label="nothing")
+    with pytest.raises(ValueError, match=r"label 'sytle': no column .* did you mean style\?"):
+        plot_curves(str(tmp_path), label="sytle")
     with pytest.raises(ValueError, match="loss is 'lost'; it must be loss or content_loss"):
         plot_curves(str(tmp_path), "lost")
     with pytest.raises(ValueError, match="no loss curve of these pairs"):
         plot_curves(str(tmp_path), only=["p9"])
 
 
+def test_curves_are_told_apart_by_meta_columns_too(tmp_path: Path) -> None:
+    with Index(str(tmp_path), "test") as index:
+        for number, client in enumerate(("Ada", "Bo", "Ada")):
+            index.append(_row(number, 1.0, meta={"client": client}))
+        index.append(_row(3, 1.0))  # a pair of an older manifest, without the column
+    made = plot_curves(str(tmp_path), label="meta.client")
+    colours = [line.get_color() for line in made.axes[0].lines]
+    assert colours[0] == colours[2]
+    assert len(set(colours)) == 3
+    assert [text.get_text() for text in made.legends[0].get_texts()] == ["Ada", "Bo", "none"]
+    with pytest.raises(ValueError, match=r"label 'meta.clint': .* did you mean meta.client\?"):
+        plot_curves(str(tmp_path), label="meta.clint")
+
+
 @pytest.mark.parametrize(("number", "colours"), [(10, 10), (11, 1)])
 def test_as_many_curves_have_a_legend_as_there_are_colours(
     number: int, colours: int, tmp_path: Path
 ) -> None:
-    with Index.open(str(tmp_path), "test") as index:
+    with Index(str(tmp_path), "test") as index:
         for place in range(number):
             index.append(_row(place, 1.0))
     made = plot_curves(str(tmp_path))

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipeline import storage
-from pipeline.facts import FileFacts, carried
-from pipeline.index import Index, Lock, read_results, write_run
+from pipeline.carried import carried, metadata, utc_now, written_path
+from pipeline.facts import FileFacts
+from pipeline.index import Index, read_results
+from pipeline.lock import Lock, write_run
 from pipeline.manifest import read_manifest
 from pipeline.records import Input, Pair, Result, pair_key
 from pipeline.resume import pending
 from pipeline.run import Options, make_plan
-from pipeline.worker import failed_result, metadata, utc, written_path
+from pipeline.worker import new_result
 from stylize.config import ALGORITHM, StyleConfig
 from stylize.image import encode
 
@@ -54,7 +55,7 @@ class House:
         hashes = {given.role: given.sha256 for given in inputs}
         digest = StyleConfig(**pair.settings).digest()
         result = replace(
-            failed_result(pair, 1),
+            new_result(pair, 1),
             status="ok",
             inputs=inputs,
             key=pair_key(hashes, digest, WEIGHTS, ALGORITHM),
@@ -69,11 +70,11 @@ class House:
             result,
             output_sha256=hashlib.sha256(data).hexdigest(),
             output_bytes=len(data),
-            finished_at=utc(time.time()),
+            finished_at=utc_now(),
         )
 
     def record(self, result: Result) -> None:
-        with Lock(self.out, "r"), Index.open(self.out, "r") as index:
+        with Lock(self.out, "r"), Index(self.out, "r") as index:
             index.append(result)
 
     def verdict(self, steps: int, **options: Any) -> str:

@@ -21,19 +21,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.index import (
-    SCHEMA,
-    Index,
-    Lock,
-    LockedError,
-    Stamp,
-    newest,
-    read_index,
-    read_results,
-    read_run,
-    write_run,
-)
+from pipeline.index import Index, read_index, read_results
+from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.records import Input, Result
+from pipeline.rows import SCHEMA, Stamp, newest
 from pipeline.storage import StorageError
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
@@ -65,7 +56,7 @@ def result(pair_id: str = "a", **changes: Any) -> Result:
 
 def fill(out: Path, run_id: str, *names: str, **options: Any) -> None:
     """One clean run that does the named pairs."""
-    with Index.open(str(out), run_id, **options) as index:
+    with Index(str(out), run_id, **options) as index:
         for name in names:
             index.append(result(name))
 
@@ -100,7 +91,7 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
 
 
 def test_a_result_comes_back_as_it_was_with_run_epoch_and_seq(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1") as index:
+    with Index(str(tmp_path), "r1") as index:
         written = index.append(result())
         bare = index.append(Result("b", 2, "c", "s", "b.png", "failed"))
     assert (written.run_id, written.epoch, written.seq, bare.seq) == ("r1", 1, 1, 2)
@@ -121,7 +112,7 @@ def test_names_that_are_no_utf8_and_odd_numbers_do_not_stop_the_index(tmp_path: 
     name = os.fsdecode(b"a\xff.jpg")
     odd = result(content=name, meta={name: name}, loss=float("nan"), tv_loss=1e300, host="\0\n")
     fill(tmp_path, "r0", "b")
-    with Index.open(str(tmp_path), "r1") as index:
+    with Index(str(tmp_path), "r1") as index:
         index.append(odd)
     read = read_results(str(tmp_path))["a"]
     assert read.content == "a\\udcff.jpg"
@@ -131,7 +122,7 @@ def test_names_that_are_no_utf8_and_odd_numbers_do_not_stop_the_index(tmp_path: 
 
 
 def test_an_impossible_value_is_refused_before_it_reaches_the_journal(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1") as index:
+    with Index(str(tmp_path), "r1") as index:
         with pytest.raises((pa.ArrowException, TypeError, ValueError)):
             index.append(result(width="wide"))
         index.append(result("b"))
@@ -190,7 +181,7 @@ def test_of_a_row_and_its_compacted_copy_the_one_that_knows_the_picture_wins() -
 def test_a_failure_after_a_success_keeps_key_and_hash_over_every_later_run(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
     for run in ("r2", "r3"):
-        with Index.open(str(tmp_path), run) as index:
+        with Index(str(tmp_path), run) as index:
             index.append(result(status="failed", error_message=run))
         (row,) = read_index(str(tmp_path)).to_pylist()
         assert (row["status"], row["error_message"], row["epoch"]) == ("failed", run, int(run[1]))
@@ -202,7 +193,7 @@ def test_a_failure_after_a_success_keeps_key_and_hash_over_every_later_run(tmp_p
 
 def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path) -> None:
     fill(tmp_path, "r9", "a")
-    with Index.open(str(tmp_path), "r1") as index:
+    with Index(str(tmp_path), "r1") as index:
         index.append(result(key="second", finished_at="1999-01-01T00:00:00+00:00"))
     os.utime(tmp_path / "index" / parts(tmp_path)[0], (0, 0))
     assert read_results(str(tmp_path))["a"].key == "second"
@@ -212,14 +203,14 @@ def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_segments_are_sealed_by_rows_and_by_time(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1", rows_per_part=2) as index:
+    with Index(str(tmp_path), "r1", rows_per_part=2) as index:
         for name in "abcde":
             index.append(result(name))
         assert parts(tmp_path) == ["part-r1-000001.parquet", "part-r1-000002.parquet"]
         assert journals(tmp_path) == ["r1-000003.jsonl"]
     assert parts(tmp_path) == [f"part-r1-00000{i}.parquet" for i in (1, 2, 3)]
     assert journals(tmp_path) == []
-    with Index.open(str(tmp_path), "r2", seconds_per_part=0) as index:
+    with Index(str(tmp_path), "r2", seconds_per_part=0) as index:
         index.append(result("f"))
         assert journals(tmp_path) == []
     assert set(read_results(str(tmp_path))) == set("abcdef")
@@ -256,7 +247,7 @@ def test_a_part_is_never_written_over(tmp_path: Path) -> None:
     """duckdb and polars open a file twice to read it: another in its place would be rubbish."""
     kill(
         tmp_path,
-        "i = Index.open(out, 'r1'); i.append(row('a')); i.append(row('b'))\n"
+        "i = Index(out, 'r1'); i.append(row('a')); i.append(row('b'))\n"
         "os.environ['STYLIZE_CRASH_AT'] = 'part-written'; i.seal()",
     )
     before = stats(tmp_path)
@@ -273,7 +264,7 @@ def test_a_run_that_does_nothing_rewrites_nothing(tmp_path: Path) -> None:
 
 
 def test_after_a_clean_exit_each_pair_is_there_once_in_the_order_of_rows(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1") as index:
+    with Index(str(tmp_path), "r1") as index:
         for name, row in (("b", 2), ("a", 1), ("b", 2)):
             index.append(result(name, row=row))
     table = pq.read_table(tmp_path / "index")
@@ -287,7 +278,22 @@ def test_a_run_id_used_twice_overwrites_no_part(tmp_path: Path) -> None:
     results = read_results(str(tmp_path))
     assert {name: row.epoch for name, row in results.items()} == {"a": 1, "b": 2}
     with pytest.raises(ValueError, match="run_id"):
-        Index.open(str(tmp_path), "../r")
+        Index(str(tmp_path), "../r")
+
+
+def test_rows_are_read_in_the_manifests_order_and_those_without_a_number_last(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, "r1", "unnumbered")
+    (name,) = parts(tmp_path)
+    path = tmp_path / "index" / name
+    pq.write_table(pq.read_table(path).drop_columns(["row"]), path)
+    with Index(str(tmp_path), "r2", rows_per_part=2) as index:
+        for pair_id, row in (("c", 3), ("b", 2), ("d", 2), ("a", 10), ("rebuilt", 0)):
+            index.append(result(pair_id, row=row))
+        ordered = ["rebuilt", "b", "d", "c", "a", "unnumbered"]
+        assert list(read_results(str(tmp_path))) == ordered  # parts and journal
+    assert read_index(str(tmp_path))["pair_id"].to_pylist() == ordered
 
 
 def test_parts_of_older_and_newer_versions_are_read_and_kept(tmp_path: Path) -> None:
@@ -335,7 +341,7 @@ def check_readers(out: Path, count: int) -> None:
 
 
 def test_pyarrow_pandas_polars_and_duckdb_read_the_folder(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1", rows_per_part=2) as index:
+    with Index(str(tmp_path), "r1", rows_per_part=2) as index:
         for name in "abcd":
             index.append(result(name))
         check_readers(tmp_path, 4)
@@ -343,7 +349,7 @@ def test_pyarrow_pandas_polars_and_duckdb_read_the_folder(tmp_path: Path) -> Non
 
 
 def test_one_line_of_sql_drops_older_rows(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1", rows_per_part=1) as index:
+    with Index(str(tmp_path), "r1", rows_per_part=1) as index:
         for key in ("first", "second"):
             index.append(result(key=key))
         sql = (
@@ -354,7 +360,7 @@ def test_one_line_of_sql_drops_older_rows(tmp_path: Path) -> None:
 
 
 def test_live_rows_are_read_while_the_writer_works(tmp_path: Path) -> None:
-    with Index.open(str(tmp_path), "r1", rows_per_part=2) as index:
+    with Index(str(tmp_path), "r1", rows_per_part=2) as index:
         for number, name in enumerate("abc", 1):
             index.append(result(name))
             assert len(read_results(str(tmp_path))) == number
@@ -429,7 +435,7 @@ def kill(out: Path, code: str, **env: str) -> None:
 def test_a_torn_last_line_costs_only_that_row(tmp_path: Path) -> None:
     kill(
         tmp_path,
-        "i = Index.open(out, 'r1'); i.append(row('a'))\n"
+        "i = Index(out, 'r1'); i.append(row('a'))\n"
         "os.environ['STYLIZE_CRASH_AT'] = 'journal-half-written'; i.append(row('b'))",
     )
     (name,) = journals(tmp_path)
@@ -437,7 +443,7 @@ def test_a_torn_last_line_costs_only_that_row(tmp_path: Path) -> None:
     assert text.count("\n") == 1
     assert not text.endswith("\n")
     assert set(read_results(str(tmp_path))) == {"a"}
-    with Index.open(str(tmp_path), "r2") as index:
+    with Index(str(tmp_path), "r2") as index:
         assert parts(tmp_path) == ["part-r1-000001.parquet"]
         assert [p for p in index.problems if "cut short" in p]
         assert index.append(result("b")).epoch == 2
@@ -447,7 +453,7 @@ def test_a_torn_last_line_costs_only_that_row(tmp_path: Path) -> None:
 def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
     kill(
         tmp_path,
-        "i = Index.open(out, 'r1')\n"
+        "i = Index(out, 'r1')\n"
         "for n in 'abc': i.append(row(n))\n"
         "os.kill(os.getpid(), signal.SIGKILL)",
     )
@@ -456,7 +462,7 @@ def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> N
     path.write_bytes(
         b"\n".join([lines[0], b'{"pair_id": 7, "row": "x"}', b"\xff[]", lines[2], b""])
     )
-    with Index.open(str(tmp_path), "r2") as index:
+    with Index(str(tmp_path), "r2") as index:
         assert "2 unreadable line(s) (2, 3)" in index.problems[0]
     assert set(read_results(str(tmp_path))) == {"a", "c"}
     assert os.listdir(tmp_path / "_state" / "damaged") == ["r1-000001.jsonl"]
@@ -491,7 +497,7 @@ def test_a_damaged_part_is_set_aside_and_named(tmp_path: Path, damage: Any, word
     damage(tmp_path / "index" / name)
     with pytest.warns(UserWarning, match=name):
         assert read_results(str(tmp_path)) == {}
-    with Index.open(str(tmp_path), "r2") as index:
+    with Index(str(tmp_path), "r2") as index:
         (problem,) = index.problems
         assert words in problem
         assert name in problem
@@ -514,7 +520,7 @@ def test_damage_that_only_shows_in_a_loss_curve_costs_no_other_part(tmp_path: Pa
     end = curve.data_page_offset + 60
     data[end - 8 : end] = bytes(b ^ 0xFF for b in data[end - 8 : end])
     path.write_bytes(data)
-    with Index.open(str(tmp_path), "r2") as index:
+    with Index(str(tmp_path), "r2") as index:
         index.append(result("b"))
         index.compact()
     assert any(name in problem for problem in index.problems)
@@ -525,7 +531,7 @@ def test_a_stray_file_is_named_and_left_alone(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
     (tmp_path / "index" / "no\x1btes.txt").write_text("mine")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "index" / "other.parquet")
-    with Index.open(str(tmp_path), "r2") as index:
+    with Index(str(tmp_path), "r2") as index:
         assert len(index.problems) == 2
         assert all(problem.isprintable() for problem in index.problems)
     assert set(read_results(str(tmp_path))) == {"a"}
@@ -536,7 +542,7 @@ def test_a_stray_file_is_named_and_left_alone(tmp_path: Path) -> None:
 def test_a_folder_removed_during_the_run_is_a_storage_error(tmp_path: Path, rows: int) -> None:
     """Before the first row, too: a journal made anew would tell of pictures that are gone."""
     out = tmp_path / "out"
-    index = Index.open(str(out), "r1")
+    index = Index(str(out), "r1")
     for _ in range(rows):
         index.append(result("a"))
     out.rename(tmp_path / "gone")
@@ -553,7 +559,7 @@ def test_a_full_disk_is_a_storage_error_and_the_next_run_goes_on(tmp_path: Path)
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        index = Index.open(str(tmp_path), "r1", rows_per_part=20)
+        index = Index(str(tmp_path), "r1", rows_per_part=20)
 
         def fill_up() -> None:
             with index:
@@ -589,7 +595,7 @@ POINTS = [
 STEP = """
 from pipeline.index import read_results
 done = {n for n, r in read_results(out).items() if r.status == 'ok'}
-with Index.open(out, 'r' + str(os.getpid()), rows_per_part=2) as index:
+with Index(out, 'r' + str(os.getpid()), rows_per_part=2) as index:
     index.append(row('z', status='failed', key='', output_sha256='', loss_curve=()))
     for name in 'abcde':
         if name not in done:
@@ -609,7 +615,7 @@ def test_a_kill_at_each_point_loses_no_row_that_was_returned(tmp_path: Path, poi
     names = ["a", "b", "c", "d", "e"]
     at_least = {"compaction-begun": 5, "compaction-merged": 5, "compaction-inputs-deleted": 5}
     assert set(names[: at_least.get(point, 0)]) <= set(before)
-    with Index.open(str(tmp_path), "last", rows_per_part=2) as index:
+    with Index(str(tmp_path), "last", rows_per_part=2) as index:
         again = [name for name in names if name not in read_results(str(tmp_path))]
         for name in again:
             index.append(result(name))
@@ -651,18 +657,16 @@ def test_a_second_driver_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
 
 
 def test_the_lock_of_a_dead_driver_is_taken(tmp_path: Path) -> None:
-    code = "from pipeline.index import Lock; Lock(out, 'r1'); os.kill(os.getpid(), signal.SIGKILL)"
+    code = "from pipeline.lock import Lock; Lock(out, 'r1'); os.kill(os.getpid(), signal.SIGKILL)"
     kill(tmp_path, code)
-    kill(
-        tmp_path, "from pipeline.index import Lock; Lock(out, 'r2')", STYLIZE_CRASH_AT="lock-taken"
-    )
+    kill(tmp_path, "from pipeline.lock import Lock; Lock(out, 'r2')", STYLIZE_CRASH_AT="lock-taken")
     with Lock(str(tmp_path), "r3"):
         assert json.loads((tmp_path / "_state" / "lock").read_text())["run_id"] == "r3"
 
 
 def test_the_lock_of_a_living_driver_in_another_process_holds(tmp_path: Path) -> None:
     code = (
-        f"from pipeline.index import Lock; lock = Lock({str(tmp_path)!r}, 'r1')\n"
+        f"from pipeline.lock import Lock; lock = Lock({str(tmp_path)!r}, 'r1')\n"
         "print('held', flush=True); input()"
     )
     holder = subprocess.Popen(
@@ -688,13 +692,13 @@ def test_run_json_is_what_was_written_last_or_empty(tmp_path: Path) -> None:
 
 def test_an_index_on_object_storage_is_refused_clearly() -> None:
     with pytest.raises(StorageError, match="object storage"):
-        Index.open("s3://bucket/out", "r1")
+        Index("s3://bucket/out", "r1")
 
 
 def test_a_folder_whose_name_is_no_utf8_has_an_index_like_others(tmp_path: Path) -> None:
     out = str(tmp_path / os.fsdecode(b"caf\xe9"))
     for run in ("r1", "r2"):
-        with Lock(out, run), Index.open(out, run) as index:
+        with Lock(out, run), Index(out, run) as index:
             index.append(result(f"pair-{run}"))
             assert index.problems == []
     assert sorted(read_results(out)) == ["pair-r1", "pair-r2"]
@@ -705,7 +709,7 @@ def test_an_index_that_may_not_be_read_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = str(tmp_path / "out")
-    with Lock(out, "r"), Index.open(out, "r") as index:
+    with Lock(out, "r"), Index(out, "r") as index:
         index.append(result())
 
     def refuse(path: str) -> list[str]:  # root, which may read all, runs this too

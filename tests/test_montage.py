@@ -49,7 +49,7 @@ def failed(number: int, **changes: Any) -> Result:
 
 def write(out: Path, *results: Result) -> str:
     """OUT with these rows; its manifest's folder is the one above."""
-    with Index.open(str(out), "test") as index:
+    with Index(str(out), "test") as index:
         for row in results:
             index.append(row)
     write_run(str(out), {"inputs": ".."})

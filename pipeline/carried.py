@@ -1,0 +1,107 @@
+"""What a picture carries of its index row: `metadata` to write into it, `carried` to read it back.
+
+Never imports torch, ray or pyarrow.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from pipeline import __version__
+from pipeline.records import Input, Pair, Result
+from stylize.image import read_metadata
+
+__all__ = ["carried", "metadata", "utc_now", "written_path"]
+
+_CARRIED = (
+    "preset",
+    "backbone",
+    "weights_sha256",
+    "algorithm",
+    "notes",
+    "width",
+    "height",
+    "steps",
+    "evaluations",
+    "stop_reason",
+    "loss",
+    "content_loss",
+    "style_loss",
+    "tv_loss",
+    "device",
+    "dtype",
+    "threads",
+)
+"""Columns that go into the picture and come back as they are."""
+
+
+def metadata(result: Result) -> str:
+    """What a picture carries: enough to make its index row again, and only what is the same each
+    time the same pair is painted. File names without folders."""
+    settings = json.loads(result.settings)
+    for name in ("init", "mask"):
+        settings[name] = PurePosixPath(settings[name]).name
+    names = [PurePosixPath(style).name for style in result.style.split("|")]
+    facts = {
+        "pair_id": result.pair_id,
+        "key": result.key,
+        "content": PurePosixPath(result.content).name,
+        "style": "|".join(names),
+        "output": result.output,
+        "inputs": [
+            {"role": i.role, "path": PurePosixPath(i.path).name, "sha256": i.sha256}
+            for i in result.inputs
+        ],
+        "settings": settings,
+        **{name: getattr(result, name) for name in _CARRIED},
+    }
+    return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
+
+
+def carried(data: bytes, pair: Pair | None = None) -> Result | None:
+    """The index row of a picture, from what its bytes carry; None if it is none of ours.
+
+    With `pair`, id, paths and row number are the manifest's again.
+    """
+    try:
+        facts = json.loads(read_metadata(data))
+        inputs = tuple(Input(i["role"], i["path"], "", i["sha256"]) for i in facts["inputs"])
+        result = Result(
+            pair_id=pair.pair_id if pair else facts["pair_id"],
+            row=pair.row if pair else 0,
+            content=pair.content if pair else facts["content"],
+            style=pair.style if pair else facts["style"],
+            output=pair.output if pair else facts["output"],
+            status="ok",
+            key=facts["key"],
+            inputs=inputs,
+            output_sha256=hashlib.sha256(data).hexdigest(),
+            output_bytes=len(data),
+            settings=json.dumps(facts["settings"], sort_keys=True, separators=(",", ":")),
+            meta=pair.meta if pair else {},
+            version=__version__,
+            finished_at=utc_now(),
+            **{name: facts[name] for name in _CARRIED},
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+    note = "row made again from the picture"
+    return replace(result, notes=f"{result.notes}; {note}" if result.notes else note)
+
+
+def written_path(pair: Pair, role: str) -> str:
+    """The path of an input as the manifest has it."""
+    if role == "content":
+        return pair.content
+    if role.startswith("style"):
+        return pair.style.split("|")[int(role[5:] or 1) - 1]
+    return str(pair.settings[role])
+
+
+def utc_now() -> str:
+    """The time as the index has it: ISO 8601, UTC, microseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
