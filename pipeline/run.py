@@ -22,7 +22,7 @@ from typing import Any
 from pipeline import scheduler, storage
 from pipeline.crash import crash_point
 from pipeline.facts import FileFacts
-from pipeline.index import Index, read_curves, read_results
+from pipeline.index import Index, read_results
 from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.manifest import Manifest, ManifestError, Problem, read_manifest
 from pipeline.progress import Progress
@@ -365,20 +365,17 @@ class _Session:
         self.told = len(self.index.problems)
 
     def _adopt(self, plan: Plan, facts: FileFacts) -> None:
-        for pair in plan.adopt:
-            self.index.append(facts.adopt(pair))
-            self.counts["adopted"] += 1
+        if plan.adopt:
+            self.index.extend([facts.adopt(pair) for pair in plan.adopt])
+            self.counts["adopted"] += len(plan.adopt)
 
     def _restate(self, plan: Plan, results: Mapping[str, Result], facts: FileFacts) -> None:
         """Write the rows of finished pairs again where the manifest's other columns, its order or
         the dates of inputs have changed."""
         todays = {p.pair_id: facts.restate(p, results[p.pair_id]) for p in plan.done}
         changed = [today for name, today in todays.items() if today != results[name]]
-        if not changed:
-            return
-        curves = read_curves(self.options.out, [today.pair_id for today in changed])
-        for today in changed:
-            self.index.append(replace(today, loss_curve=curves[today.pair_id]))
+        if changed:
+            self.index.restate(changed)
 
     def _check_space(self, todo: Sequence[Pair]) -> None:
         """Refuse to begin what the disk cannot hold: a PNG of paint takes 1.5 bytes a pixel or
@@ -436,9 +433,13 @@ class _Session:
 
     # --- what the scheduler tells ---
 
-    def on_result(self, result: Result) -> None:
-        crash_point("record-returned", pair_id=result.pair_id)
-        result = self.index.append(result)
+    def on_results(self, results: Sequence[Result]) -> None:
+        for result in results:
+            crash_point("record-returned", pair_id=result.pair_id)
+        for result in self.index.extend(results):
+            self._count(result)
+
+    def _count(self, result: Result) -> None:
         self.counts[result.status] += 1
         self.progress.result(result)
         cause, messages = self.in_a_row

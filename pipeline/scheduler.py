@@ -130,7 +130,7 @@ def _fit_memory(side: int) -> int:
 class Events(Protocol):
     """What the scheduler tells its caller, from the caller's own thread."""
 
-    def on_result(self, result: Result) -> None: ...
+    def on_results(self, results: Sequence[Result]) -> None: ...
     def on_status(self, statuses: Sequence[Status]) -> None: ...
     def on_note(self, line: str) -> None: ...
     def finished(self, pair: Pair) -> Result | None: ...  # what a dead worker had finished of it
@@ -187,7 +187,7 @@ def run_local(
         events.on_status([Status(pair.pair_id, 0, pair.settings["steps"])])
         (result,) = worker.run([pair], [attempts.get(pair.pair_id, 0) + 1])
         if result is not None:
-            events.on_result(result)
+            events.on_results([result])
 
 
 @dataclass
@@ -443,12 +443,13 @@ class _Run:
             self._drop(slot)
             self._died(pairs, slot, error)
             return
-        for pair, result in zip(pairs, results, strict=True):
-            if result is None:
-                self.queue.append(pair)  # stopped: it stays pending
-                continue
-            self.short_of_memory.discard(pair.pair_id)
-            self.events.on_result(result)
+        # What was stopped stays pending.
+        self.queue += [pair for pair, one in zip(pairs, results, strict=True) if one is None]
+        if painted := [one for one in results if one is not None]:
+            self.short_of_memory -= {one.pair_id for one in painted}
+            if not self.stopping_since:
+                self._hire()  # before what takes the disk's time
+            self.events.on_results(painted)
 
     def _died(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
         """A worker died with pairs in hand: is it a pair's doing?"""
@@ -518,7 +519,7 @@ class _Run:
         """Whether its picture was written before its worker died; then it is recorded."""
         result = self.events.finished(pair)
         if result is not None:
-            self.events.on_result(result)
+            self.events.on_results([result])
         return result is not None
 
     def _watch_clocks(self) -> None:
@@ -545,15 +546,14 @@ class _Run:
 
     def _fail(self, pair: Pair, status: str, kind: str, message: str) -> None:
         row = new_result(pair, self.attempts.get(pair.pair_id, 0) + 1)
-        self.events.on_result(
-            replace(
-                row,
-                status=status,
-                error_type=kind,
-                error_message=message,
-                finished_at=row.started_at,
-            )
+        failed = replace(
+            row,
+            status=status,
+            error_type=kind,
+            error_message=message,
+            finished_at=row.started_at,
         )
+        self.events.on_results([failed])
 
     def _drop(self, slot: _Slot) -> None:
         self.slots.remove(slot)

@@ -222,6 +222,20 @@ def stats(out: Path) -> dict[str, tuple[int, int, int]]:
     return {name: (s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found.items()}
 
 
+def test_rows_that_are_restated_keep_their_curves_and_are_the_newest(tmp_path: Path) -> None:
+    fill(tmp_path, "r1", "a", "b", "c")
+    before = read_results(str(tmp_path))
+    with Index(str(tmp_path), "r2") as index:
+        index.append(result("d"))
+        index.restate([dataclasses.replace(before[name], row=7) for name in ("c", "a")])
+        index.append(result("e"))
+    table = read_index(str(tmp_path))
+    assert [row["pair_id"] for row in table.to_pylist()] == ["b", "d", "e", "a", "c"]
+    assert {row["run_id"] for row in table.to_pylist() if row["row"] == 7} == {"r2"}
+    assert len({str(row["loss_curve"]) for row in table.to_pylist()}) == 1
+    assert sorted(table["seq"].to_pylist()) == [1, 2, 2, 3, 4]
+
+
 def test_a_clean_exit_merges_parts_that_hold_a_pair_twice_and_leaves_the_others(
     tmp_path: Path,
 ) -> None:
