@@ -18,9 +18,8 @@ from stylize import color
 from stylize.config import StyleConfig
 from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
-from stylize.optimize import Step
 from stylize.stages import Stage, plan_stages
-from stylize.transfer import Frame, OnStep, StyleResult, Stylizer, read_picture, undisturbed
+from stylize.transfer import Frame, OnStep, Step, StyleResult, Stylizer, read_picture, undisturbed
 
 __all__ = [
     "Explanation",

@@ -39,7 +39,7 @@ from stylize.image import (
     upright,
 )
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
-from stylize.optimize import Step, minimize
+from stylize.optimize import minimize
 from stylize.stages import Stage, plan_stages
 from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
 from stylize.weights import Weights
@@ -51,6 +51,7 @@ __all__ = [
     "LOOK_EVERY",
     "Frame",
     "Request",
+    "Step",
     "StyleResult",
     "Stylizer",
     "transfer_style",
@@ -75,6 +76,20 @@ LOOK_EVERY = 10
 Picture = Image.Image | Tensor | str | Path
 """A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
 file."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of loss and gradient. Losses are unweighted but for `loss`, their sum with
+    the configured weights."""
+
+    step: int  # evaluations so far, over all scales
+    seconds: float  # since the start of the transfer
+    loss: float
+    content_loss: float
+    style_loss: float
+    tv_loss: float
+
 
 OnStep = Callable[[Step, Tensor], None]
 """Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it. On a GPU
@@ -330,7 +345,7 @@ class Stylizer:
                 plateau=config.plateau,
                 look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
                 record=self._recordable(config, side),
-                on_step=functools.partial(_tell, sitters, frame),
+                on_evaluation=functools.partial(_tell, sitters, frame),
             )
             for sitter, end in zip(sitters, minimum.ended, strict=True):
                 sitter.end(end)

@@ -29,9 +29,8 @@ from stylize.explain import (
     strongest,
 )
 from stylize.image import to_tensor
-from stylize.optimize import Step
 from stylize.stages import Stage
-from stylize.transfer import StyleResult, Stylizer
+from stylize.transfer import Step, StyleResult, Stylizer
 from stylize.weights import Weights
 
 LAYERS = ("relu1_1", "relu3_2")

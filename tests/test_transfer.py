@@ -19,9 +19,8 @@ from stylize import transfer as transfer_module
 from stylize.color import _YIQ
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
-from stylize.optimize import Step
 from stylize.stages import Stage, plan_stages
-from stylize.transfer import Request, choose_device, choose_dtype
+from stylize.transfer import Request, Step, choose_device, choose_dtype
 from stylize.weights import BUNDLED, Weights
 
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"
