@@ -304,9 +304,11 @@ def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
 class PerceptualLoss:
     """content_weight * content + style_weight * style + tv_weight * tv of a picture.
 
-    Targets come from the same encoder in the same type as the picture's features, so that the
-    content itself has content loss 0 and the style itself style loss 0. A part whose weight is 0
-    is not computed and reads 0. `mask` (1 or B, 1, H, W): where the style counts.
+    The targets are `content`, {layer: features (B, N, h, w)}, and `style`, {layer: `Statistic`}.
+    They come from the same encoder in the same type as the picture's features, so that the content
+    itself has content loss 0 and the style itself style loss 0. A part whose weight is 0 is not
+    computed and reads 0. `mask` (1 or B, 1, H, W): where the style counts. `content_factor` is on
+    the content weight: coarse stages hold on to the photograph more strongly.
 
     With `config.relative` the content loss is over its target's energy, and a layer's style loss
     over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over
@@ -326,6 +328,7 @@ class PerceptualLoss:
         config: StyleConfig,
         content: Mapping[str, Tensor],
         style: Mapping[str, Statistic],
+        *,
         mask: Tensor | None = None,
         content_factor: float = 1.0,
         start: Mapping[str, Statistic] | None = None,

@@ -146,8 +146,8 @@ def statistics_in_tiles(
 class TiledLoss(PerceptualLoss):
     """A `PerceptualLoss` whose network never sees more than a tile of about `side` pixels."""
 
-    def __init__(self, *arguments: Any, side: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *targets: Any, side: int, **options: Any) -> None:
+        super().__init__(*targets, **options)
         self.side = side
 
     def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:

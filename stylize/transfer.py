@@ -501,10 +501,19 @@ class Stylizer:
         weighed = (frame.weigh(scene.weight, scene.target) for scene in scenes)
         weights = [weight for weight in weighed if weight is not None]  # of all, or of none
         mask = torch.cat(weights) if weights else None
-        factors = (stage.content_factor, start, stage.spread)
-        if not side:
-            return PerceptualLoss(encoder, config, content, style, mask, *factors)
-        return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
+        make: Callable[..., PerceptualLoss] = PerceptualLoss
+        if side:
+            make = functools.partial(TiledLoss, side=side)
+        return make(
+            encoder,
+            config,
+            content,
+            style,
+            mask=mask,
+            content_factor=stage.content_factor,
+            start=start,
+            spread=stage.spread,
+        )
 
     def _statistics(
         self, config: StyleConfig, encoder: Encoder, style: _Style

@@ -81,9 +81,8 @@ def test_losses_and_gradient_in_tiles_are_those_of_the_whole_picture(
         for one, other in zip(statistic.parts(), target[name].parts(), strict=True):
             assert float((one - other).norm() / other.norm()) < 1e-5
 
-    settings = (1.0, None, spread)
-    whole = PerceptualLoss(encoder, config, content, target, mask, *settings)
-    tiled = TiledLoss(encoder, config, content, target, mask, *settings, side=64)
+    whole = PerceptualLoss(encoder, config, content, target, mask=mask, spread=spread)
+    tiled = TiledLoss(encoder, config, content, target, mask=mask, spread=spread, side=64)
     assert len(tiled.tiles(pictures)) > 1
     gradients = []
     for loss in (whole, tiled):
