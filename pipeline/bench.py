@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.memory import peak_memory
 from stylize.config import StyleConfig, together
+from stylize.layers import cell, deepest, relu_of
 
 __all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
 
@@ -68,13 +69,12 @@ def multiply_adds(width: int, height: int, config: StyleConfig, convs: dict[str,
     Gram matrix forward and back. `convs` is {conv: filter (out, in, 3, 3)}, in order."""
     layers = [name for name, weight in config.style_layers if weight]
     needed = [name for name, weight in config.content_layers if weight] + layers
-    last = max("conv" + name[4:] for name in needed)
+    last = deepest(needed, config.backbone)
     total = 0.0
     for conv, weight in convs.items():
-        block = int(conv[4]) - 1
-        positions = (width >> block) * (height >> block)
+        positions = (width // cell(conv)) * (height // cell(conv))
         total += 2 * weight.numel() * positions
-        if "relu" + conv[4:] in layers or conv in layers:
+        if relu_of(conv) in layers or conv in layers:
             total += 2 * weight.shape[0] ** 2 * positions
         if conv == last:
             break

@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any, Self
 
 from stylize.errors import ConfigError
+from stylize.layers import CONVS, block, has_layer
 from stylize.presets import PRESETS
 
 __all__ = [
@@ -63,9 +63,6 @@ LayerWeights = tuple[tuple[str, float], ...]
 
 INIT_WORDS = ("matched", "content", "style", "noise")
 """Where to start, but for the path of a picture."""
-
-_CONVS_IN_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-_LAYER = re.compile(r"(conv|relu)([1-5])_([1-4])")
 
 
 @dataclass(frozen=True)
@@ -164,10 +161,7 @@ def _check_layers(value: Any) -> bool:
     if not isinstance(value, tuple) or not value:
         return False
     for name, weight in value:
-        match = _LAYER.fullmatch(name)
-        if match is None or int(match[3]) > _CONVS_IN_BLOCK["vgg19"][int(match[2]) - 1]:
-            return False
-        if not (math.isfinite(weight) and weight >= 0):
+        if not (has_layer("vgg19", name) and math.isfinite(weight) and weight >= 0):
             return False
     names = [name for name, _ in value]
     return len(set(names)) == len(names) and sum(weight for _, weight in value) > 0
@@ -316,11 +310,11 @@ class StyleConfig(_Spelt):
     def _check_depth(self, name: str) -> None:
         """Raise `ConfigError` for a layer that the backbone has not."""
         for layer, weight in getattr(self, name):
-            convs = _CONVS_IN_BLOCK[self.backbone][int(layer[4]) - 1]
-            if weight and int(layer[6]) > convs:
+            if weight and not has_layer(self.backbone, layer):
+                last = [conv for conv in CONVS[self.backbone] if block(conv) == block(layer)][-1]
                 raise ConfigError(
                     f"{name} has {layer}, which {self.backbone} has not; the last one there is "
-                    f"{layer[:6]}{convs}"
+                    f"{layer[:4]}{last[4:]}"
                 )
 
     @classmethod

@@ -17,6 +17,7 @@ from torch import Tensor
 from stylize import color
 from stylize.config import StyleConfig
 from stylize.image import match_size, scaled, style_size, to_image, to_tensor
+from stylize.layers import conv_of
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.stages import Stage, plan_stages
 from stylize.transfer import Frame, OnStep, Step, StyleResult, Stylizer, read_picture, undisturbed
@@ -293,7 +294,7 @@ def _gram(features: Tensor, mask: Tensor | None) -> Tensor:
 
 def _by_depth(layers: Iterable[str]) -> tuple[str, ...]:
     """Layers once each, from the picture inwards."""
-    return tuple(sorted(set(layers), key=lambda layer: (layer[4:], layer)))
+    return tuple(sorted(set(layers), key=lambda layer: (conv_of(layer), layer)))
 
 
 def look_at(stages: Sequence[Stage], number: int) -> set[int]:

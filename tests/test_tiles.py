@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from stylize import StyleConfig, Stylizer
-from stylize.encoder import Encoder, reach
+from stylize.encoder import Encoder
 from stylize.image import to_image
+from stylize.layers import reach
 from stylize.losses import PerceptualLoss, Statistic
 from stylize.tiles import TiledLoss, features_in_tiles, split, statistics_in_tiles
 from stylize.weights import Weights

@@ -26,13 +26,13 @@ from safetensors import SafetensorError, safe_open
 
 from stylize.errors import WeightsError
 from stylize.files import write_atomic
+from stylize.layers import CONVS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "BUNDLED",
-    "CONVS",
     "Convention",
     "Weights",
     "cache_folder",
@@ -46,12 +46,6 @@ __all__ = [
 Convention = Literal["torchvision", "caffe"]
 """Input of a foreign network: RGB in [0, 1] normalised by mean and standard deviation
 (torchvision), or BGR in 0-255 minus the mean (Caffe, Keras, and the files converted from them)."""
-
-CONVS: Mapping[str, tuple[str, ...]] = {
-    name: tuple(f"conv{b}_{i}" for b, n in enumerate(counts, 1) for i in range(1, n + 1))
-    for name, counts in {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}.items()
-}
-"""The convolutions of each backbone, in order."""
 
 BUNDLED = Path(__file__).parent / "vgg16.safetensors"
 
