@@ -84,12 +84,16 @@ class Setting:
                 return self.parse(str(value).strip())
         return value
 
-    def accepts(self, value: Any) -> bool:
-        """Whether a value passes the check; one of another shape does not."""
+    def checked(self, name: str, given: Any) -> Any:
+        """The value of what is given, see `read`. Raises `ConfigError` naming it and the limit."""
+        value = self.read(given)
         try:
-            return self.check(value)
-        except (TypeError, ValueError, OverflowError):
-            return False
+            accepted = self.check(value)
+        except (TypeError, ValueError, OverflowError):  # it has another shape
+            accepted = False
+        if not accepted:
+            raise ConfigError(f"{name} is {given!r}; it must be {self.limit}")
+        return value
 
 
 def _setting(
@@ -296,10 +300,7 @@ class StyleConfig(_Spelt):
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
-            given = getattr(self, name)
-            value = setting.read(given)
-            if not setting.accepts(value):
-                raise ConfigError(f"{name} is {given!r}; it must be {setting.limit}")
+            value = setting.checked(name, getattr(self, name))
             if setting.parse is not _parse_whole:  # 5 and 5.0 are equal, and their text must be too
                 value = _as_float(value)
             object.__setattr__(self, name, value)
@@ -382,11 +383,4 @@ SETTINGS: Mapping[str, Setting] = {
 
 def parse_setting(name: str, text: str) -> Any:
     """The value of a setting from its text form. Raises `ConfigError` naming value and limit."""
-    setting = SETTINGS[name]
-    try:
-        value = setting.parse(text.strip())
-    except (ValueError, KeyError):
-        raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}") from None
-    if not setting.accepts(value):
-        raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}")
-    return value
+    return SETTINGS[name].checked(name, text.strip())
