@@ -15,7 +15,8 @@ from pipeline import storage
 from pipeline.facts import carried
 from pipeline.index import Index, Lock, read_results
 from pipeline.records import Pair, Result
-from stylize.image import FORMATS, is_whole
+from stylize.config import FORMATS
+from stylize.image import is_whole
 
 __all__ = ["Pruned", "Rebuilt", "holds_anything", "prune", "rebuild_index"]
 

@@ -23,7 +23,10 @@ from stylize.presets import PRESETS
 __all__ = [
     "ALGORITHM",
     "AT_ONCE",
+    "FORMATS",
     "INIT_WORDS",
+    "MAX_SIDE",
+    "MIN_SIDE",
     "SETTINGS",
     "WEBP_SIDE",
     "LayerWeights",
@@ -46,6 +49,22 @@ def together(side: int) -> int:
     """Pictures of a side, pixels, that fill a GPU without crowding it, optimised together."""
     return max(1, AT_ONCE // side**2)
 
+
+MIN_SIDE = 16
+"""Least side of a picture, pixels: four poolings halve it to 1 at relu5_1."""
+
+MAX_SIDE = 16384
+"""Longest side of a result, pixels."""
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""File endings that a result may have, and Pillow's name of the format."""
 
 WEBP_SIDE = 16383
 """Pixels a side that the format has room for."""
@@ -229,7 +248,7 @@ class StyleConfig(_Spelt):
         ("auto", "vgg19", "vgg16"),
         "network whose features are matched; auto is vgg19 if it can be had, else bundled vgg16",
     )
-    size: int = _whole(512, 16, 16384, "longest side of the result, pixels")
+    size: int = _whole(512, MIN_SIDE, MAX_SIDE, "longest side of the result, pixels")
     steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
     content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
@@ -278,7 +297,7 @@ class StyleConfig(_Spelt):
         "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
     )
     scales: int = _whole(8, 1, 8, "coarse-to-fine scales at most, each half the size of the next")
-    coarsest: int = _whole(96, 16, 16384, "no scale's longest side is below this, pixels")
+    coarsest: int = _whole(96, MIN_SIDE, MAX_SIDE, "no scale's longest side is below this, pixels")
     coarse_content: float = _number(
         4.0, 0, 1e6, "factor on the content weight at all but the finest scale"
     )
@@ -349,7 +368,7 @@ class StyleConfig(_Spelt):
 
     def style_side(self, side: int) -> int:
         """The longer side of a style picture where the result's is `side`, pixels."""
-        return max(16, round(side * self.style_scale))
+        return max(MIN_SIDE, round(side * self.style_scale))
 
     def to_json(self) -> str:
         """The settings as canonical JSON: sorted keys, so equal settings give equal text."""
