@@ -219,6 +219,6 @@ def _seconds(run: Callable[[], Any], device: Any, times: int = 4) -> float:
 def _name(device: Any) -> str:
     import torch
 
-    from stylize.transfer import processor
+    from stylize.device import processor
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from stylize import color
 from stylize.config import StyleConfig
+from stylize.device import undisturbed
 from stylize.image import match_size, scaled, style_size, to_image, to_tensor
+from stylize.inputs import read_picture
 from stylize.layers import conv_of
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
 from stylize.stages import Stage, plan_stages
-from stylize.transfer import Frame, OnStep, Step, StyleResult, Stylizer, read_picture, undisturbed
+from stylize.transfer import Frame, OnStep, Step, StyleResult, Stylizer
 
 __all__ = [
     "Explanation",

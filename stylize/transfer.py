@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import hashlib
 import math
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +21,11 @@ from torch import Tensor
 from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
+from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.encoder import GRID, Encoder
-from stylize.errors import ConfigError, DivergedError, ImageError, ImageReadError
+from stylize.errors import ConfigError, DivergedError
 from stylize.files import write_atomic
 from stylize.image import (
-    decode,
     encode,
     match_size,
     readable,
@@ -36,8 +33,8 @@ from stylize.image import (
     style_size,
     to_image,
     to_tensor,
-    upright,
 )
+from stylize.inputs import Picture, read_picture
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.optimize import minimize
 from stylize.stages import Stage, plan_stages
@@ -72,10 +69,6 @@ _THREADS = 8
 
 LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
-
-Picture = Image.Image | Tensor | str | Path
-"""A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
-file."""
 
 
 @dataclass(frozen=True)
@@ -182,69 +175,6 @@ def transfer_style(
 def _load(backbone: str) -> Weights:
     """The weights of a backbone by name; may download. Raises `ConfigError`, `WeightsError`."""
     return weights.load(weights.find(StyleConfig(backbone=backbone).backbone))
-
-
-@contextlib.contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Gradients, and numbers in the types that were chosen, whatever the caller has switched."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield
-
-
-def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """cuda, else mps, else cpu. Raises `ConfigError` for one that this machine has not."""
-    name = str(name)
-    have = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, there in have.items() if there)
-    if not have.get(name.split(":")[0], False):
-        there = ", ".join(device for device, is_there in have.items() if is_there)
-        raise ConfigError(f"device is {name!r}; torch can use {there} here")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {name!r}; write it like cpu or cuda:0") from None
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of weights and features: bfloat16 where the hardware multiplies it, else float32.
-
-    Raises `ConfigError` for a type that is none of float32, bfloat16, float16, float64.
-    """
-    named = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
-    if name in named:
-        return named[name]  # type: ignore[no-any-return]
-    if name != "auto":
-        raise ConfigError(f"dtype is {name!r}; it must be auto or {' or '.join(named)}")
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
-    fast = device.type == "cpu" and _fast_bfloat16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def processor() -> str:
-    """The name of this machine's processor, like "AMD EPYC"."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 faster than float32. AMX does, and AVX512-BF16 but
-    for Intel's, which is half as fast: a virtual machine may hide a processor's AMX."""
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor()
 
 
 class Stylizer:
@@ -691,40 +621,6 @@ class Frame:
 
     def crop(self, x: Tensor) -> Tensor:
         return x[..., : self.height, : self.width]
-
-
-def read_picture(source: Picture) -> Image.Image:
-    """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
-    if isinstance(source, Image.Image):
-        return upright(source)
-    if isinstance(source, Tensor):
-        return to_image(_checked(source).expand(-1, 3, -1, -1))
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
-        raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
-    try:
-        return decode(Path(source).read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: no file has such a name
-        reason = getattr(error, "strerror", None) or error
-        raise ImageReadError(f"{source} cannot be read: {reason}") from error
-    except ImageError as error:
-        raise type(error)(f"{source}: {error}") from error
-
-
-def _checked(picture: Tensor) -> Tensor:
-    """A caller's tensor. Raises `ImageReadError` where it is no picture, or several."""
-    shape = tuple(picture.shape)
-    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or not picture.numel():
-        what = str(shape)
-    elif not picture.is_floating_point():
-        what = f"{picture.dtype} {shape}"
-    elif not picture.isfinite().all():
-        what = f"{shape} with NaN or infinite values"
-    elif picture.abs().amax() > 2:  # an optimised one may go a little beyond
-        what = f"{shape} with values up to {picture.abs().amax():.0f}"
-    else:
-        return picture
-    raise ImageReadError(f"the tensor is {what}; it must be floating, (1, 3, H, W) in [0, 1]")
 
 
 def _step(

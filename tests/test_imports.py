@@ -105,7 +105,18 @@ def test_no_module_of_the_batch_imports_torch_or_ray_when_imported(path: Path) -
     found = imports(path, top_only=True)
     assert not roots(found) & HEAVY
     # Nor through the library: of its modules these import torch at once.
-    slow = ("transfer", "losses", "encoder", "optimize", "calibration", "color", "explain")
+    slow = (
+        "transfer",
+        "losses",
+        "encoder",
+        "optimize",
+        "calibration",
+        "color",
+        "explain",
+        "device",
+        "inputs",
+        "tiles",
+    )
     assert not found & {f"stylize.{name}" for name in slow}
     assert not found & {"stylize.transfer_style", "stylize.Stylizer", "stylize.StyleResult"}
 
