@@ -21,8 +21,9 @@ from stylize.image import match_size, scaled, style_size, to_image, to_tensor
 from stylize.inputs import read_picture
 from stylize.layers import conv_of
 from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
+from stylize.objective import Frame
 from stylize.stages import Stage, plan_stages
-from stylize.transfer import Frame, OnStep, Step, StyleResult, Stylizer
+from stylize.transfer import OnStep, Step, StyleResult, Stylizer
 
 __all__ = [
     "Explanation",
@@ -281,7 +282,7 @@ class LayerLosses:
 
     def frame(self, picture: Tensor) -> Frame:
         size = (picture.shape[-1], picture.shape[-2])
-        return Frame(size, self.config.padding == "replicate")
+        return Frame(size, self.config)
 
 
 def _shrunk(mask: Tensor | None, features: Tensor) -> Tensor | None:

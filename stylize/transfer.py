@@ -1,13 +1,16 @@
-"""transfer_style: the whole method on one page (Gatys, Ecker, Bethge 2015), coarse to fine."""
+"""transfer_style and Stylizer: a batch of pictures optimised stage by stage, coarse to fine.
+
+Gatys, Ecker, Bethge 2015. What a stage minimises is in `stylize.objective`, and how in
+`stylize.optimize`.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +25,23 @@ from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
 from stylize.device import choose_device, choose_dtype, undisturbed
-from stylize.encoder import GRID, Encoder
+from stylize.encoder import Encoder
 from stylize.errors import ConfigError, DivergedError
 from stylize.files import write_atomic
 from stylize.image import (
     encode,
     match_size,
     readable,
-    scaled,
     style_size,
     to_image,
     to_tensor,
 )
-from stylize.inputs import Picture, read_picture
+from stylize.inputs import Inputs, Picture
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
-from stylize.optimize import minimize
-from stylize.stages import Stage, plan_stages
-from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
+from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
+from stylize.optimize import Minimum, minimize
+from stylize.stages import Stage
+from stylize.tiles import statistics_in_tiles
 from stylize.weights import Weights
 
 if TYPE_CHECKING:
@@ -46,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOOK_EVERY",
-    "Frame",
     "Request",
     "Step",
     "StyleResult",
@@ -238,58 +240,68 @@ class Stylizer:
         """`transfer_batch`."""
         if not requests:
             return []
+        transfers = self._read(requests)
+        config, stages = transfers[0].config, transfers[0].inputs.stages
+        result = before = None
+        for stage in stages:
+            shared: dict[object, Style] = {}
+            inputs = [self.stage_inputs(one.inputs, stage, shared) for one in transfers]
+            start = torch.cat([start_of(config, one, self.weights.mean) for one in inputs])
+            begin = start
+            if result is not None and before is not None:
+                begin = _carried_over(result, before, start, detail=config.init != "noise")
+            minimum = self._minimize(transfers, inputs, stage, begin)
+            result, before = inputs[0].frame.crop(minimum.image), start
+            if config.clamp:
+                result = result.clamp(0, 1)
+        assert result is not None
+        notes = _notes(config, stages[-1], self._side(stages[-1].size))
+        finished: list[StyleResult | DivergedError] = []
+        ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
+        for row, (one, at, losses) in enumerate(zip(transfers, inputs, ends, strict=True)):
+            picture = self._picture(result[row : row + 1], one.inputs, at.mask)
+            finished.append(one.finish(picture, losses[1:], notes))
+        return finished
+
+    def _read(self, requests: Sequence[Request]) -> list[_Transfer]:
+        """Decode what was given. Raises `ConfigError` for what cannot be painted together."""
         began = time.perf_counter()
-        config = requests[0].config
-        if config.backbone not in ("auto", self.weights.backbone):
-            raise ConfigError(f"backbone is {config.backbone!r}, not {self.weights.backbone!r}")
+        backbone = requests[0].config.backbone
+        if backbone not in ("auto", self.weights.backbone):
+            raise ConfigError(f"backbone is {backbone!r}, not {self.weights.backbone!r}")
         for request in requests:
             request.load()
         with ThreadPoolExecutor(_THREADS) as pool:  # Pillow resizes outside the interpreter
             each = pool.map if len(requests) > 1 else map
-            sitters = list(each(functools.partial(_Sitter, began=began), requests))
-        stages = sitters[0].stages
-        for sitter in sitters[1:]:
-            _check_alike(sitters[0], sitter)
-        result = before = None
-        for stage in stages:
-            frame = Frame(stage.size, config.padding == "replicate")
-            side = self._side(stage.size)
-            shared: dict[object, _Style] = {}
-            scenes = [self._scene(sitter, stage, shared) for sitter in sitters]
-            start = torch.cat([scene.start for scene in scenes])
-            start_here = start
-            if result is not None and before is not None:
-                # Coarse to fine: what the coarser picture gained over its own start is added to
-                # the finer start, so that the photograph's fine detail is kept. Noise has none.
-                keep = config.init != "noise"
-                gained = result - before if keep else result
-                grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
-                start_here = start + grown if keep else grown
-            minimum = minimize(
-                self._loss(config, scenes, frame, side, stage),
-                frame.pad(start_here),
-                evaluations=stage.evaluations,
-                optimizer=config.optimizer,
-                history=_history(config, stage),
-                learning_rate=config.learning_rate,
-                plateau=config.plateau,
-                look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
-                record=self._recordable(config, side),
-                on_evaluation=functools.partial(_tell, sitters, frame),
-            )
-            for sitter, end in zip(sitters, minimum.ended, strict=True):
-                sitter.end(end)
-            result, before = frame.crop(minimum.image), start
-            if config.clamp:
-                result = result.clamp(0, 1)
-        assert result is not None
-        notes = _notes(config, stages[-1], side)
-        finished: list[StyleResult | DivergedError] = []
-        ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
-        for row, (sitter, scene, losses) in enumerate(zip(sitters, scenes, ends, strict=True)):
-            picture = self._finish(result[row : row + 1], sitter, stages[-1].size, scene.weight)
-            finished.append(sitter.finish(picture, losses[1:], notes))
-        return finished
+            transfers = list(each(functools.partial(_Transfer, began=began), requests))
+        for other in transfers[1:]:
+            transfers[0].inputs.check_like(other.inputs)
+        return transfers
+
+    def _minimize(
+        self,
+        transfers: Sequence[_Transfer],
+        inputs: Sequence[StageInputs],
+        stage: Stage,
+        start: Tensor,
+    ) -> Minimum:
+        """One stage of a batch, from a start (B, 3, H, W) of its size."""
+        config, frame = transfers[0].config, inputs[0].frame
+        minimum = minimize(
+            self.loss(config, stage, inputs),
+            frame.pad(start),
+            evaluations=stage.evaluations,
+            optimizer=config.optimizer,
+            history=_history(config, stage),
+            learning_rate=config.learning_rate,
+            plateau=config.plateau,
+            look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
+            record=self._recordable(config, self._side(stage.size)),
+            on_evaluation=functools.partial(_tell, transfers, frame),
+        )
+        for one, end in zip(transfers, minimum.ended, strict=True):
+            one.end(end)
+        return minimum
 
     def in_tiles(self) -> Stylizer:
         """One that sees pictures in smaller tiles, for want of memory; the rest is shared."""
@@ -297,28 +309,41 @@ class Stylizer:
         other.tile = min(self.tile or _TILE, _TILE) // 2
         return other
 
-    def _scene(self, sitter: _Sitter, stage: Stage, shared: dict[object, _Style]) -> _Scene:
-        """Everything that a stage's loss needs of one picture, at the stage's size; style pictures
-        that several have in common are `shared`."""
-        config = sitter.config
-        target = self._tensor(sitter.photos[stage.size])
+    def stage_inputs(
+        self, inputs: Inputs, stage: Stage, shared: dict[object, Style]
+    ) -> StageInputs:
+        """A transfer's pictures as the losses of a stage see them; style pictures that several
+        transfers have in common are `shared`."""
+        config = inputs.config
+        content = self.tensor(inputs.contents[stage.size])
         styles = []
         # A style gets the photograph's colours as they are at a stage's size.
-        of = (sitter.digest, stage.size) if config.preserve_color != "none" else ()
-        for painting, digest in sitter.paintings:
+        of = (inputs.digest, stage.size) if config.preserve_color != "none" else ()
+        for painting, digest in inputs.styles:
             key = (digest, of)
             if key not in shared:
-                style = self._style(painting, target, stage, config)
-                shared[key] = _Style(style, (*key, config.preserve_color, style.shape))
+                style = self._style(painting, content, stage, config)
+                shared[key] = Style(style, (*key, config.preserve_color, style.shape))
             styles.append(shared[key])
         if config.preserve_color == "luminance":
-            target = color.luminance(target)
-        weight = None
-        if sitter.mask is not None:
-            weight = self._tensor(match_size(sitter.mask, stage.size))
-        pixels = [style.pixels for style in styles]
-        start = self._start(config, target, pixels, sitter.start, weight)
-        return _Scene(target, styles, weight, start)
+            content = color.luminance(content)
+        init, mask = (
+            None if picture is None else self.tensor(match_size(picture, stage.size))
+            for picture in (inputs.init, inputs.mask)
+        )
+        return StageInputs(Frame(stage.size, config), content, styles, init, mask)
+
+    def loss(
+        self, config: StyleConfig, stage: Stage, inputs: Sequence[StageInputs]
+    ) -> PerceptualLoss:
+        """What a stage minimises over the pictures of a batch."""
+        encoder = self.encoder(config, math.prod(stage.size))
+        styles = []
+        if config.weights()[1]:
+            styles = [
+                [self._statistics(config, encoder, style) for style in one.styles] for one in inputs
+            ]
+        return stage_loss(encoder, config, stage, inputs, styles, self._side(stage.size))
 
     def _side(self, size: tuple[int, int]) -> int:
         """The side of tiles of a picture of a size, pixels; 0: it is seen at once."""
@@ -333,7 +358,8 @@ class Stylizer:
         plain = config.style_loss != "wasserstein" and not side and not self.compile
         return plain and self.device.type == "cuda" and not torch.version.hip
 
-    def _tensor(self, picture: Image.Image) -> Tensor:
+    def tensor(self, picture: Image.Image) -> Tensor:
+        """A picture on the device."""
         return to_tensor(picture).to(self.device, self._pixel_dtype)
 
     @property
@@ -364,89 +390,20 @@ class Stylizer:
         return self._encoders[key]
 
     def _style(
-        self, painting: Image.Image, target: Tensor, stage: Stage, config: StyleConfig
+        self, painting: Image.Image, content: Tensor, stage: Stage, config: StyleConfig
     ) -> Tensor:
         """A style picture at a stage's scale, its colours replaced where they are not wanted."""
         size = style_size(painting.size, config.style_side(max(stage.size)))
-        style = self._tensor(match_size(painting, size))
+        style = self.tensor(match_size(painting, size))
         if config.preserve_color == "histogram":
-            return color.recolor(style, target)
+            return color.recolor(style, content)
         if config.preserve_color == "luminance":
-            return color.keep_luminance(style, target)
+            return color.keep_luminance(style, content)
         return style
 
-    def _start(
-        self,
-        config: StyleConfig,
-        target: Tensor,
-        styles: Sequence[Tensor],
-        picture: Image.Image | None,
-        weight: Tensor | None,
-    ) -> Tensor:
-        size = (target.shape[-1], target.shape[-2])
-        if picture is not None:
-            start = self._tensor(match_size(picture, size))
-        elif config.init == "noise":
-            generator = torch.Generator().manual_seed(config.seed)  # the CPU's: same on any device
-            noise = torch.randn(
-                target.shape, generator=generator, dtype=torch.float32, device="cpu"
-            )
-            mean = noise.new_tensor(self.weights.mean).view(1, 3, 1, 1)
-            return (mean + config.noise * noise).to(target)
-        elif config.init == "style":
-            start = F.interpolate(styles[0], (size[1], size[0]), mode="bicubic", antialias=True)
-        elif config.init == "matched" and config.weights()[1]:
-            start = color.transport(target, *styles, shares=config.shares(len(styles)))
-        else:
-            start = target
-        return start if weight is None else weight * start + (1 - weight) * target
-
-    def _loss(
-        self, config: StyleConfig, scenes: Sequence[_Scene], frame: Frame, side: int, stage: Stage
-    ) -> PerceptualLoss:
-        encoder = self.encoder(config, math.prod(stage.size))
-        shares = config.shares(len(scenes[0].styles))
-        content_weight, style_weight = config.weights()
-        with torch.no_grad():
-            content: Mapping[str, Tensor] = {}
-            if content_weight and (layers := relative(config.content_layers)):
-                target = torch.cat([frame.pad(scene.target) for scene in scenes])
-                content = features_in_tiles(encoder, target, layers, side)
-            style: Mapping[str, Statistic] = {}
-            start: Mapping[str, Statistic] = {}
-            if style_weight:
-                style = _stack(
-                    [
-                        _blend(
-                            [self._statistics(config, encoder, one) for one in scene.styles],
-                            shares,
-                        )
-                        for scene in scenes
-                    ]
-                )
-            if style_weight and config.relative:
-                near = torch.cat([scene.in_colours_of_styles(frame, shares) for scene in scenes])
-                layers = relative(config.style_layers)
-                start = statistics_in_tiles(encoder, near, layers, config.style_loss, side)
-        weighed = (frame.weigh(scene.weight, scene.target) for scene in scenes)
-        weights = [weight for weight in weighed if weight is not None]  # of all, or of none
-        mask = torch.cat(weights) if weights else None
-        make: Callable[..., PerceptualLoss] = PerceptualLoss
-        if side:
-            make = functools.partial(TiledLoss, side=side)
-        return make(
-            encoder,
-            config,
-            content,
-            style,
-            mask=mask,
-            content_factor=stage.content_factor,
-            start=start,
-            spread=stage.spread,
-        )
-
+    @torch.no_grad()
     def _statistics(
-        self, config: StyleConfig, encoder: Encoder, style: _Style
+        self, config: StyleConfig, encoder: Encoder, style: Style
     ) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
@@ -459,65 +416,39 @@ class Stylizer:
             self._styles[key] = statistics_in_tiles(encoder, style.pixels, layers, kind, side)
         return self._styles[key]
 
-    def _finish(
-        self, result: Tensor, sitter: _Sitter, size: tuple[int, int], weight: Tensor | None
-    ) -> Image.Image:
+    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
         """Colours and unpainted parts of the photograph put back; clamped and rounded."""
-        original = self._tensor(sitter.photos[size])
-        if sitter.config.preserve_color == "luminance":
+        original = self.tensor(inputs.contents[inputs.stages[-1].size])
+        if inputs.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
-        if weight is not None:
-            result = weight * result + (1 - weight) * original
+        if mask is not None:
+            result = mask * result + (1 - mask) * original
         return to_image(result)
 
 
-@dataclass(frozen=True)
-class _Style:
-    """A style picture at one stage, (1, 3, H, W), and what tells it from all others."""
+def _carried_over(result: Tensor, before: Tensor, start: Tensor, *, detail: bool) -> Tensor:
+    """Where a finer stage goes on from a coarser one's result, (B, 3, H, W).
 
-    pixels: Tensor
-    key: tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """One picture at one stage: (1, 3, H, W) tensors."""
-
-    target: Tensor
-    styles: list[_Style]
-    weight: Tensor | None  # the mask, (1, 1, H, W)
-    start: Tensor
-
-    def in_colours_of_styles(self, frame: Frame, shares: Sequence[float]) -> Tensor:
-        """The photograph on the grid, as `init=matched` starts from it, but as it can be saved."""
-        pixels = [style.pixels for style in self.styles]
-        return color.transport(frame.pad(self.target), *pixels, shares=shares).clamp(0, 1)
+    What the coarser picture gained over its own start, `before`, is added to the finer start, so
+    that the photograph's fine detail is kept. Without `detail`, as of noise, it is only enlarged.
+    """
+    gained = result - before if detail else result
+    grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
+    return start + grown if detail else grown
 
 
-class _Sitter:
-    """One picture in the making: its inputs, decoded, and its curve so far."""
+class _Transfer:
+    """One picture in the making: its inputs, and its curve so far."""
 
     def __init__(self, request: Request, began: float) -> None:
-        config = request.config
-        start = request.init if request.init is not None else config.init_path or None
-        mask = request.mask if request.mask is not None else config.mask or None
-        self.config = config
-        # Coarser stages see these made smaller: from the pictures as they came each would take as
-        # long as this.
-        photo = scaled(read_picture(request.content), config.size)
-        longest = config.style_side(config.size)
-        paintings = [read_picture(one) for one in request.styles()]
-        if not paintings:
-            raise ConfigError("there is no style; give a picture, or several")
-        paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
-        self.paintings = [(painting, _digest(painting)) for painting in paintings]
-        self.start = None if start is None else match_size(read_picture(start), photo.size)
-        self.mask = (
-            None if mask is None else match_size(read_picture(mask).convert("L"), photo.size)
+        self.inputs = Inputs(
+            request.content,
+            request.styles(),
+            request.config,
+            init=request.init,
+            mask=request.mask,
         )
-        self.stages = plan_stages(photo.size, config)
-        self.photos = {stage.size: match_size(photo, stage.size) for stage in self.stages}
-        self.digest = _digest(photo)
+        self.config = request.config
         self.on_step = request.on_step
         self.began = began
         self.curve: list[Step] = []
@@ -558,31 +489,13 @@ class _Sitter:
         )
 
 
-def _digest(picture: Image.Image) -> bytes:
-    """What tells a picture's pixels from others."""
-    return hashlib.blake2b(picture.tobytes() + repr(picture.size).encode()).digest()
-
-
-def _check_alike(first: _Sitter, other: _Sitter) -> None:
-    """Raise `ConfigError` unless two pictures can be optimised together."""
-    if first.config.digest() != other.config.digest():
-        raise ConfigError("the settings of pictures in one batch differ; they must be the same")
-    if first.stages != other.stages:
-        sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (first, other))
-        raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
-    if len(first.paintings) != len(other.paintings) or (first.mask is None) != (other.mask is None):
-        raise ConfigError(
-            "pictures in one batch must have as many styles each, and masks all or none"
-        )
-
-
-def _tell(sitters: Sequence[_Sitter], frame: Frame, losses: Losses, x: Tensor) -> None:
+def _tell(transfers: Sequence[_Transfer], frame: Frame, losses: Losses, x: Tensor) -> None:
     rows = zip(*(part.tolist() for part in losses.parts()), strict=True)
-    for row, (sitter, (total, *parts)) in enumerate(zip(sitters, rows, strict=True)):
+    for row, (one, (total, *parts)) in enumerate(zip(transfers, rows, strict=True)):
         if not math.isnan(total):
-            step = sitter.step(*parts)
-            if sitter.on_step:
-                sitter.on_step(step, frame.crop(x[row : row + 1]))
+            step = one.step(*parts)
+            if one.on_step:
+                one.on_step(step, frame.crop(x[row : row + 1]))
 
 
 def _history(config: StyleConfig, stage: Stage) -> int:
@@ -600,29 +513,6 @@ def _notes(config: StyleConfig, stage: Stage, side: int) -> str:
     return "; ".join(notes)
 
 
-class Frame:
-    """A picture's size, and the larger one on the grid that it is worked on, edges repeated."""
-
-    def __init__(self, size: tuple[int, int], on_grid: bool) -> None:
-        self.width, self.height = size
-        self.right = -self.width % GRID if on_grid else 0
-        self.bottom = -self.height % GRID if on_grid else 0
-
-    def pad(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, self.right, 0, self.bottom), mode="replicate")
-
-    def weigh(self, mask: Tensor | None, picture: Tensor) -> Tensor | None:
-        """Where the style counts, (1, 1, H, W): not beyond the picture (1, 3, h, w), for what is
-        painted there is cut off. None: everywhere."""
-        if not (self.right or self.bottom):
-            return mask
-        inside = torch.ones_like(picture[:, :1]) if mask is None else mask
-        return F.pad(inside, (0, self.right, 0, self.bottom))
-
-    def crop(self, x: Tensor) -> Tensor:
-        return x[..., : self.height, : self.width]
-
-
 def _step(
     number: int, began: float, losses: tuple[float, float, float], config: StyleConfig
 ) -> Step:
@@ -630,36 +520,3 @@ def _step(
     content, style, tv = losses
     loss = content_weight * content + style_weight * style + config.tv_weight * tv
     return Step(number, time.perf_counter() - began, loss, content, style, tv)
-
-
-def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statistic]:
-    """Targets of several pictures as those of a batch."""
-    if len(statistics) == 1:
-        return statistics[0]
-    return {
-        layer: Statistic(
-            *(
-                torch.cat(parts)
-                for parts in zip(*(s[layer].parts() for s in statistics), strict=True)
-            )
-        )
-        for layer in statistics[0]
-    }
-
-
-def _blend(statistics: list[dict[str, Statistic]], shares: list[float]) -> dict[str, Statistic]:
-    if len(statistics) == 1:
-        return statistics[0]
-
-    def mix(parts: list[Tensor | None]) -> Tensor | None:
-        there = [part for part in parts if part is not None]
-        if not there:
-            return None
-        return torch.stack([w * p for w, p in zip(shares, there, strict=True)]).sum(dim=0)
-
-    mixed = {}
-    for layer in statistics[0]:
-        gram = mix([s[layer].gram for s in statistics])
-        assert gram is not None
-        mixed[layer] = Statistic(gram, mix([s[layer].mean for s in statistics]))
-    return mixed

@@ -115,6 +115,7 @@ def test_no_module_of_the_batch_imports_torch_or_ray_when_imported(path: Path) -
         "explain",
         "device",
         "inputs",
+        "objective",
         "tiles",
     )
     assert not found & {f"stylize.{name}" for name in slow}
