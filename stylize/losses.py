@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -376,17 +376,25 @@ class PerceptualLoss:
     def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """content_weight * content + style_weight * style, content, style of pictures; each
         (B,)."""
-        content = style = seen.new_zeros(len(seen))
+        nothing = seen.new_zeros(len(seen))
+        losses = {"content": nothing, "style": nothing}
+        for part, _, loss in self.by_layer(seen):
+            losses[part] = losses[part] + loss
+        content, style = losses["content"], losses["style"]
+        return self.content_weight * content + self.style_weight * style, content, style
+
+    def by_layer(self, seen: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+        """ "content" or "style", the layer, and its weighted share of that loss, (B,); from the
+        first layer to the deepest."""
         for layer, features in self.encoder.walk(seen, self.layers):
             if layer in self.content_layers:
                 loss = content_loss(features, self.content[layer], self.focus[layer])
-                content = content + self.content_layers[layer] * loss
+                yield "content", layer, self.content_layers[layer] * loss
             if layer in self.style_layers:
                 parts = self.parts_at(features)
                 sums = [Statistic.sums(features, self.config.style_loss, part) for part in parts]
                 totals = [positions(features, part) for part in parts]
-                style = style + self.style_part(layer, sums, totals)
-        return self.content_weight * content + self.style_weight * style, content, style
+                yield "style", layer, self.style_part(layer, sums, totals)
 
     @property
     def layers(self) -> list[str]:
