@@ -40,7 +40,7 @@ class Evaluation:
     share_of_peak: float  # of the better peak; above 1 with Winograd's
 
     def per_picture(self) -> float:
-        """Seconds."""
+        """Seconds a picture."""
         return self.seconds / self.batch
 
 

@@ -67,7 +67,7 @@ FORMATS = {
 """File endings that a result may have, and Pillow's name of the format."""
 
 WEBP_SIDE = 16383
-"""Pixels a side that the format has room for."""
+"""Longest side that a .webp has room for, pixels."""
 
 
 def side_problem(suffix: str, side: int) -> str | None:
@@ -81,7 +81,7 @@ LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
 
 INIT_WORDS = ("matched", "content", "style", "noise")
-"""Where to start, but for the path of a picture."""
+"""Words for where to start; any other text is the path of a picture."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _setting(
 
 
 def _parse_whole(text: str) -> int:
-    """Also of 64.0, which pandas makes of 64 in a column with a blank; not from 2^53 on, where a
-    float is not what was written."""
+    """The whole number in a text, also in 64.0, which pandas makes of 64 in a column with a blank;
+    not from 2^53 on, where a float is not what was written."""
     try:
         return int(text)
     except ValueError:
@@ -356,8 +356,8 @@ class StyleConfig(_Spelt):
         )
 
     def shares(self, count: int) -> list[float]:
-        """Of each of so many styles, sum 1. Raises `ConfigError` where `style_blend` has more or
-        fewer."""
+        """The share of each of `count` styles, sum 1. Raises `ConfigError` where `style_blend` has
+        more or fewer."""
         blend = self.style_blend or (1.0,) * count
         if len(blend) != count:
             raise ConfigError(

@@ -182,7 +182,7 @@ class _Watcher:
         self.counts[size] = self.counts.get(size, 0) + 1
 
     def look(self) -> None:
-        """At the latest picture."""
+        """Keep a `Look` at the latest picture."""
         if self._latest is not None:
             step, picture = self._latest
             self.looks.append(Look(step, to_image(picture), *self._losses(picture)))
@@ -204,7 +204,8 @@ class LayerLosses:
 
     @torch.no_grad()
     def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-        """By content layer and by style layer, of a picture (1, 3, H, W) of any stage's size."""
+        """What each content layer and each style layer adds, for a picture (1, 3, H, W) of any
+        stage's size."""
         frame, loss = self._stage((picture.shape[-1], picture.shape[-2]))
         seen = frame.pad(picture.clamp(0, 1) if loss.config.clamp else picture)
         content = dict.fromkeys(loss.content_layers, 0.0)

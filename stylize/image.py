@@ -134,7 +134,7 @@ def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, by what precedes the pixels: of a PNG Pillow would decode all to look behind them."""
+    """The EXIF's, of a PNG only if it precedes the pixels: to look behind them decodes them all."""
     try:
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
         return int(exif.get(ExifTags.Base.Orientation, 1))

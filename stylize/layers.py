@@ -30,7 +30,7 @@ def relu_of(layer: str) -> str:
 
 
 def block(layer: str) -> int:
-    """1 to 5."""
+    """The block that a layer is in, 1 to 5."""
     return int(layer[4])
 
 

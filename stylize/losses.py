@@ -33,12 +33,12 @@ __all__ = [
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32: sums of half precision lose what they add."""
+    """x in at least float32: sums of half precision lose what they add."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 _PARTS = 16
-"""Of the positions of bfloat16 features, see `_in_parts`."""
+"""Parts into which the positions of bfloat16 features are divided, see `_in_parts`."""
 
 _MANY = 4096
 """Positions from which products in bfloat16 and the sum of their parts are the faster way."""
@@ -110,7 +110,8 @@ class Statistic:
 
     @classmethod
     def sums(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
-        """The same before it is divided by the positions: sums of parts of a picture add up."""
+        """The statistic before it is divided by the positions: those of parts of a picture add
+        up."""
         roots = None if mask is None else _rows(mask).sqrt().to(features.dtype)
         gram: Tensor = _SecondMoment.apply(_rows(features), roots)
         if kind == "gram":
@@ -125,7 +126,7 @@ class Statistic:
         return Statistic(*map(function, self.parts()))
 
     def over(self, total: Tensor | int) -> Statistic:
-        """Divided by the number of positions, or by their weights (B, 1)."""
+        """The sums divided by the number of positions, or by their weights (B, 1)."""
         by = total[:, :, None] if isinstance(total, Tensor) else total
         return Statistic(self.gram / by, None if self.mean is None else self.mean / total)
 
@@ -292,7 +293,8 @@ class Losses:
 
 
 _LEAST_SHARE = 0.05
-"""Of a target's energy: a nearer start counts as this near (the style itself is 0)."""
+"""Least style loss of the start, as a share of the target's energy, that weights are divided by;
+the style itself would have 0."""
 
 
 def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:

@@ -37,9 +37,9 @@ STALLED_AFTER = 40
 
 
 OnEvaluation = Callable[[Losses, Tensor], None]
-"""Told the losses (B,), on the CPU, and the pictures (B, 3, H, W) they belong to; a row whose loss
-was not finite, or that has ended, is nan. May raise to end it all. With `look_every` > 1 the
-pictures are those of the latest of the evaluations that are told in one go."""
+"""A callback that is told losses (B,), on the CPU, and the pictures (B, 3, H, W) they belong to; a
+row whose loss was not finite, or that has ended, is nan. May raise to end it all. With `look_every`
+> 1 the pictures are those of the latest of the evaluations that are told in one go."""
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,7 @@ def _recorded(work: Callable[[], None], device: torch.device) -> Callable[[], No
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one that is recorded on: each that cuBLAS sees costs a workspace for good."""
+    """The one stream that is recorded on: each that cuBLAS sees costs a workspace for good."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 

@@ -167,10 +167,10 @@ class TiledLoss(PerceptualLoss):
 
 
 _Parts = Mapping[str, Sequence[Tensor | None]]
-"""Of each style layer what `PerceptualLoss.parts_at` has: where each part of the picture counts."""
+"""Where each part of the picture counts, by style layer, see `PerceptualLoss.parts_at`."""
 
 _Sums = Mapping[str, Sequence[Statistic]]
-"""Of each style layer: the sums of each of those parts."""
+"""The sums of each of those parts, by style layer."""
 
 
 class _Weighted(torch.autograd.Function):

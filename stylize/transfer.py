@@ -67,7 +67,7 @@ _FEW = 128**2
 its roundings do not average out, and the coarsest scale decides where strokes go."""
 
 _THREADS = 8
-"""That make pictures smaller at once."""
+"""Threads that resize pictures."""
 
 LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
@@ -87,8 +87,8 @@ class Step:
 
 
 OnStep = Callable[[Step, Tensor], None]
-"""Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it. On a GPU
-several steps are told in one go, with the picture of the latest."""
+"""A callback that is told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to
+end the transfer. On a GPU several steps are told in one go, with the picture of the latest."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Request:
             )
 
     def styles(self) -> Sequence[Picture]:
-        """Of the one or the several that were given."""
+        """The style pictures, of which one or several were given."""
         style = self.style
         return style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
 
@@ -237,7 +237,7 @@ class Stylizer:
             return self._paint(requests)
 
     def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
-        """`transfer_batch`."""
+        """What `transfer_batch` does, with the caller's switches set aside."""
         if not requests:
             return []
         transfers = self._read(requests)
@@ -364,7 +364,7 @@ class Stylizer:
 
     @property
     def _pixel_dtype(self) -> torch.dtype:
-        """What is optimised stays in full precision, whatever the network computes in."""
+        """The type of what is optimised: full precision, whatever the network computes in."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @torch.inference_mode(False)  # kept: filters made in there could not be used for gradients
@@ -417,7 +417,8 @@ class Stylizer:
         return self._styles[key]
 
     def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
-        """Colours and unpainted parts of the photograph put back; clamped and rounded."""
+        """The finished picture: the photograph's colours and unpainted parts put back into the
+        result, clamped and rounded."""
         original = self.tensor(inputs.contents[inputs.stages[-1].size])
         if inputs.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
@@ -455,13 +456,13 @@ class _Transfer:
         self.ended = ""
 
     def step(self, content: float, style: float, tv: float) -> Step:
-        """One evaluation, by its losses."""
+        """Add an evaluation to the curve, by its losses."""
         step = _step(len(self.curve) + 1, self.began, (content, style, tv), self.config)
         self.curve.append(step)
         return step
 
     def end(self, reason: str) -> None:
-        """A stage is over; what went wrong in an earlier one is not forgotten."""
+        """Note why a stage is over; what went wrong in an earlier one is not forgotten."""
         if self.ended not in ("diverged", "restarted"):
             self.ended = reason
 
