@@ -19,8 +19,8 @@ from typing import Any
 
 from pipeline.bench import multiply_adds
 from stylize.config import StyleConfig
+from stylize.layers import CONVS, block, cell, relu_of
 from stylize.stages import plan_stages
-from stylize.weights import CONVS
 
 SIZES = ((256, 256), (512, 512), (1024, 1024), (2048, 2048), (4096, 3072))
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks
@@ -48,7 +48,7 @@ def shapes(backbone: str) -> dict[str, Any]:
     found = {}
     incoming = 3
     for conv in CONVS[backbone]:
-        shape = (WIDTHS[int(conv[4]) - 1], incoming, 3, 3)
+        shape = (WIDTHS[block(conv) - 1], incoming, 3, 3)
         found[conv] = SimpleNamespace(shape=shape, numel=lambda shape=shape: prod(shape))
         incoming = shape[0]
     return found
@@ -71,13 +71,12 @@ def operations(width: int, height: int, backbone: str) -> Iterator[tuple[str, fl
     (content,) = {name for name, _ in config.content_layers}
     for conv, filter in shapes(backbone).items():
         out, incoming = filter.shape[:2]
-        block = int(conv[4]) - 1
-        positions = (width >> block) * (height >> block)
+        positions = (width // cell(conv)) * (height // cell(conv))
         flops = 2 * filter.numel() * positions
         read, written, weights = 2 * incoming * positions, 2 * out * positions, 2 * filter.numel()
         yield "convolutions", flops, read + written + weights
         yield "convolutions", flops, 2 * written + read + weights  # gradient and mask in
-        relu = "relu" + conv[4:]
+        relu = relu_of(conv)
         if relu in style:
             gram = 2 * out**2 * positions
             yield "Gram matrices", gram, written
@@ -87,7 +86,7 @@ def operations(width: int, height: int, backbone: str) -> Iterator[tuple[str, fl
             yield "content loss", 0.0, 3 * written
         if conv == "conv5_1":
             break
-        if conv == [c for c in CONVS[backbone] if c[4] == conv[4]][-1]:
+        if conv == [c for c in CONVS[backbone] if block(c) == block(conv)][-1]:
             yield "pooling", 0.0, 1.25 * written
             yield "pooling", 0.0, 1.25 * written
     yield "L-BFGS", 0.0, VECTORS * config.history * 4 * 3 * width * height

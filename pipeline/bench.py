@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.memory import peak_memory
 from stylize.config import StyleConfig, together
+from stylize.layers import cell, deepest, relu_of
 
 __all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
 
@@ -39,7 +40,7 @@ class Evaluation:
     share_of_peak: float  # of the better peak; above 1 with Winograd's
 
     def per_picture(self) -> float:
-        """Seconds."""
+        """Seconds a picture."""
         return self.seconds / self.batch
 
 
@@ -68,13 +69,12 @@ def multiply_adds(width: int, height: int, config: StyleConfig, convs: dict[str,
     Gram matrix forward and back. `convs` is {conv: filter (out, in, 3, 3)}, in order."""
     layers = [name for name, weight in config.style_layers if weight]
     needed = [name for name, weight in config.content_layers if weight] + layers
-    last = max("conv" + name[4:] for name in needed)
+    last = deepest(needed, config.backbone)
     total = 0.0
     for conv, weight in convs.items():
-        block = int(conv[4]) - 1
-        positions = (width >> block) * (height >> block)
+        positions = (width // cell(conv)) * (height // cell(conv))
         total += 2 * weight.numel() * positions
-        if "relu" + conv[4:] in layers or conv in layers:
+        if relu_of(conv) in layers or conv in layers:
             total += 2 * weight.shape[0] ** 2 * positions
         if conv == last:
             break
@@ -219,6 +219,6 @@ def _seconds(run: Callable[[], Any], device: Any, times: int = 4) -> float:
 def _name(device: Any) -> str:
     import torch
 
-    from stylize.transfer import processor
+    from stylize.device import processor
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()

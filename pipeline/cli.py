@@ -545,7 +545,8 @@ def pair_command(
 ) -> None:
     """Paint one pair; no Ray, no index."""
     from pipeline.one import make_stylizer, paint_one, read_one
-    from stylize.image import FORMATS, Limits
+    from stylize.config import FORMATS
+    from stylize.image import Limits
 
     if Path(out).suffix.lower() not in FORMATS:
         raise _Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")

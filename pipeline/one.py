@@ -79,7 +79,8 @@ def make_stylizer(
     import torch
 
     from stylize import weights
-    from stylize.transfer import Stylizer, choose_device
+    from stylize.device import choose_device
+    from stylize.transfer import Stylizer
 
     choose_device(device)  # before anything is downloaded
     if convention not in ("torchvision", "caffe"):

@@ -16,7 +16,8 @@ from pipeline.carried import carried
 from pipeline.index import Index, read_results
 from pipeline.lock import Lock
 from pipeline.records import Pair, Result
-from stylize.image import FORMATS, is_whole
+from stylize.config import FORMATS
+from stylize.image import is_whole
 
 __all__ = ["holds_anything", "prune", "rebuild_index"]
 

@@ -115,7 +115,7 @@ class Worker:
         """Device in use, when all that a pair needs is at hand. Raises `NotReadyError`."""
         import torch
 
-        from stylize.transfer import choose_device
+        from stylize.device import choose_device
 
         host = socket.gethostname()
         if self.job.probe and not storage.exists(self.job.probe):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stylize.config import StyleConfig as StyleConfig
     from stylize.errors import StylizeError as StylizeError
-    from stylize.optimize import Step as Step
     from stylize.transfer import Request as Request
+    from stylize.transfer import Step as Step
     from stylize.transfer import StyleResult as StyleResult
     from stylize.transfer import Stylizer as Stylizer
     from stylize.transfer import transfer_style as transfer_style
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Request": "transfer",
-    "Step": "optimize",
+    "Step": "transfer",
     "StyleConfig": "config",
     "StyleResult": "transfer",
     "Stylizer": "transfer",

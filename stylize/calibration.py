@@ -21,6 +21,7 @@ from stylize.encoder import Encoder
 from stylize.errors import WeightsError
 from stylize.files import write_atomic
 from stylize.image import decode, fit, match_size, to_tensor
+from stylize.layers import block, relu_of
 from stylize.weights import Weights, cache_folder
 
 __all__ = ["VERSION", "activation_means", "calibrate", "feature_scales"]
@@ -60,9 +61,9 @@ def calibrate(weights: Weights, pooling: str) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for picture in pictures:
         with torch.autocast("cpu", enabled=False):  # a caller's would round what is kept
-            features = encoder(picture, ["relu" + conv[4:] for conv in encoder.convs])
+            features = encoder(picture, map(relu_of, encoder.convs))
         for conv in encoder.convs:
-            mean = features["relu" + conv[4:]][0].mean(dim=(1, 2))  # (N,)
+            mean = features[relu_of(conv)][0].mean(dim=(1, 2))  # (N,)
             total[conv] = total.get(conv, 0) + mean / len(pictures)
     return {conv: mean.clamp(min=_FLOOR * float(mean.mean())) for conv, mean in total.items()}
 
@@ -101,6 +102,8 @@ def feature_scales(weights: Weights, pooling: str, feature_scale: str) -> dict[s
     for conv, mean in means.items():
         # VGG-19's fourth convolutions have no counterpart in VGG-16: its third stands in, and in
         # block 5, of which the first alone is bundled, that one.
-        twin = max((c for c in published if c[:5] == conv[:5] and c <= conv), default="conv5_1")
+        twin = max(
+            (c for c in published if block(c) == block(conv) and c <= conv), default="conv5_1"
+        )
         scales[conv] = mean / published[twin].mean()
     return scales

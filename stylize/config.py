@@ -11,19 +11,22 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any, Self
 
 from stylize.errors import ConfigError
+from stylize.layers import CONVS, block, has_layer
 from stylize.presets import PRESETS
 
 __all__ = [
     "ALGORITHM",
     "AT_ONCE",
+    "FORMATS",
     "INIT_WORDS",
+    "MAX_SIDE",
+    "MIN_SIDE",
     "SETTINGS",
     "WEBP_SIDE",
     "LayerWeights",
@@ -47,8 +50,24 @@ def together(side: int) -> int:
     return max(1, AT_ONCE // side**2)
 
 
+MIN_SIDE = 16
+"""Least side of a picture, pixels: four poolings halve it to 1 at relu5_1."""
+
+MAX_SIDE = 16384
+"""Longest side of a result, pixels."""
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""File endings that a result may have, and Pillow's name of the format."""
+
 WEBP_SIDE = 16383
-"""Pixels a side that the format has room for."""
+"""Longest side that a .webp has room for, pixels."""
 
 
 def side_problem(suffix: str, side: int) -> str | None:
@@ -62,10 +81,7 @@ LayerWeights = tuple[tuple[str, float], ...]
 """Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
 
 INIT_WORDS = ("matched", "content", "style", "noise")
-"""Where to start, but for the path of a picture."""
-
-_CONVS_IN_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-_LAYER = re.compile(r"(conv|relu)([1-5])_([1-4])")
+"""Words for where to start; any other text is the path of a picture."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +103,16 @@ class Setting:
                 return self.parse(str(value).strip())
         return value
 
-    def accepts(self, value: Any) -> bool:
-        """Whether a value passes the check; one of another shape does not."""
+    def checked(self, name: str, given: Any) -> Any:
+        """The value of what is given, see `read`. Raises `ConfigError` naming it and the limit."""
+        value = self.read(given)
         try:
-            return self.check(value)
-        except (TypeError, ValueError, OverflowError):
-            return False
+            accepted = self.check(value)
+        except (TypeError, ValueError, OverflowError):  # it has another shape
+            accepted = False
+        if not accepted:
+            raise ConfigError(f"{name} is {given!r}; it must be {self.limit}")
+        return value
 
 
 def _setting(
@@ -102,8 +122,8 @@ def _setting(
 
 
 def _parse_whole(text: str) -> int:
-    """Also of 64.0, which pandas makes of 64 in a column with a blank; not from 2^53 on, where a
-    float is not what was written."""
+    """The whole number in a text, also in 64.0, which pandas makes of 64 in a column with a blank;
+    not from 2^53 on, where a float is not what was written."""
     try:
         return int(text)
     except ValueError:
@@ -164,10 +184,7 @@ def _check_layers(value: Any) -> bool:
     if not isinstance(value, tuple) or not value:
         return False
     for name, weight in value:
-        match = _LAYER.fullmatch(name)
-        if match is None or int(match[3]) > _CONVS_IN_BLOCK["vgg19"][int(match[2]) - 1]:
-            return False
-        if not (math.isfinite(weight) and weight >= 0):
+        if not (has_layer("vgg19", name) and math.isfinite(weight) and weight >= 0):
             return False
     names = [name for name, _ in value]
     return len(set(names)) == len(names) and sum(weight for _, weight in value) > 0
@@ -231,7 +248,7 @@ class StyleConfig(_Spelt):
         ("auto", "vgg19", "vgg16"),
         "network whose features are matched; auto is vgg19 if it can be had, else bundled vgg16",
     )
-    size: int = _whole(512, 16, 16384, "longest side of the result, pixels")
+    size: int = _whole(512, MIN_SIDE, MAX_SIDE, "longest side of the result, pixels")
     steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
     strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
     content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
@@ -280,7 +297,7 @@ class StyleConfig(_Spelt):
         "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
     )
     scales: int = _whole(8, 1, 8, "coarse-to-fine scales at most, each half the size of the next")
-    coarsest: int = _whole(96, 16, 16384, "no scale's longest side is below this, pixels")
+    coarsest: int = _whole(96, MIN_SIDE, MAX_SIDE, "no scale's longest side is below this, pixels")
     coarse_content: float = _number(
         4.0, 0, 1e6, "factor on the content weight at all but the finest scale"
     )
@@ -302,10 +319,7 @@ class StyleConfig(_Spelt):
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
-            given = getattr(self, name)
-            value = setting.read(given)
-            if not setting.accepts(value):
-                raise ConfigError(f"{name} is {given!r}; it must be {setting.limit}")
+            value = setting.checked(name, getattr(self, name))
             if setting.parse is not _parse_whole:  # 5 and 5.0 are equal, and their text must be too
                 value = _as_float(value)
             object.__setattr__(self, name, value)
@@ -316,11 +330,11 @@ class StyleConfig(_Spelt):
     def _check_depth(self, name: str) -> None:
         """Raise `ConfigError` for a layer that the backbone has not."""
         for layer, weight in getattr(self, name):
-            convs = _CONVS_IN_BLOCK[self.backbone][int(layer[4]) - 1]
-            if weight and int(layer[6]) > convs:
+            if weight and not has_layer(self.backbone, layer):
+                last = [conv for conv in CONVS[self.backbone] if block(conv) == block(layer)][-1]
                 raise ConfigError(
                     f"{name} has {layer}, which {self.backbone} has not; the last one there is "
-                    f"{layer[:6]}{convs}"
+                    f"{layer[:4]}{last[4:]}"
                 )
 
     @classmethod
@@ -342,8 +356,8 @@ class StyleConfig(_Spelt):
         )
 
     def shares(self, count: int) -> list[float]:
-        """Of each of so many styles, sum 1. Raises `ConfigError` where `style_blend` has more or
-        fewer."""
+        """The share of each of `count` styles, sum 1. Raises `ConfigError` where `style_blend` has
+        more or fewer."""
         blend = self.style_blend or (1.0,) * count
         if len(blend) != count:
             raise ConfigError(
@@ -354,7 +368,7 @@ class StyleConfig(_Spelt):
 
     def style_side(self, side: int) -> int:
         """The longer side of a style picture where the result's is `side`, pixels."""
-        return max(16, round(side * self.style_scale))
+        return max(MIN_SIDE, round(side * self.style_scale))
 
     def to_json(self) -> str:
         """The settings as canonical JSON: sorted keys, so equal settings give equal text."""
@@ -388,11 +402,4 @@ SETTINGS: Mapping[str, Setting] = {
 
 def parse_setting(name: str, text: str) -> Any:
     """The value of a setting from its text form. Raises `ConfigError` naming value and limit."""
-    setting = SETTINGS[name]
-    try:
-        value = setting.parse(text.strip())
-    except (ValueError, KeyError):
-        raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}") from None
-    if not setting.accepts(value):
-        raise ConfigError(f"{name} is {text!r}; it must be {setting.limit}")
-    return value
+    return SETTINGS[name].checked(name, text.strip())

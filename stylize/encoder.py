@@ -13,40 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylize.errors import ConfigError, ImageSizeError
-from stylize.weights import CONVS, Weights
+from stylize.layers import CONVS, block, cell, deepest, relu_of
+from stylize.weights import Weights
 from stylize.winograd import Winograd
 
-__all__ = ["GRID", "Encoder", "deepest", "minimum_side", "reach"]
+__all__ = ["GRID", "Encoder"]
 
 GRID = 16
 """Pixels: at multiples of this all four poolings begin a cell, and cut nothing off."""
-
-
-def minimum_side(layer: str) -> int:
-    """Side of the square of pixels that a position of a layer stands for, 2^(poolings before it):
-    no smaller picture leaves it one."""
-    return int(2 ** (int(layer[4]) - 1))
-
-
-def reach(layer: str, backbone: str) -> int:
-    """How far beyond its own square of pixels a position of a layer sees: each 3x3 convolution
-    looks one position further, and pooling makes positions twice as wide."""
-    order = CONVS[backbone]
-    upto = order[: order.index("conv" + layer[4:]) + 1]
-    return sum(2 ** (int(conv[4]) - 1) for conv in upto)
-
-
-def deepest(layers: Iterable[str], backbone: str) -> str:
-    """The convolution that computes the deepest of some layers. Raises `ConfigError`."""
-    order = CONVS[backbone]
-    positions = []
-    for layer in layers:
-        conv = "conv" + layer[4:]
-        if conv not in order or layer[:4] not in ("conv", "relu"):
-            ends = ", ".join({one[4]: one[4:] for one in order}.values())  # of each block
-            raise ConfigError(f"{layer} is not in {backbone}; its conv and relu go up to {ends}")
-        positions.append(order.index(conv))
-    return order[max(positions)]
 
 
 class _AveragePool(torch.autograd.Function):
@@ -186,7 +160,7 @@ class Encoder(nn.Module):
         height, width = image.shape[-2:]
         if last not in self.convs:
             raise ConfigError(f"these weights of {self.backbone} end at {self.convs[-1]}")
-        need = minimum_side(last)
+        need = cell(last)
         if min(height, width) < need:
             raise ImageSizeError(f"image is {width}x{height}; {last} needs at least {need}x{need}")
         x = (image - self.get_buffer("mean")).to(self.dtype)
@@ -206,8 +180,7 @@ class Encoder(nn.Module):
         self, x: Tensor, wanted: tuple[str, ...], last: str
     ) -> Iterator[tuple[str, Tensor]]:
         for conv in self.convs:
-            block = conv[4]
-            if conv.endswith("_1") and block != "1":
+            if conv.endswith("_1") and block(conv) > 1:
                 x = average_pool(x, self.fused) if self.pooling == "average" else F.max_pool2d(x, 2)
             if conv in wanted:
                 x = self._convolve(x, conv)
@@ -218,9 +191,8 @@ class Encoder(nn.Module):
                 x = _ConvolveReLU.apply(x, weight, bias, self._frame(conv))
             else:
                 x = F.relu_(self._convolve(x, conv))
-            relu = "relu" + conv[4:]
-            if relu in wanted:
-                yield relu, x
+            if relu_of(conv) in wanted:
+                yield relu_of(conv), x
             if conv == last:
                 return
 

@@ -6,6 +6,7 @@ explained.grams["relu3_1"].style  # (N, N)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from stylize import color
 from stylize.config import StyleConfig
-from stylize.image import match_size, scaled, style_size, to_image, to_tensor
-from stylize.losses import PerceptualLoss, Statistic, content_loss, gram_matrix, relative
-from stylize.optimize import Step
-from stylize.stages import Stage, plan_stages
-from stylize.transfer import Frame, OnStep, StyleResult, Stylizer, read_picture, undisturbed
+from stylize.device import undisturbed
+from stylize.image import to_image
+from stylize.inputs import Inputs
+from stylize.layers import conv_of
+from stylize.losses import PerceptualLoss, gram_matrix, relative
+from stylize.objective import Frame
+from stylize.stages import Stage
+from stylize.transfer import OnStep, Step, StyleResult, Stylizer
 
 __all__ = [
     "Explanation",
@@ -102,15 +106,24 @@ def explain_transfer(
     Raises `StylizeError` in its forms, for layers that cannot be had before anything is painted.
     """
     with undisturbed(stylizer.device):
-        stages = plan_stages(content.size, config)
-        losses = LayerLosses(stylizer, content, style, config, mask)
+        inputs = Inputs(content, [style], config, init=init, mask=mask)
+        losses = LayerLosses(stylizer, inputs)
+        stages = inputs.stages
+        last = stylizer.stage_inputs(inputs, Stage(stages[-1].size, 0), {})
+        encoder = stylizer.encoder(config, math.prod(stages[-1].size))
         style_layers = tuple(relative(config.style_layers))
         layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
-        target, painting = losses.pictures(stages[-1].size)
         wanted = {*layers, *style_layers}
-        photo, paint = losses.inside(target, wanted), losses.inside(painting, wanted, extend=False)
+
+        @torch.no_grad()
+        def features_of(picture: Tensor) -> dict[str, Tensor]:
+            features: dict[str, Tensor] = encoder(picture, wanted)
+            return features
+
+        painting = last.styles[0].pixels
+        photo, paint = features_of(last.frame.pad(last.content)), features_of(painting)
         channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
-        weight = losses.weight(target)
+        weight = last.weight()
 
         def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
             return {layer: _gram(features[layer], mask) for layer in style_layers}
@@ -124,15 +137,15 @@ def explain_transfer(
         watcher = _Watcher(losses, look_at(stages, looks), on_step)
         result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
         watcher.look()
-        made = losses.tensor(result.image)
+        made = stylizer.tensor(result.image)
         if config.preserve_color == "luminance":  # the losses never saw the colours put back
             made = color.luminance(made)
-        after = losses.inside(made, wanted)
+        after = features_of(last.frame.pad(made))
         grams.append(grams_of(after, weight))
         maps.append(maps_of(after))
         done = tuple(Stage(size, count) for size, count in watcher.counts.items())
         return Explanation(
-            to_image(target),
+            to_image(last.content),
             to_image(painting),
             result,
             done,
@@ -169,7 +182,7 @@ class _Watcher:
         self.counts[size] = self.counts.get(size, 0) + 1
 
     def look(self) -> None:
-        """At the latest picture."""
+        """Keep a `Look` at the latest picture."""
         if self._latest is not None:
             step, picture = self._latest
             self.looks.append(Look(step, to_image(picture), *self._losses(picture)))
@@ -184,102 +197,33 @@ class LayerLosses:
     picture as it is told has been cropped, and is extended by its edge again.
     """
 
-    def __init__(
-        self,
-        stylizer: Stylizer,
-        content: Image.Image,
-        style: Image.Image,
-        config: StyleConfig,
-        mask: Image.Image | None = None,
-    ) -> None:
-        self.config = config
+    def __init__(self, stylizer: Stylizer, inputs: Inputs) -> None:
         self._stylizer = stylizer
-        self.encoder = stylizer.encoder(config)  # of the stage that is looked at
-        self.device = stylizer.device
-        self._content = scaled(content, config.size)
-        longest = config.style_side(config.size)
-        self._style = match_size(style, style_size(style.size, longest))
-        mask = read_picture(config.mask) if mask is None and config.mask else mask
-        self._mask = mask and match_size(mask.convert("L"), self._content.size)
-        self._targets: dict[tuple[int, int], PerceptualLoss] = {}
-
-    def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-        """By content layer and by style layer, of a picture (1, 3, H, W) of any stage's size."""
-        size = (picture.shape[-1], picture.shape[-2])
-        self.encoder = self._stylizer.encoder(self.config, size[0] * size[1])
-        if size not in self._targets:
-            self._targets[size] = self._make_targets(size)
-        loss = self._targets[size]
-        seen = picture.clamp(0, 1) if self.config.clamp else picture
-        features = self.inside(seen, loss.layers) if loss.layers else {}
-        weight = self.weight(picture)
-        content_weight, style_weight = self.config.weights()
-        by_content, by_style = {}, {}
-        for layer, share in loss.content_layers.items():
-            away = share * content_loss(features[layer], loss.content[layer], loss.focus[layer])
-            by_content[layer] = content_weight * float(away)
-        for layer in loss.style_layers:
-            mask = _shrunk(weight, features[layer])
-            own = Statistic.of(features[layer], self.config.style_loss, mask)
-            by_style[layer] = style_weight * float(loss.style_part(layer, [own], [1]))
-        return by_content, by_style
-
-    def _make_targets(self, size: tuple[int, int]) -> PerceptualLoss:
-        """The loss of a stage, for its targets and its layers' weights."""
-        target, painting = self.pictures(size)
-        content_weight, style_weight = self.config.weights()
-        content: dict[str, Tensor] = {}
-        style: dict[str, Statistic] = {}
-        start: dict[str, Statistic] = {}
-        kind = self.config.style_loss
-        if content_weight:
-            content = self.inside(target, relative(self.config.content_layers))
-        if style_weight:
-            layers = relative(self.config.style_layers)
-            features = self.inside(painting, layers, extend=False)
-            style = {n: Statistic.of(f, kind) for n, f in features.items()}
-            if self.config.relative:
-                near = color.transport(self.frame(target).pad(target), painting).clamp(0, 1)
-                features = self.inside(near, layers, extend=False)
-                start = {n: Statistic.of(f, kind) for n, f in features.items()}
-        return PerceptualLoss(self.encoder, self.config, content, style, start=start)
-
-    def pictures(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Photograph and style, (1, 3, H, W), as the losses at a stage of this size see them."""
-        target = self.tensor(match_size(self._content, size))
-        longest = self.config.style_side(max(size))
-        style = self.tensor(match_size(self._style, style_size(self._style.size, longest)))
-        if self.config.preserve_color == "histogram":
-            return target, color.recolor(style, target)
-        if self.config.preserve_color == "luminance":
-            return color.luminance(target), color.keep_luminance(style, target)
-        return target, style
-
-    def tensor(self, picture: Image.Image) -> Tensor:
-        """A picture on the encoder's device."""
-        return to_tensor(picture).to(self.device)
+        self._inputs = inputs
+        self._stages: dict[tuple[int, int], tuple[Frame, PerceptualLoss]] = {}
 
     @torch.no_grad()
-    def inside(
-        self, picture: Tensor, layers: Iterable[str], *, extend: bool = True
-    ) -> dict[str, Tensor]:
-        """Features by layer; the picture is extended to the optimiser's grid, the style not."""
-        features: dict[str, Tensor] = self.encoder(
-            self.frame(picture).pad(picture) if extend else picture, layers
-        )
-        return features
+    def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        """What each content layer and each style layer adds, for a picture (1, 3, H, W) of any
+        stage's size."""
+        frame, loss = self._stage((picture.shape[-1], picture.shape[-2]))
+        seen = frame.pad(picture.clamp(0, 1) if loss.config.clamp else picture)
+        content = dict.fromkeys(loss.content_layers, 0.0)
+        style = dict.fromkeys(loss.style_layers, 0.0)
+        for part, layer, share in loss.by_layer(seen) if loss.layers else ():
+            if part == "content":
+                content[layer] = loss.content_weight * float(share)
+            else:
+                style[layer] = loss.style_weight * float(share)
+        return content, style
 
-    def weight(self, picture: Tensor) -> Tensor | None:
-        """Where the style counts, (1, 1, H, W) on the grid, or None for everywhere."""
-        mask = None
-        if self._mask is not None:
-            size = (picture.shape[-1], picture.shape[-2])
-            mask = self.tensor(match_size(self._mask, size))
-        return self.frame(picture).weigh(mask, picture)
-
-    def frame(self, picture: Tensor) -> Frame:
-        size = (picture.shape[-1], picture.shape[-2])
-        return Frame(size, self.config.padding == "replicate")
+    def _stage(self, size: tuple[int, int]) -> tuple[Frame, PerceptualLoss]:
+        if size not in self._stages:
+            stage = Stage(size, 0)  # as the finest: no factor on the content, no quarters
+            inputs = self._stylizer.stage_inputs(self._inputs, stage, {})
+            loss = self._stylizer.loss(self._inputs.config, stage, [inputs])
+            self._stages[size] = inputs.frame, loss
+        return self._stages[size]
 
 
 def _shrunk(mask: Tensor | None, features: Tensor) -> Tensor | None:
@@ -294,7 +238,7 @@ def _gram(features: Tensor, mask: Tensor | None) -> Tensor:
 
 def _by_depth(layers: Iterable[str]) -> tuple[str, ...]:
     """Layers once each, from the picture inwards."""
-    return tuple(sorted(set(layers), key=lambda layer: (layer[4:], layer)))
+    return tuple(sorted(set(layers), key=lambda layer: (conv_of(layer), layer)))
 
 
 def look_at(stages: Sequence[Stage], number: int) -> set[int]:

@@ -20,8 +20,8 @@ _SWITCHES = (
     (-3, 2**25, 2**25),  # M_MMAP_THRESHOLD: the size, bytes, from which they do
     (-1, -1, 2**26),  # M_TRIM_THRESHOLD: free bytes that go back to it; -1: none do
 )
-"""malloc.h's number, what holds in here, and afterwards: glibc's default, or where it is one that
-grows with what a process asks for, until it is set, what it grows to."""
+"""Each switch's number in malloc.h, its value in here and its value afterwards: glibc's default or,
+where that grows with what a process asks for (until it is set), what it grows to."""
 
 
 @contextlib.contextmanager

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
-from stylize.config import side_problem
+from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
 from stylize.errors import ImageReadError, ImageSizeError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "FORMATS",
-    "MIN_SIDE",
     "Limits",
     "check_header",
     "decode",
@@ -44,19 +42,6 @@ __all__ = [
     "upright_size",
 ]
 
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-"""File endings that a result may have, and Pillow's name of the format."""
-
-MIN_SIDE = 16
-"""Smallest side, pixels: four poolings halve it to 1 at relu5_1."""
-
 # What is read. Pillow knows more: some that nobody photographs in, and EPS, for which it starts
 # another program.
 _READ = [
@@ -74,7 +59,7 @@ _READ = [
     "WEBP",
 ]
 
-_LARGEST = 16384**2  # pixels of a result, by the limit of the setting `size`
+_LARGEST = MAX_SIDE**2  # pixels of a result
 _METADATA_KEY = "stylize-batch"
 _PHOTOMETRIC = 262  # the TIFF tag that says which of black and white is 0
 _IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
@@ -149,7 +134,7 @@ def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, by what precedes the pixels: of a PNG Pillow would decode all to look behind them."""
+    """The EXIF's, of a PNG only if it precedes the pixels: to look behind them decodes them all."""
     try:
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
         return int(exif.get(ExifTags.Base.Orientation, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,12 @@ __all__ = [
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32: sums of half precision lose what they add."""
+    """x in at least float32: sums of half precision lose what they add."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 _PARTS = 16
-"""Of the positions of bfloat16 features, see `_in_parts`."""
+"""Parts into which the positions of bfloat16 features are divided, see `_in_parts`."""
 
 _MANY = 4096
 """Positions from which products in bfloat16 and the sum of their parts are the faster way."""
@@ -110,7 +110,8 @@ class Statistic:
 
     @classmethod
     def sums(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
-        """The same before it is divided by the positions: sums of parts of a picture add up."""
+        """The statistic before it is divided by the positions: those of parts of a picture add
+        up."""
         roots = None if mask is None else _rows(mask).sqrt().to(features.dtype)
         gram: Tensor = _SecondMoment.apply(_rows(features), roots)
         if kind == "gram":
@@ -125,7 +126,7 @@ class Statistic:
         return Statistic(*map(function, self.parts()))
 
     def over(self, total: Tensor | int) -> Statistic:
-        """Divided by the number of positions, or by their weights (B, 1)."""
+        """The sums divided by the number of positions, or by their weights (B, 1)."""
         by = total[:, :, None] if isinstance(total, Tensor) else total
         return Statistic(self.gram / by, None if self.mean is None else self.mean / total)
 
@@ -292,7 +293,8 @@ class Losses:
 
 
 _LEAST_SHARE = 0.05
-"""Of a target's energy: a nearer start counts as this near (the style itself is 0)."""
+"""Least style loss of the start, as a share of the target's energy, that weights are divided by;
+the style itself would have 0."""
 
 
 def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
@@ -304,9 +306,11 @@ def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
 class PerceptualLoss:
     """content_weight * content + style_weight * style + tv_weight * tv of a picture.
 
-    Targets come from the same encoder in the same type as the picture's features, so that the
-    content itself has content loss 0 and the style itself style loss 0. A part whose weight is 0
-    is not computed and reads 0. `mask` (1 or B, 1, H, W): where the style counts.
+    The targets are `content`, {layer: features (B, N, h, w)}, and `style`, {layer: `Statistic`}.
+    They come from the same encoder in the same type as the picture's features, so that the content
+    itself has content loss 0 and the style itself style loss 0. A part whose weight is 0 is not
+    computed and reads 0. `mask` (1 or B, 1, H, W): where the style counts. `content_factor` is on
+    the content weight: coarse stages hold on to the photograph more strongly.
 
     With `config.relative` the content loss is over its target's energy, and a layer's style loss
     over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over
@@ -326,6 +330,7 @@ class PerceptualLoss:
         config: StyleConfig,
         content: Mapping[str, Tensor],
         style: Mapping[str, Statistic],
+        *,
         mask: Tensor | None = None,
         content_factor: float = 1.0,
         start: Mapping[str, Statistic] | None = None,
@@ -373,17 +378,25 @@ class PerceptualLoss:
     def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """content_weight * content + style_weight * style, content, style of pictures; each
         (B,)."""
-        content = style = seen.new_zeros(len(seen))
+        nothing = seen.new_zeros(len(seen))
+        losses = {"content": nothing, "style": nothing}
+        for part, _, loss in self.by_layer(seen):
+            losses[part] = losses[part] + loss
+        content, style = losses["content"], losses["style"]
+        return self.content_weight * content + self.style_weight * style, content, style
+
+    def by_layer(self, seen: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+        """ "content" or "style", the layer, and its weighted share of that loss, (B,); from the
+        first layer to the deepest."""
         for layer, features in self.encoder.walk(seen, self.layers):
             if layer in self.content_layers:
                 loss = content_loss(features, self.content[layer], self.focus[layer])
-                content = content + self.content_layers[layer] * loss
+                yield "content", layer, self.content_layers[layer] * loss
             if layer in self.style_layers:
                 parts = self.parts_at(features)
                 sums = [Statistic.sums(features, self.config.style_loss, part) for part in parts]
                 totals = [positions(features, part) for part in parts]
-                style = style + self.style_part(layer, sums, totals)
-        return self.content_weight * content + self.style_weight * style, content, style
+                yield "style", layer, self.style_part(layer, sums, totals)
 
     @property
     def layers(self) -> list[str]:

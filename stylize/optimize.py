@@ -1,4 +1,4 @@
-"""Minimising a loss over pictures: L-BFGS or Adam, one callback a step, best picture kept.
+"""Minimising a loss over pictures: L-BFGS or Adam, one callback an evaluation, best picture kept.
 
 Knows nothing of networks: a loss is a function of a tensor. Every row of a batch has its own
 memory, its own best, its own divergence and its own end. Between two looks (`look_every`) nothing
@@ -18,7 +18,7 @@ from torch import Tensor
 from stylize.errors import DivergedError
 from stylize.losses import Losses
 
-__all__ = ["LBFGS", "Minimum", "OnStep", "Step", "minimize"]
+__all__ = ["LBFGS", "Minimum", "OnEvaluation", "minimize"]
 
 FIRST_STEP = 2 / 255
 """Root mean square of L-BFGS's first step, in pixel values: there is no curvature to scale it."""
@@ -36,23 +36,10 @@ STALLED_AFTER = 40
 """Evaluations without a new best after which nothing is to be hoped for."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One evaluation of loss and gradient. Losses are unweighted but for `loss`, their sum with
-    the configured weights."""
-
-    step: int  # evaluations so far, over all scales
-    seconds: float  # since the start of the transfer
-    loss: float
-    content_loss: float
-    style_loss: float
-    tv_loss: float
-
-
-OnStep = Callable[[Losses, Tensor], None]
-"""Told the losses (B,), on the CPU, and the pictures (B, 3, H, W) they belong to; a row whose loss
-was not finite, or that has ended, is nan. May raise to end it all. With `look_every` > 1 the
-pictures are those of the latest of the evaluations that are told in one go."""
+OnEvaluation = Callable[[Losses, Tensor], None]
+"""A callback that is told losses (B,), on the CPU, and the pictures (B, 3, H, W) they belong to; a
+row whose loss was not finite, or that has ended, is nan. May raise to end it all. With `look_every`
+> 1 the pictures are those of the latest of the evaluations that are told in one go."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +244,7 @@ def minimize(
     plateau: float = 0.0,
     look_every: int = 1,
     record: bool = False,
-    on_step: OnStep | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Minimum:
     """The pictures of least loss among `evaluations` looked at, from `start` (B, 3, H, W).
 
@@ -286,7 +273,7 @@ def minimize(
     while True:
         ledger.note(descent)
         if evaluation % look_every == 0 or evaluation == evaluations:
-            ledger.look(evaluation, descent.x, on_step)
+            ledger.look(evaluation, descent.x, on_evaluation)
             if evaluation == evaluations or not ledger.running():
                 break
             running = [not end for end in ledger.ended]
@@ -373,7 +360,7 @@ def _recorded(work: Callable[[], None], device: torch.device) -> Callable[[], No
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one that is recorded on: each that cuBLAS sees costs a workspace for good."""
+    """The one stream that is recorded on: each that cuBLAS sees costs a workspace for good."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -408,14 +395,14 @@ class _Ledger:
         counts = (descent.finite & descent.running).to(best)
         self._noted.append(torch.stack([*descent.losses.parts(), best, counts]))
 
-    def look(self, evaluation: int, x: Tensor, on_step: OnStep | None) -> None:
+    def look(self, evaluation: int, x: Tensor, on_evaluation: OnEvaluation | None) -> None:
         """Read what was noted, tell it, and decide which rows have ended.
 
         Raises `DivergedError` if all have, and none but by diverging.
         """
         # (k, 6, B): the one wait for the device
         noted = torch.stack(self._noted).cpu().double()
-        picture = x.clone() if on_step else x  # whoever is told may keep it
+        picture = x.clone() if on_evaluation else x  # whoever is told may keep it
         first = evaluation - len(self._noted) + 1
         self._noted = []
         for number, (values, numbers) in enumerate(
@@ -430,8 +417,8 @@ class _Ledger:
                     f"the loss became {numbers[0][0]} at evaluation {number}; "
                     "lower the weights, or start from the content image"
                 )
-            if on_step and any(counts):
-                on_step(Losses(*values[:4].masked_fill(values[5] == 0, math.nan)), picture)
+            if on_evaluation and any(counts):
+                on_evaluation(Losses(*values[:4].masked_fill(values[5] == 0, math.nan)), picture)
 
     def _judge(self, row: int, finite: bool, best: float) -> None:
         bests = self.bests[row]

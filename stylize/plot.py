@@ -1,4 +1,4 @@
-"""Loss curves as figures. The one place that imports matplotlib, and only when a figure is made."""
+"""Loss curves as figures. Imports matplotlib only when a figure is made."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylize.encoder import GRID, Encoder, deepest, minimum_side, reach
+from stylize.encoder import GRID, Encoder
+from stylize.layers import cell, deepest, reach
 from stylize.losses import PerceptualLoss, Statistic, content_loss, positions
 
 __all__ = ["Tile", "TiledLoss", "features_in_tiles", "split", "statistics_in_tiles"]
@@ -41,19 +42,19 @@ class Tile:
 
     def core_of(self, features: Tensor, layer: str) -> Tensor:
         """A layer's features of the whole (…, h, w) -> those of the core."""
-        cell = minimum_side(layer)
+        side = cell(layer)
         top, left = (self.core[i] - self.whole[i] for i in (0, 2))
         bottom, right = (self.core[i] - self.whole[i - 1] for i in (1, 3))
-        rows = slice(top // cell, None if self.last[0] else bottom // cell)
-        columns = slice(left // cell, None if self.last[1] else right // cell)
+        rows = slice(top // side, None if self.last[0] else bottom // side)
+        columns = slice(left // side, None if self.last[1] else right // side)
         return features[..., rows, columns]
 
     def place_in(self, features: Tensor, layer: str) -> Tensor:
         """A layer's features of the picture (…, h, w) -> the core's place in them."""
-        cell = minimum_side(layer)
+        side = cell(layer)
         top, bottom, left, right = self.core
-        rows = slice(top // cell, None if self.last[0] else bottom // cell)
-        columns = slice(left // cell, None if self.last[1] else right // cell)
+        rows = slice(top // side, None if self.last[0] else bottom // side)
+        columns = slice(left // side, None if self.last[1] else right // side)
         return features[..., rows, columns]
 
 
@@ -93,8 +94,7 @@ def _tiles(encoder: Encoder, picture: Tensor, layers: Collection[str], side: int
 
 def _size_at(picture: Tensor, layer: str) -> tuple[int, int]:
     """Height and width of a layer's features of a whole picture (…, H, W)."""
-    cell = minimum_side(layer)
-    return picture.shape[-2] // cell, picture.shape[-1] // cell
+    return picture.shape[-2] // cell(layer), picture.shape[-1] // cell(layer)
 
 
 def _cores(
@@ -146,8 +146,8 @@ def statistics_in_tiles(
 class TiledLoss(PerceptualLoss):
     """A `PerceptualLoss` whose network never sees more than a tile of about `side` pixels."""
 
-    def __init__(self, *arguments: Any, side: int) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *targets: Any, side: int, **options: Any) -> None:
+        super().__init__(*targets, **options)
         self.side = side
 
     def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,10 +167,10 @@ class TiledLoss(PerceptualLoss):
 
 
 _Parts = Mapping[str, Sequence[Tensor | None]]
-"""Of each style layer what `PerceptualLoss.parts_at` has: where each part of the picture counts."""
+"""Where each part of the picture counts, by style layer, see `PerceptualLoss.parts_at`."""
 
 _Sums = Mapping[str, Sequence[Statistic]]
-"""Of each style layer: the sums of each of those parts."""
+"""The sums of each of those parts, by style layer."""
 
 
 class _Weighted(torch.autograd.Function):

@@ -1,16 +1,16 @@
-"""transfer_style: the whole method on one page (Gatys, Ecker, Bethge 2015), coarse to fine."""
+"""transfer_style and Stylizer: a batch of pictures optimised stage by stage, coarse to fine.
+
+Gatys, Ecker, Bethge 2015. What a stage minimises is in `stylize.objective`, and how in
+`stylize.optimize`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import hashlib
 import math
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +24,24 @@ from torch import Tensor
 from stylize import color, heap, weights
 from stylize.calibration import feature_scales
 from stylize.config import AT_ONCE, StyleConfig
-from stylize.encoder import GRID, Encoder
-from stylize.errors import ConfigError, DivergedError, ImageError, ImageReadError
+from stylize.device import choose_device, choose_dtype, undisturbed
+from stylize.encoder import Encoder
+from stylize.errors import ConfigError, DivergedError
 from stylize.files import write_atomic
 from stylize.image import (
-    decode,
     encode,
     match_size,
     readable,
-    scaled,
     style_size,
     to_image,
     to_tensor,
-    upright,
 )
+from stylize.inputs import Inputs, Picture
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
-from stylize.optimize import Step, minimize
-from stylize.stages import Stage, plan_stages
-from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
+from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
+from stylize.optimize import Minimum, minimize
+from stylize.stages import Stage
+from stylize.tiles import statistics_in_tiles
 from stylize.weights import Weights
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOOK_EVERY",
-    "Frame",
     "Request",
+    "Step",
     "StyleResult",
     "Stylizer",
     "transfer_style",
@@ -67,18 +67,28 @@ _FEW = 128**2
 its roundings do not average out, and the coarsest scale decides where strokes go."""
 
 _THREADS = 8
-"""That make pictures smaller at once."""
+"""Threads that resize pictures."""
 
 LOOK_EVERY = 10
 """Evaluations on a GPU between two looks of the host at their losses."""
 
-Picture = Image.Image | Tensor | str | Path
-"""A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
-file."""
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of loss and gradient. Losses are unweighted but for `loss`, their sum with
+    the configured weights."""
+
+    step: int  # evaluations so far, over all scales
+    seconds: float  # since the start of the transfer
+    loss: float
+    content_loss: float
+    style_loss: float
+    tv_loss: float
+
 
 OnStep = Callable[[Step, Tensor], None]
-"""Told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to end it. On a GPU
-several steps are told in one go, with the picture of the latest."""
+"""A callback that is told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to
+end the transfer. On a GPU several steps are told in one go, with the picture of the latest."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class Request:
             )
 
     def styles(self) -> Sequence[Picture]:
-        """Of the one or the several that were given."""
+        """The style pictures, of which one or several were given."""
         style = self.style
         return style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
 
@@ -169,69 +179,6 @@ def _load(backbone: str) -> Weights:
     return weights.load(weights.find(StyleConfig(backbone=backbone).backbone))
 
 
-@contextlib.contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Gradients, and numbers in the types that were chosen, whatever the caller has switched."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
-        yield
-
-
-def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """cuda, else mps, else cpu. Raises `ConfigError` for one that this machine has not."""
-    name = str(name)
-    have = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, there in have.items() if there)
-    if not have.get(name.split(":")[0], False):
-        there = ", ".join(device for device, is_there in have.items() if is_there)
-        raise ConfigError(f"device is {name!r}; torch can use {there} here")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {name!r}; write it like cpu or cuda:0") from None
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of weights and features: bfloat16 where the hardware multiplies it, else float32.
-
-    Raises `ConfigError` for a type that is none of float32, bfloat16, float16, float64.
-    """
-    named = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
-    if name in named:
-        return named[name]  # type: ignore[no-any-return]
-    if name != "auto":
-        raise ConfigError(f"dtype is {name!r}; it must be auto or {' or '.join(named)}")
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
-    fast = device.type == "cpu" and _fast_bfloat16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def processor() -> str:
-    """The name of this machine's processor, like "AMD EPYC"."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 faster than float32. AMX does, and AVX512-BF16 but
-    for Intel's, which is half as fast: a virtual machine may hide a processor's AMX."""
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor()
-
-
 class Stylizer:
     """A backbone ready for many transfers; encoders and style targets are kept between them.
 
@@ -290,61 +237,71 @@ class Stylizer:
             return self._paint(requests)
 
     def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
-        """`transfer_batch`."""
+        """What `transfer_batch` does, with the caller's switches set aside."""
         if not requests:
             return []
+        transfers = self._read(requests)
+        config, stages = transfers[0].config, transfers[0].inputs.stages
+        result = before = None
+        for stage in stages:
+            shared: dict[object, Style] = {}
+            inputs = [self.stage_inputs(one.inputs, stage, shared) for one in transfers]
+            start = torch.cat([start_of(config, one, self.weights.mean) for one in inputs])
+            begin = start
+            if result is not None and before is not None:
+                begin = _carried_over(result, before, start, detail=config.init != "noise")
+            minimum = self._minimize(transfers, inputs, stage, begin)
+            result, before = inputs[0].frame.crop(minimum.image), start
+            if config.clamp:
+                result = result.clamp(0, 1)
+        assert result is not None
+        notes = _notes(config, stages[-1], self._side(stages[-1].size))
+        finished: list[StyleResult | DivergedError] = []
+        ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
+        for row, (one, at, losses) in enumerate(zip(transfers, inputs, ends, strict=True)):
+            picture = self._picture(result[row : row + 1], one.inputs, at.mask)
+            finished.append(one.finish(picture, losses[1:], notes))
+        return finished
+
+    def _read(self, requests: Sequence[Request]) -> list[_Transfer]:
+        """Decode what was given. Raises `ConfigError` for what cannot be painted together."""
         began = time.perf_counter()
-        config = requests[0].config
-        if config.backbone not in ("auto", self.weights.backbone):
-            raise ConfigError(f"backbone is {config.backbone!r}, not {self.weights.backbone!r}")
+        backbone = requests[0].config.backbone
+        if backbone not in ("auto", self.weights.backbone):
+            raise ConfigError(f"backbone is {backbone!r}, not {self.weights.backbone!r}")
         for request in requests:
             request.load()
         with ThreadPoolExecutor(_THREADS) as pool:  # Pillow resizes outside the interpreter
             each = pool.map if len(requests) > 1 else map
-            sitters = list(each(functools.partial(_Sitter, began=began), requests))
-        stages = sitters[0].stages
-        for sitter in sitters[1:]:
-            _check_alike(sitters[0], sitter)
-        result = before = None
-        for stage in stages:
-            frame = Frame(stage.size, config.padding == "replicate")
-            side = self._side(stage.size)
-            shared: dict[object, _Style] = {}
-            scenes = [self._scene(sitter, stage, shared) for sitter in sitters]
-            start = torch.cat([scene.start for scene in scenes])
-            start_here = start
-            if result is not None and before is not None:
-                # Coarse to fine: what the coarser picture gained over its own start is added to
-                # the finer start, so that the photograph's fine detail is kept. Noise has none.
-                keep = config.init != "noise"
-                gained = result - before if keep else result
-                grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
-                start_here = start + grown if keep else grown
-            minimum = minimize(
-                self._loss(config, scenes, frame, side, stage),
-                frame.pad(start_here),
-                evaluations=stage.evaluations,
-                optimizer=config.optimizer,
-                history=_history(config, stage),
-                learning_rate=config.learning_rate,
-                plateau=config.plateau,
-                look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
-                record=self._recordable(config, side),
-                on_step=functools.partial(_tell, sitters, frame),
-            )
-            for sitter, end in zip(sitters, minimum.ended, strict=True):
-                sitter.end(end)
-            result, before = frame.crop(minimum.image), start
-            if config.clamp:
-                result = result.clamp(0, 1)
-        assert result is not None
-        notes = _notes(config, stages[-1], side)
-        finished: list[StyleResult | DivergedError] = []
-        ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
-        for row, (sitter, scene, losses) in enumerate(zip(sitters, scenes, ends, strict=True)):
-            picture = self._finish(result[row : row + 1], sitter, stages[-1].size, scene.weight)
-            finished.append(sitter.finish(picture, losses[1:], notes))
-        return finished
+            transfers = list(each(functools.partial(_Transfer, began=began), requests))
+        for other in transfers[1:]:
+            transfers[0].inputs.check_like(other.inputs)
+        return transfers
+
+    def _minimize(
+        self,
+        transfers: Sequence[_Transfer],
+        inputs: Sequence[StageInputs],
+        stage: Stage,
+        start: Tensor,
+    ) -> Minimum:
+        """One stage of a batch, from a start (B, 3, H, W) of its size."""
+        config, frame = transfers[0].config, inputs[0].frame
+        minimum = minimize(
+            self.loss(config, stage, inputs),
+            frame.pad(start),
+            evaluations=stage.evaluations,
+            optimizer=config.optimizer,
+            history=_history(config, stage),
+            learning_rate=config.learning_rate,
+            plateau=config.plateau,
+            look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
+            record=self._recordable(config, self._side(stage.size)),
+            on_evaluation=functools.partial(_tell, transfers, frame),
+        )
+        for one, end in zip(transfers, minimum.ended, strict=True):
+            one.end(end)
+        return minimum
 
     def in_tiles(self) -> Stylizer:
         """One that sees pictures in smaller tiles, for want of memory; the rest is shared."""
@@ -352,28 +309,41 @@ class Stylizer:
         other.tile = min(self.tile or _TILE, _TILE) // 2
         return other
 
-    def _scene(self, sitter: _Sitter, stage: Stage, shared: dict[object, _Style]) -> _Scene:
-        """Everything that a stage's loss needs of one picture, at the stage's size; style pictures
-        that several have in common are `shared`."""
-        config = sitter.config
-        target = self._tensor(sitter.photos[stage.size])
+    def stage_inputs(
+        self, inputs: Inputs, stage: Stage, shared: dict[object, Style]
+    ) -> StageInputs:
+        """A transfer's pictures as the losses of a stage see them; style pictures that several
+        transfers have in common are `shared`."""
+        config = inputs.config
+        content = self.tensor(inputs.contents[stage.size])
         styles = []
         # A style gets the photograph's colours as they are at a stage's size.
-        of = (sitter.digest, stage.size) if config.preserve_color != "none" else ()
-        for painting, digest in sitter.paintings:
+        of = (inputs.digest, stage.size) if config.preserve_color != "none" else ()
+        for painting, digest in inputs.styles:
             key = (digest, of)
             if key not in shared:
-                style = self._style(painting, target, stage, config)
-                shared[key] = _Style(style, (*key, config.preserve_color, style.shape))
+                style = self._style(painting, content, stage, config)
+                shared[key] = Style(style, (*key, config.preserve_color, style.shape))
             styles.append(shared[key])
         if config.preserve_color == "luminance":
-            target = color.luminance(target)
-        weight = None
-        if sitter.mask is not None:
-            weight = self._tensor(match_size(sitter.mask, stage.size))
-        pixels = [style.pixels for style in styles]
-        start = self._start(config, target, pixels, sitter.start, weight)
-        return _Scene(target, styles, weight, start)
+            content = color.luminance(content)
+        init, mask = (
+            None if picture is None else self.tensor(match_size(picture, stage.size))
+            for picture in (inputs.init, inputs.mask)
+        )
+        return StageInputs(Frame(stage.size, config), content, styles, init, mask)
+
+    def loss(
+        self, config: StyleConfig, stage: Stage, inputs: Sequence[StageInputs]
+    ) -> PerceptualLoss:
+        """What a stage minimises over the pictures of a batch."""
+        encoder = self.encoder(config, math.prod(stage.size))
+        styles = []
+        if config.weights()[1]:
+            styles = [
+                [self._statistics(config, encoder, style) for style in one.styles] for one in inputs
+            ]
+        return stage_loss(encoder, config, stage, inputs, styles, self._side(stage.size))
 
     def _side(self, size: tuple[int, int]) -> int:
         """The side of tiles of a picture of a size, pixels; 0: it is seen at once."""
@@ -388,12 +358,13 @@ class Stylizer:
         plain = config.style_loss != "wasserstein" and not side and not self.compile
         return plain and self.device.type == "cuda" and not torch.version.hip
 
-    def _tensor(self, picture: Image.Image) -> Tensor:
+    def tensor(self, picture: Image.Image) -> Tensor:
+        """A picture on the device."""
         return to_tensor(picture).to(self.device, self._pixel_dtype)
 
     @property
     def _pixel_dtype(self) -> torch.dtype:
-        """What is optimised stays in full precision, whatever the network computes in."""
+        """The type of what is optimised: full precision, whatever the network computes in."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @torch.inference_mode(False)  # kept: filters made in there could not be used for gradients
@@ -419,80 +390,20 @@ class Stylizer:
         return self._encoders[key]
 
     def _style(
-        self, painting: Image.Image, target: Tensor, stage: Stage, config: StyleConfig
+        self, painting: Image.Image, content: Tensor, stage: Stage, config: StyleConfig
     ) -> Tensor:
         """A style picture at a stage's scale, its colours replaced where they are not wanted."""
         size = style_size(painting.size, config.style_side(max(stage.size)))
-        style = self._tensor(match_size(painting, size))
+        style = self.tensor(match_size(painting, size))
         if config.preserve_color == "histogram":
-            return color.recolor(style, target)
+            return color.recolor(style, content)
         if config.preserve_color == "luminance":
-            return color.keep_luminance(style, target)
+            return color.keep_luminance(style, content)
         return style
 
-    def _start(
-        self,
-        config: StyleConfig,
-        target: Tensor,
-        styles: Sequence[Tensor],
-        picture: Image.Image | None,
-        weight: Tensor | None,
-    ) -> Tensor:
-        size = (target.shape[-1], target.shape[-2])
-        if picture is not None:
-            start = self._tensor(match_size(picture, size))
-        elif config.init == "noise":
-            generator = torch.Generator().manual_seed(config.seed)  # the CPU's: same on any device
-            noise = torch.randn(
-                target.shape, generator=generator, dtype=torch.float32, device="cpu"
-            )
-            mean = noise.new_tensor(self.weights.mean).view(1, 3, 1, 1)
-            return (mean + config.noise * noise).to(target)
-        elif config.init == "style":
-            start = F.interpolate(styles[0], (size[1], size[0]), mode="bicubic", antialias=True)
-        elif config.init == "matched" and config.weights()[1]:
-            start = color.transport(target, *styles, shares=config.shares(len(styles)))
-        else:
-            start = target
-        return start if weight is None else weight * start + (1 - weight) * target
-
-    def _loss(
-        self, config: StyleConfig, scenes: Sequence[_Scene], frame: Frame, side: int, stage: Stage
-    ) -> PerceptualLoss:
-        encoder = self.encoder(config, math.prod(stage.size))
-        shares = config.shares(len(scenes[0].styles))
-        content_weight, style_weight = config.weights()
-        with torch.no_grad():
-            content: Mapping[str, Tensor] = {}
-            if content_weight and (layers := relative(config.content_layers)):
-                target = torch.cat([frame.pad(scene.target) for scene in scenes])
-                content = features_in_tiles(encoder, target, layers, side)
-            style: Mapping[str, Statistic] = {}
-            start: Mapping[str, Statistic] = {}
-            if style_weight:
-                style = _stack(
-                    [
-                        _blend(
-                            [self._statistics(config, encoder, one) for one in scene.styles],
-                            shares,
-                        )
-                        for scene in scenes
-                    ]
-                )
-            if style_weight and config.relative:
-                near = torch.cat([scene.in_colours_of_styles(frame, shares) for scene in scenes])
-                layers = relative(config.style_layers)
-                start = statistics_in_tiles(encoder, near, layers, config.style_loss, side)
-        weighed = (frame.weigh(scene.weight, scene.target) for scene in scenes)
-        weights = [weight for weight in weighed if weight is not None]  # of all, or of none
-        mask = torch.cat(weights) if weights else None
-        factors = (stage.content_factor, start, stage.spread)
-        if not side:
-            return PerceptualLoss(encoder, config, content, style, mask, *factors)
-        return TiledLoss(encoder, config, content, style, mask, *factors, side=side)
-
+    @torch.no_grad()
     def _statistics(
-        self, config: StyleConfig, encoder: Encoder, style: _Style
+        self, config: StyleConfig, encoder: Encoder, style: Style
     ) -> dict[str, Statistic]:
         """A style's targets, kept: in a batch many photographs share a style."""
         layers = relative(config.style_layers)
@@ -505,78 +416,53 @@ class Stylizer:
             self._styles[key] = statistics_in_tiles(encoder, style.pixels, layers, kind, side)
         return self._styles[key]
 
-    def _finish(
-        self, result: Tensor, sitter: _Sitter, size: tuple[int, int], weight: Tensor | None
-    ) -> Image.Image:
-        """Colours and unpainted parts of the photograph put back; clamped and rounded."""
-        original = self._tensor(sitter.photos[size])
-        if sitter.config.preserve_color == "luminance":
+    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
+        """The finished picture: the photograph's colours and unpainted parts put back into the
+        result, clamped and rounded."""
+        original = self.tensor(inputs.contents[inputs.stages[-1].size])
+        if inputs.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
-        if weight is not None:
-            result = weight * result + (1 - weight) * original
+        if mask is not None:
+            result = mask * result + (1 - mask) * original
         return to_image(result)
 
 
-@dataclass(frozen=True)
-class _Style:
-    """A style picture at one stage, (1, 3, H, W), and what tells it from all others."""
+def _carried_over(result: Tensor, before: Tensor, start: Tensor, *, detail: bool) -> Tensor:
+    """Where a finer stage goes on from a coarser one's result, (B, 3, H, W).
 
-    pixels: Tensor
-    key: tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """One picture at one stage: (1, 3, H, W) tensors."""
-
-    target: Tensor
-    styles: list[_Style]
-    weight: Tensor | None  # the mask, (1, 1, H, W)
-    start: Tensor
-
-    def in_colours_of_styles(self, frame: Frame, shares: Sequence[float]) -> Tensor:
-        """The photograph on the grid, as `init=matched` starts from it, but as it can be saved."""
-        pixels = [style.pixels for style in self.styles]
-        return color.transport(frame.pad(self.target), *pixels, shares=shares).clamp(0, 1)
+    What the coarser picture gained over its own start, `before`, is added to the finer start, so
+    that the photograph's fine detail is kept. Without `detail`, as of noise, it is only enlarged.
+    """
+    gained = result - before if detail else result
+    grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
+    return start + grown if detail else grown
 
 
-class _Sitter:
-    """One picture in the making: its inputs, decoded, and its curve so far."""
+class _Transfer:
+    """One picture in the making: its inputs, and its curve so far."""
 
     def __init__(self, request: Request, began: float) -> None:
-        config = request.config
-        start = request.init if request.init is not None else config.init_path or None
-        mask = request.mask if request.mask is not None else config.mask or None
-        self.config = config
-        # Coarser stages see these made smaller: from the pictures as they came each would take as
-        # long as this.
-        photo = scaled(read_picture(request.content), config.size)
-        longest = config.style_side(config.size)
-        paintings = [read_picture(one) for one in request.styles()]
-        if not paintings:
-            raise ConfigError("there is no style; give a picture, or several")
-        paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
-        self.paintings = [(painting, _digest(painting)) for painting in paintings]
-        self.start = None if start is None else match_size(read_picture(start), photo.size)
-        self.mask = (
-            None if mask is None else match_size(read_picture(mask).convert("L"), photo.size)
+        self.inputs = Inputs(
+            request.content,
+            request.styles(),
+            request.config,
+            init=request.init,
+            mask=request.mask,
         )
-        self.stages = plan_stages(photo.size, config)
-        self.photos = {stage.size: match_size(photo, stage.size) for stage in self.stages}
-        self.digest = _digest(photo)
+        self.config = request.config
         self.on_step = request.on_step
         self.began = began
         self.curve: list[Step] = []
         self.ended = ""
 
     def step(self, content: float, style: float, tv: float) -> Step:
-        """One evaluation, by its losses."""
+        """Add an evaluation to the curve, by its losses."""
         step = _step(len(self.curve) + 1, self.began, (content, style, tv), self.config)
         self.curve.append(step)
         return step
 
     def end(self, reason: str) -> None:
-        """A stage is over; what went wrong in an earlier one is not forgotten."""
+        """Note why a stage is over; what went wrong in an earlier one is not forgotten."""
         if self.ended not in ("diverged", "restarted"):
             self.ended = reason
 
@@ -604,31 +490,13 @@ class _Sitter:
         )
 
 
-def _digest(picture: Image.Image) -> bytes:
-    """What tells a picture's pixels from others."""
-    return hashlib.blake2b(picture.tobytes() + repr(picture.size).encode()).digest()
-
-
-def _check_alike(first: _Sitter, other: _Sitter) -> None:
-    """Raise `ConfigError` unless two pictures can be optimised together."""
-    if first.config.digest() != other.config.digest():
-        raise ConfigError("the settings of pictures in one batch differ; they must be the same")
-    if first.stages != other.stages:
-        sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (first, other))
-        raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
-    if len(first.paintings) != len(other.paintings) or (first.mask is None) != (other.mask is None):
-        raise ConfigError(
-            "pictures in one batch must have as many styles each, and masks all or none"
-        )
-
-
-def _tell(sitters: Sequence[_Sitter], frame: Frame, losses: Losses, x: Tensor) -> None:
+def _tell(transfers: Sequence[_Transfer], frame: Frame, losses: Losses, x: Tensor) -> None:
     rows = zip(*(part.tolist() for part in losses.parts()), strict=True)
-    for row, (sitter, (total, *parts)) in enumerate(zip(sitters, rows, strict=True)):
+    for row, (one, (total, *parts)) in enumerate(zip(transfers, rows, strict=True)):
         if not math.isnan(total):
-            step = sitter.step(*parts)
-            if sitter.on_step:
-                sitter.on_step(step, frame.crop(x[row : row + 1]))
+            step = one.step(*parts)
+            if one.on_step:
+                one.on_step(step, frame.crop(x[row : row + 1]))
 
 
 def _history(config: StyleConfig, stage: Stage) -> int:
@@ -646,63 +514,6 @@ def _notes(config: StyleConfig, stage: Stage, side: int) -> str:
     return "; ".join(notes)
 
 
-class Frame:
-    """A picture's size, and the larger one on the grid that it is worked on, edges repeated."""
-
-    def __init__(self, size: tuple[int, int], on_grid: bool) -> None:
-        self.width, self.height = size
-        self.right = -self.width % GRID if on_grid else 0
-        self.bottom = -self.height % GRID if on_grid else 0
-
-    def pad(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, self.right, 0, self.bottom), mode="replicate")
-
-    def weigh(self, mask: Tensor | None, picture: Tensor) -> Tensor | None:
-        """Where the style counts, (1, 1, H, W): not beyond the picture (1, 3, h, w), for what is
-        painted there is cut off. None: everywhere."""
-        if not (self.right or self.bottom):
-            return mask
-        inside = torch.ones_like(picture[:, :1]) if mask is None else mask
-        return F.pad(inside, (0, self.right, 0, self.bottom))
-
-    def crop(self, x: Tensor) -> Tensor:
-        return x[..., : self.height, : self.width]
-
-
-def read_picture(source: Picture) -> Image.Image:
-    """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
-    if isinstance(source, Image.Image):
-        return upright(source)
-    if isinstance(source, Tensor):
-        return to_image(_checked(source).expand(-1, 3, -1, -1))
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
-        raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
-    try:
-        return decode(Path(source).read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: no file has such a name
-        reason = getattr(error, "strerror", None) or error
-        raise ImageReadError(f"{source} cannot be read: {reason}") from error
-    except ImageError as error:
-        raise type(error)(f"{source}: {error}") from error
-
-
-def _checked(picture: Tensor) -> Tensor:
-    """A caller's tensor. Raises `ImageReadError` where it is no picture, or several."""
-    shape = tuple(picture.shape)
-    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or not picture.numel():
-        what = str(shape)
-    elif not picture.is_floating_point():
-        what = f"{picture.dtype} {shape}"
-    elif not picture.isfinite().all():
-        what = f"{shape} with NaN or infinite values"
-    elif picture.abs().amax() > 2:  # an optimised one may go a little beyond
-        what = f"{shape} with values up to {picture.abs().amax():.0f}"
-    else:
-        return picture
-    raise ImageReadError(f"the tensor is {what}; it must be floating, (1, 3, H, W) in [0, 1]")
-
-
 def _step(
     number: int, began: float, losses: tuple[float, float, float], config: StyleConfig
 ) -> Step:
@@ -710,36 +521,3 @@ def _step(
     content, style, tv = losses
     loss = content_weight * content + style_weight * style + config.tv_weight * tv
     return Step(number, time.perf_counter() - began, loss, content, style, tv)
-
-
-def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statistic]:
-    """Targets of several pictures as those of a batch."""
-    if len(statistics) == 1:
-        return statistics[0]
-    return {
-        layer: Statistic(
-            *(
-                torch.cat(parts)
-                for parts in zip(*(s[layer].parts() for s in statistics), strict=True)
-            )
-        )
-        for layer in statistics[0]
-    }
-
-
-def _blend(statistics: list[dict[str, Statistic]], shares: list[float]) -> dict[str, Statistic]:
-    if len(statistics) == 1:
-        return statistics[0]
-
-    def mix(parts: list[Tensor | None]) -> Tensor | None:
-        there = [part for part in parts if part is not None]
-        if not there:
-            return None
-        return torch.stack([w * p for w, p in zip(shares, there, strict=True)]).sum(dim=0)
-
-    mixed = {}
-    for layer in statistics[0]:
-        gram = mix([s[layer].gram for s in statistics])
-        assert gram is not None
-        mixed[layer] = Statistic(gram, mix([s[layer].mean for s in statistics]))
-    return mixed

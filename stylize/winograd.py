@@ -30,14 +30,14 @@ _FILTER = (
 """G of the paper, (6, 3)."""
 
 _LEAST_CHANNELS = 128
-"""Below, the transforms cost more than they save."""
+"""Channels below which the transforms cost more than they save."""
 
 _LEAST_WORK = 12 * 512
 """Tiles of a picture times channels: with less, reading the transformed filter takes longer than
 multiplying by it."""
 
 _TILES = 256
-"""That are transformed and multiplied at once: enough to use a filter well, few enough to cache."""
+"""Tiles transformed and multiplied at once: enough to use a filter well, few enough to cache."""
 
 
 class Winograd:
@@ -87,7 +87,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _channels_last(like: Tensor, *shape: int) -> Tensor:
-    """Empty, (B, *shape), of the type of `like` (B, …)."""
+    """An empty tensor (B, *shape) of the type of `like` (B, …)."""
     return torch.empty(
         (len(like), *shape),
         dtype=like.dtype,
@@ -109,7 +109,7 @@ def _in_tiles(x: Tensor, frame: int) -> tuple[Tensor, list[tuple[int, int]]]:
 
 
 def _crop(out: Tensor, like: Tensor, frame: int) -> Tensor:
-    """Without frame and filling; never a view, in which a ReLU could not work."""
+    """The output without frame and filling; no view, in which a ReLU could not work."""
     height, width = like.shape[-2:]
     if out.shape[-2:] == like.shape[-2:]:
         return out

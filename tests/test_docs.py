@@ -61,7 +61,7 @@ def test_the_methods_table_of_settings_has_the_presets_values() -> None:
 
 
 def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
-    from stylize.encoder import reach
+    from stylize.layers import reach
     from stylize.optimize import FIRST_STEP, LONGEST_STEP
     from stylize.stages import plan_stages
 

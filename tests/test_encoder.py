@@ -14,15 +14,16 @@ from torch import Tensor
 from stylize import weights as weights_module
 from stylize.calibration import activation_means, calibrate, calibration_pictures, feature_scales
 from stylize.config import StyleConfig
-from stylize.encoder import Encoder, average_pool, deepest, minimum_side
+from stylize.encoder import Encoder, average_pool
 from stylize.errors import ConfigError, ImageSizeError
+from stylize.layers import CONVS, cell, conv_of, deepest, relu_of
 from stylize.losses import Losses, PerceptualLoss, Statistic
 from stylize.optimize import minimize
-from stylize.weights import BUNDLED, CONVS, Weights
+from stylize.weights import BUNDLED, Weights
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)  # torchvision's documented
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-BUNDLED_RELUS = ["relu" + name[4:] for name in CONVS["vgg16"] if name not in ("conv5_2", "conv5_3")]
+BUNDLED_RELUS = [relu_of(name) for name in CONVS["vgg16"] if name not in ("conv5_2", "conv5_3")]
 
 
 def picture(seed: int, height: int = 48, width: int = 32) -> Tensor:
@@ -137,7 +138,7 @@ def test_scaled_features_times_their_scale_are_the_unscaled(bundled: Weights, po
     with torch.no_grad():
         scaled = Encoder(bundled, pooling=pooling, scales=scales)(image, BUNDLED_RELUS)
         for layer, wanted in reference(image, pooling).items():
-            back = scaled[layer] * scales["conv" + layer[4:]].view(1, -1, 1, 1)
+            back = scaled[layer] * scales[conv_of(layer)].view(1, -1, 1, 1)
             assert difference(back, wanted) < 1e-4, layer
 
 
@@ -157,7 +158,7 @@ def unit_means(bundled: Weights) -> dict[str, Tensor]:
     with torch.no_grad():
         for one in pictures:
             for layer, features in encoder(one, BUNDLED_RELUS).items():
-                conv = "conv" + layer[4:]
+                conv = conv_of(layer)
                 means[conv] = means.get(conv, 0) + features.mean(dim=(0, 2, 3)) / len(pictures)
     return means
 
@@ -230,7 +231,7 @@ def test_too_small_a_picture_is_named_with_the_layers_least_side(
     bundled: Weights, layer: str, side: int
 ) -> None:
     # Block b comes after b - 1 halvings.
-    assert minimum_side(layer) == side
+    assert cell(layer) == side
     encoder = Encoder(bundled)
     assert encoder(torch.rand(1, 3, side, 40), [layer])[layer].shape[2] == 1
     if side > 1:
@@ -387,7 +388,7 @@ def test_caffe_features_of_a_foreign_network_have_the_published_mean_of_each_lay
         ones, published = unit(smooth(3), layers), caffe(smooth(3), layers)
     for layer in layers:
         # Unit features have mean one, so times the published layer's mean they have that.
-        mean = bundled.activation_means["average"]["conv" + layer[4:]].mean()
+        mean = bundled.activation_means["average"][conv_of(layer)].mean()
         assert difference(published[layer], mean * ones[layer]) < 1e-4, layer
 
 

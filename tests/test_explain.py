@@ -29,9 +29,9 @@ from stylize.explain import (
     strongest,
 )
 from stylize.image import to_tensor
-from stylize.optimize import Step
+from stylize.inputs import Inputs
 from stylize.stages import Stage
-from stylize.transfer import StyleResult, Stylizer
+from stylize.transfer import Step, StyleResult, Stylizer
 from stylize.weights import Weights
 
 LAYERS = ("relu1_1", "relu3_2")
@@ -53,6 +53,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image.Image, Image.I
 def found(stylizer: Stylizer, pair: tuple[Image.Image, Image.Image]) -> Explanation:
     config = StyleConfig.of("default", size=64, steps=9, scales=2, coarsest=32, tv_weight=0.1)
     return explain_transfer(*pair, config, stylizer, layers=LAYERS)
+
+
+def layer_losses(
+    stylizer: Stylizer,
+    content: Image.Image,
+    style: Image.Image,
+    config: StyleConfig,
+    mask: Image.Image | None = None,
+) -> LayerLosses:
+    return LayerLosses(stylizer, Inputs(content, [style], config, mask=mask))
 
 
 # The numbers
@@ -81,7 +91,7 @@ def test_the_layers_add_up_to_the_loss_of_each_step(
     # At 64x48 and 48x36 (zeros beyond the edge) nothing is extended that was cropped.
     values = {"size": 64, "steps": 4, "scales": 1, **settings}
     config = StyleConfig.of(str(values.pop("preset", "default")), **values)
-    losses = LayerLosses(stylizer, *pair, config)
+    losses = layer_losses(stylizer, *pair, config)
     sums: list[tuple[float, float]] = []
 
     def compare(step: Step, x: torch.Tensor) -> None:
@@ -103,7 +113,7 @@ def test_the_style_goes_into_the_picture_and_not_into_what_is_cut_off(
     )
     config = StyleConfig.of("default", size=max(size), steps=30, scales=1)
     result = stylizer.transfer(photo, painting, config)
-    content, style = LayerLosses(stylizer, photo, painting, config)(to_tensor(result.image))
+    content, style = layer_losses(stylizer, photo, painting, config)(to_tensor(result.image))
     assert sum(style.values()) < 1.5 * config.style_weight * result.style_loss
     assert sum(content.values()) == pytest.approx(result.content_loss, rel=0.2)
 
@@ -114,7 +124,7 @@ def test_a_mask_counts_as_it_does_in_the_transfer(
     mask = Image.new("L", (64, 48), 0)
     mask.paste(255, (0, 0, 32, 48))
     config = StyleConfig.of("default", size=64, steps=2, scales=1)
-    masked, plain = (LayerLosses(stylizer, *pair, config, m) for m in (mask, None))
+    masked, plain = (layer_losses(stylizer, *pair, config, m) for m in (mask, None))
     differ: list[float] = []
 
     def compare(step: Step, x: torch.Tensor) -> None:

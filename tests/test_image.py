@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
+from stylize.config import FORMATS
 from stylize.errors import ImageReadError, ImageSizeError
 from stylize.image import (
-    FORMATS,
     Limits,
     check_header,
     decode,

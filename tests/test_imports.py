@@ -82,11 +82,11 @@ def test_the_library_knows_nothing_of_the_batch(path: Path) -> None:
     assert not roots(imports(path)) & {"pipeline", "ray", "pyarrow", "typer", "rich"}
 
 
-@pytest.mark.parametrize("name", ["errors", "config", "presets"])
-def test_errors_config_and_presets_need_the_standard_library_alone(name: str) -> None:
+@pytest.mark.parametrize("name", ["errors", "config", "layers", "presets"])
+def test_errors_config_layers_and_presets_need_the_standard_library_alone(name: str) -> None:
     found = imports(ROOT / "stylize" / f"{name}.py")
     ours = {".".join(n.split(".")[:2]) for n in found if n.split(".")[0] == "stylize"}
-    assert ours <= {"stylize.errors", "stylize.config", "stylize.presets"}
+    assert ours <= {"stylize.errors", "stylize.config", "stylize.layers", "stylize.presets"}
     assert roots(found) - {"stylize"} <= sys.stdlib_module_names
 
 
@@ -115,7 +115,19 @@ def test_no_module_of_the_batch_imports_torch_or_ray_when_imported(path: Path) -
     found = imports(path, top_only=True)
     assert not roots(found) & HEAVY
     # Nor through the library: of its modules these import torch at once.
-    slow = ("transfer", "losses", "encoder", "optimize", "calibration", "color", "explain")
+    slow = (
+        "transfer",
+        "losses",
+        "encoder",
+        "optimize",
+        "calibration",
+        "color",
+        "explain",
+        "device",
+        "inputs",
+        "objective",
+        "tiles",
+    )
     assert not found & {f"stylize.{name}" for name in slow}
     assert not found & {"stylize.transfer_style", "stylize.Stylizer", "stylize.StyleResult"}
 

@@ -54,7 +54,16 @@ def perceptual(
         statistics = {n: Statistic.of(features[n], config.style_loss) for n in layers}
         near = {} if start is None else encoder(start, layers)
         started = {n: Statistic.of(f, config.style_loss) for n, f in near.items()}
-    return PerceptualLoss(encoder, config, targets, statistics, mask, factor, started, spread)
+    return PerceptualLoss(
+        encoder,
+        config,
+        targets,
+        statistics,
+        mask=mask,
+        content_factor=factor,
+        start=started,
+        spread=spread,
+    )
 
 
 # Gram matrices

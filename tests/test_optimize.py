@@ -59,7 +59,7 @@ def start(rows: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
 def visited(loss: Callable[[Tensor], Losses], x: Tensor, **options: object) -> list[Tensor]:
     """All the pictures looked at."""
     seen: list[Tensor] = []
-    minimize(loss, x, on_step=lambda _, x: seen.append(x.clone()), **options)  # type: ignore[arg-type]
+    minimize(loss, x, on_evaluation=lambda _, x: seen.append(x.clone()), **options)  # type: ignore[arg-type]
     return seen
 
 
@@ -260,7 +260,10 @@ def test_the_best_picture_is_kept_row_by_row() -> None:
 
     seen: list[Tensor] = []
     minimum = minimize(
-        loss, torch.rand(2, 3, 2, 2), evaluations=5, on_step=lambda _, x: seen.append(x.clone())
+        loss,
+        torch.rand(2, 3, 2, 2),
+        evaluations=5,
+        on_evaluation=lambda _, x: seen.append(x.clone()),
     )
     assert minimum.losses.total.tolist() == pytest.approx([1.0, 1.0])
     assert minimum.losses.tv.tolist() == pytest.approx([1000.0, 1000.0])
@@ -294,7 +297,7 @@ def test_a_loss_that_is_not_finite_restarts_once_from_the_best(
         x,
         evaluations=12,
         optimizer=optimizer,
-        on_step=lambda losses, x: seen.append((float(losses.total[0]), x.clone())),
+        on_evaluation=lambda losses, x: seen.append((float(losses.total[0]), x.clone())),
     )
     assert minimum.restarts == 1
     assert len(seen) == 11  # the sixth was not told
@@ -334,7 +337,7 @@ def test_what_the_callback_raises_ends_it() -> None:
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted, match="enough"):
-        minimize(bowl(11), start(), evaluations=10, on_step=stop)
+        minimize(bowl(11), start(), evaluations=10, on_evaluation=stop)
     assert calls == 3
 
 
@@ -393,7 +396,7 @@ def test_each_row_ends_on_its_own_plateau_and_keeps_its_best() -> None:
         start(rows=2),
         evaluations=60,
         plateau=0.01,
-        on_step=lambda losses, _: seen.append(losses),
+        on_evaluation=lambda losses, _: seen.append(losses),
     )
 
     def flat(n: int) -> bool:
@@ -464,7 +467,7 @@ def test_looking_seldom_changes_nothing_but_when_it_is_told() -> None:
             x,
             evaluations=30,
             look_every=every,
-            on_step=lambda losses, _, values=values: values.extend(losses.total.tolist()),
+            on_evaluation=lambda losses, _, values=values: values.extend(losses.total.tolist()),
         )
         images.append(minimum.image)
     assert len(told[1]) == 60

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from stylize import StyleConfig, Stylizer
-from stylize.encoder import Encoder, reach
+from stylize.encoder import Encoder
 from stylize.image import to_image
+from stylize.layers import reach
 from stylize.losses import PerceptualLoss, Statistic
 from stylize.tiles import TiledLoss, features_in_tiles, split, statistics_in_tiles
 from stylize.weights import Weights
@@ -81,9 +82,8 @@ def test_losses_and_gradient_in_tiles_are_those_of_the_whole_picture(
         for one, other in zip(statistic.parts(), target[name].parts(), strict=True):
             assert float((one - other).norm() / other.norm()) < 1e-5
 
-    settings = (1.0, None, spread)
-    whole = PerceptualLoss(encoder, config, content, target, mask, *settings)
-    tiled = TiledLoss(encoder, config, content, target, mask, *settings, side=64)
+    whole = PerceptualLoss(encoder, config, content, target, mask=mask, spread=spread)
+    tiled = TiledLoss(encoder, config, content, target, mask=mask, spread=spread, side=64)
     assert len(tiled.tiles(pictures)) > 1
     gradients = []
     for loss in (whole, tiled):

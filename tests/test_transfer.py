@@ -17,11 +17,11 @@ from torch import Tensor
 from stylize import StyleConfig, StyleResult, Stylizer, transfer_style
 from stylize import transfer as transfer_module
 from stylize.color import _YIQ
+from stylize.device import choose_device, choose_dtype
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
-from stylize.optimize import Step
 from stylize.stages import Stage, plan_stages
-from stylize.transfer import Request, choose_device, choose_dtype
+from stylize.transfer import Request, Step
 from stylize.weights import BUNDLED, Weights
 
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"
@@ -837,7 +837,7 @@ def test_devices_and_types_are_chosen_or_refused_by_name() -> None:
 def test_bfloat16_is_chosen_where_the_processor_is_faster_with_it(
     monkeypatch: pytest.MonkeyPatch, name: str, avx512_bf16: bool, amx: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(transfer_module, "processor", lambda: name)
+    monkeypatch.setattr("stylize.device.processor", lambda: name)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert choose_dtype("auto", torch.device("cpu")) == dtype

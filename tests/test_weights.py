@@ -26,7 +26,8 @@ from torch import Tensor
 from stylize import weights
 from stylize.encoder import Encoder
 from stylize.errors import WeightsError
-from stylize.weights import BUNDLED, CONVS
+from stylize.layers import CONVS
+from stylize.weights import BUNDLED
 
 
 def narrow(backbone: str, channels: int = 4) -> dict[str, Tensor]:

@@ -26,13 +26,13 @@ from safetensors import SafetensorError, safe_open
 
 from stylize.errors import WeightsError
 from stylize.files import write_atomic
+from stylize.layers import CONVS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "BUNDLED",
-    "CONVS",
     "Convention",
     "Weights",
     "cache_folder",
@@ -47,13 +47,9 @@ Convention = Literal["torchvision", "caffe"]
 """Input of a foreign network: RGB in [0, 1] normalised by mean and standard deviation
 (torchvision), or BGR in 0-255 minus the mean (Caffe, Keras, and the files converted from them)."""
 
-CONVS: Mapping[str, tuple[str, ...]] = {
-    name: tuple(f"conv{b}_{i}" for b, n in enumerate(counts, 1) for i in range(1, n + 1))
-    for name, counts in {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}.items()
-}
-"""The convolutions of each backbone, in order."""
-
 BUNDLED = Path(__file__).parent / "vgg16.safetensors"
+
+_RGB = tuple[float, float, float]
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB
 _TORCHVISION_MEAN = (0.485, 0.456, 0.406)
@@ -73,7 +69,7 @@ class Weights:
 
     backbone: str
     sha256: str
-    mean: tuple[float, float, float]
+    mean: _RGB
     filters: Mapping[str, Tensor]
     biases: Mapping[str, Tensor]
     activation_means: Mapping[str, Mapping[str, Tensor]]
@@ -101,7 +97,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def pack(
     backbone: str,
-    mean: tuple[float, float, float],
+    mean: _RGB,
     tensors: Mapping[str, Tensor],
     extra: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -204,7 +200,7 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
         with tempfile.TemporaryFile(dir=cached.parent) as file:  # no name: a kill leaves nothing
             _download(url, file, say)
             file.seek(0)
-            return _keep(_read_state(file, url), url, "torchvision", "vgg19", cached)
+            return _keep(*_convert(_read_state(file, url), url, "torchvision", "vgg19"), cached)
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsError(
             f"VGG-19 cannot be downloaded to {cached.parent} ({error}); give a file with --weights"
@@ -258,58 +254,64 @@ def import_file(
         with contextlib.suppress(WeightsError):
             identity(source)
             return source
-    return _keep(_read_state(source, str(source)), str(source), convention, backbone, target)
+    state = _read_state(source, str(source))
+    return _keep(*_convert(state, str(source), convention, backbone), target)
 
 
-def _keep(
-    state: Mapping[str, Tensor],
-    source: str,
-    convention: Convention,
-    backbone: str | None,
-    target: Path | None,
-) -> Path:
-    """The second half of `import_file`; `source` is what errors call it."""
+def _convert(
+    state: Mapping[str, Tensor], source: str, convention: Convention, backbone: str | None
+) -> tuple[str, _RGB, dict[str, Tensor]]:
+    """Backbone, mean and tensors in the project's form; `source` is what errors call the file."""
     if any(name.endswith(".running_mean") for name in state):
         raise WeightsError(
             f"{source} has batch normalisation; use a vgg16 or vgg19 without it, for its "
             "convolutions alone are another network"
         )
-    convs = [name for name, tensor in state.items() if tensor.ndim == 4]
-    found = {len(names): name for name, names in CONVS.items()}.get(len(convs))
+    theirs = [name for name, tensor in state.items() if tensor.ndim == 4]
+    found = {len(names): name for name, names in CONVS.items()}.get(len(theirs))
     if found is None or (backbone and found != backbone):
         raise WeightsError(
-            f"{source} has {len(convs)} convolutions; "
+            f"{source} has {len(theirs)} convolutions; "
             + " and ".join(f"{name} has {len(names)}" for name, names in CONVS.items())
         )
     tensors: dict[str, Tensor] = {}
     try:
-        convs.sort(key=lambda name: int(name.split(".")[-2]))
-        for ours, theirs in zip(CONVS[found], convs, strict=True):
-            tensors[f"{ours}.weight"] = state[theirs].float()
-            tensors[f"{ours}.bias"] = state[theirs.removesuffix("weight") + "bias"].float()
+        theirs.sort(key=lambda name: int(name.split(".")[-2]))
+        for conv, name in zip(CONVS[found], theirs, strict=True):
+            tensors[f"{conv}.weight"] = state[name].float()
+            tensors[f"{conv}.bias"] = state[name.removesuffix("weight") + "bias"].float()
     except (ValueError, IndexError, KeyError) as error:
         raise WeightsError(
             f"{source} has not torchvision's names, features.0.weight and so on: {error}"
         ) from error
-    incoming = 3
-    for ours, theirs in zip(CONVS[found], convs, strict=True):
-        weight, bias = tensors[f"{ours}.weight"], tensors[f"{ours}.bias"]
-        if tuple(weight.shape[1:]) != (incoming, 3, 3) or bias.shape != weight.shape[:1]:
-            raise WeightsError(
-                f"{source}: {theirs} is {tuple(weight.shape)} with a bias {tuple(bias.shape)}; "
-                f"{ours} must be (N, {incoming}, 3, 3) with (N,)"
-            )
-        incoming = len(weight)
+    _check_shapes(tensors, source, dict(zip(CONVS[found], theirs, strict=True)))
     first = tensors["conv1_1.weight"]  # (64, 3, 3, 3)
     if convention == "caffe":
         tensors["conv1_1.weight"] = first.flip(1) * 255
-        mean = CAFFE_MEAN
-    else:
-        tensors["conv1_1.weight"] = first / first.new_tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
-        mean = _TORCHVISION_MEAN
-    data = pack(found, mean, tensors)
-    target = target or cache_folder() / f"{found}-{digest(tensors)[:16]}.safetensors"
+        return found, CAFFE_MEAN, tensors
+    tensors["conv1_1.weight"] = first / first.new_tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
+    return found, _TORCHVISION_MEAN, tensors
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], source: str, theirs: Mapping[str, str]) -> None:
+    """Raise `WeightsError` unless each convolution takes what the one before it gives; `theirs` are
+    the names that `source` has for them, in order."""
+    incoming = 3
+    for conv, name in theirs.items():
+        weight, bias = tensors[f"{conv}.weight"], tensors[f"{conv}.bias"]
+        if tuple(weight.shape[1:]) != (incoming, 3, 3) or bias.shape != weight.shape[:1]:
+            raise WeightsError(
+                f"{source}: {name} is {tuple(weight.shape)} with a bias {tuple(bias.shape)}; "
+                f"{conv} must be (N, {incoming}, 3, 3) with (N,)"
+            )
+        incoming = len(weight)
+
+
+def _keep(backbone: str, mean: _RGB, tensors: Mapping[str, Tensor], target: Path | None) -> Path:
+    """Write a converted network to `target`, by default into the cache under its digest."""
+    target = target or cache_folder() / f"{backbone}-{digest(tensors)[:16]}.safetensors"
     if not target.exists():
+        data = pack(backbone, mean, tensors)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, data)

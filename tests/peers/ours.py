@@ -15,9 +15,8 @@ import torch
 from stylize import weights
 from stylize.config import StyleConfig, parse_setting
 from stylize.image import to_image
-from stylize.optimize import Step
 from stylize.stages import plan_stages
-from stylize.transfer import Stylizer
+from stylize.transfer import Step, Stylizer
 
 
 def main() -> None:

@@ -1,0 +1,107 @@
+"""The inputs of a transfer: pictures as a caller gives them, and as a transfer takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from stylize.config import StyleConfig
+from stylize.errors import ConfigError, ImageError, ImageReadError
+from stylize.image import decode, match_size, scaled, style_size, to_image, upright
+from stylize.stages import plan_stages
+
+__all__ = ["Inputs", "Picture", "read_picture"]
+
+Picture = Image.Image | Tensor | str | Path
+"""A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
+file."""
+
+
+class Inputs:
+    """The pictures of one transfer, decoded, none larger than it is needed."""
+
+    def __init__(
+        self,
+        content: Picture,
+        styles: Sequence[Picture],
+        config: StyleConfig,
+        *,
+        init: Picture | None = None,
+        mask: Picture | None = None,
+    ) -> None:
+        """`init` and `mask` stand in for those that the config names. Raises `ConfigError`,
+        `ImageError`."""
+        init = init if init is not None else config.init_path or None
+        mask = mask if mask is not None else config.mask or None
+        self.config = config
+        # Coarser stages see these made smaller: from the pictures as they came each would take as
+        # long as this.
+        largest = scaled(read_picture(content), config.size)
+        longest = config.style_side(config.size)
+        paintings = [read_picture(one) for one in styles]
+        if not paintings:
+            raise ConfigError("there is no style; give a picture, or several")
+        paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
+        self.styles = [(painting, _digest(painting)) for painting in paintings]
+        size = largest.size
+        self.init = None if init is None else match_size(read_picture(init), size)
+        self.mask = None if mask is None else match_size(read_picture(mask).convert("L"), size)
+        self.stages = plan_stages(size, config)
+        self.contents = {stage.size: match_size(largest, stage.size) for stage in self.stages}
+        self.digest = _digest(largest)
+
+    def check_like(self, other: Inputs) -> None:
+        """Raise `ConfigError` unless two pictures can be optimised together."""
+        if self.config.digest() != other.config.digest():
+            raise ConfigError("the settings of pictures in one batch differ; they must be the same")
+        if self.stages != other.stages:
+            sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (self, other))
+            raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
+        if len(self.styles) != len(other.styles) or (self.mask is None) != (other.mask is None):
+            raise ConfigError(
+                "pictures in one batch must have as many styles each, and masks all or none"
+            )
+
+
+def _digest(picture: Image.Image) -> bytes:
+    """What tells a picture's pixels from others."""
+    return hashlib.blake2b(picture.tobytes() + repr(picture.size).encode()).digest()
+
+
+def read_picture(source: Picture) -> Image.Image:
+    """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
+    if isinstance(source, Image.Image):
+        return upright(source)
+    if isinstance(source, Tensor):
+        return to_image(_checked(source).expand(-1, 3, -1, -1))
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
+    try:
+        return decode(Path(source).read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageReadError(f"{source} cannot be read: {reason}") from error
+    except ImageError as error:
+        raise type(error)(f"{source}: {error}") from error
+
+
+def _checked(picture: Tensor) -> Tensor:
+    """A caller's tensor. Raises `ImageReadError` where it is no picture, or several."""
+    shape = tuple(picture.shape)
+    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3) or not picture.numel():
+        what = str(shape)
+    elif not picture.is_floating_point():
+        what = f"{picture.dtype} {shape}"
+    elif not picture.isfinite().all():
+        what = f"{shape} with NaN or infinite values"
+    elif picture.abs().amax() > 2:  # an optimised one may go a little beyond
+        what = f"{shape} with values up to {picture.abs().amax():.0f}"
+    else:
+        return picture
+    raise ImageReadError(f"the tensor is {what}; it must be floating, (1, 3, H, W) in [0, 1]")

@@ -1,0 +1,63 @@
+"""The layers by name, like relu4_2: which a backbone has, and what a position of one stands for.
+
+`conv4_2` is a convolution's output, `relu4_2` the same after the ReLU; 4 is the block, and blocks
+have a pooling between them. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from stylize.errors import ConfigError
+
+__all__ = ["CONVS", "block", "cell", "conv_of", "deepest", "has_layer", "reach", "relu_of"]
+
+CONVS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(f"conv{b}_{i}" for b, n in enumerate(counts, 1) for i in range(1, n + 1))
+    for name, counts in {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}.items()
+}
+"""The convolutions of each backbone, in order."""
+
+
+def conv_of(layer: str) -> str:
+    """The convolution that a layer is the output of, before or after the ReLU."""
+    return "conv" + layer[4:]
+
+
+def relu_of(layer: str) -> str:
+    """The same convolution's output after the ReLU."""
+    return "relu" + layer[4:]
+
+
+def block(layer: str) -> int:
+    """The block that a layer is in, 1 to 5."""
+    return int(layer[4])
+
+
+def cell(layer: str) -> int:
+    """Side of the square of pixels that a position of a layer stands for, 2^(poolings before it):
+    no smaller picture leaves it one."""
+    return 1 << (block(layer) - 1)
+
+
+def has_layer(backbone: str, layer: str) -> bool:
+    conv = conv_of(layer)
+    return conv in CONVS[backbone] and layer in (conv, relu_of(conv))
+
+
+def reach(layer: str, backbone: str) -> int:
+    """How far beyond its own square of pixels a position of a layer sees: each 3x3 convolution
+    looks one position further, and pooling makes positions twice as wide."""
+    order = CONVS[backbone]
+    return sum(cell(conv) for conv in order[: order.index(conv_of(layer)) + 1])
+
+
+def deepest(layers: Iterable[str], backbone: str) -> str:
+    """The convolution that computes the deepest of some layers. Raises `ConfigError`."""
+    order = CONVS[backbone]
+    layers = list(layers)
+    for layer in layers:
+        if not has_layer(backbone, layer):
+            ends = ", ".join({block(conv): conv[4:] for conv in order}.values())
+            raise ConfigError(f"{layer} is not in {backbone}; its conv and relu go up to {ends}")
+    return max(map(conv_of, layers), key=order.index)
