@@ -153,9 +153,7 @@ def _clear_errors() -> Iterator[None]:
         raise _Refused(2, f"{count(len(error.problems), 'problem')}; nothing was run") from error
     except (StorageError, ClusterError, UnableError, LockedError, WeightsError) as error:
         raise _Refused(5, str(error)) from error
-    except (ConfigError, ValueError) as error:
-        if not isinstance(error, ConfigError) and not str(error).startswith("-"):
-            raise
+    except ConfigError as error:
         raise _Refused(2, str(error)) from error
     except StylizeError as error:
         raise _Refused(3, str(error)) from error
@@ -273,7 +271,11 @@ _NoRetry = Annotated[bool, typer.Option("--no-retry-failed", help="leave what fa
 _Only = Annotated[list[str] | None, typer.Option(help="this id only; may be repeated")]
 _Force = Annotated[bool, typer.Option("--force", help="paint again what is done")]
 _RedoChanged = Annotated[
-    bool, typer.Option("--redo-changed", help="paint again what was edited by hand")
+    bool,
+    typer.Option(
+        "--redo-changed",
+        help="paint again what was edited by hand, also over files that this program did not make",
+    ),
 ]
 _RedoOlder = Annotated[
     bool, typer.Option("--redo-older", help="paint again what an older version made")

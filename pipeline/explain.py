@@ -98,7 +98,9 @@ _GRAMS = "gram.png"
 _FILES: Mapping[str, Callable[[Explanation], bytes]] = {
     "content.png": lambda found: encode(found.content, ".png"),
     "style.png": lambda found: encode(found.style, ".png"),
-    "result.png": lambda found: encode(found.result.image, ".png", found.result.config.to_json()),
+    "result.png": lambda found: encode(
+        found.result.image, ".png", found.result.config.without_folders().to_json()
+    ),
     "losses.png": lambda found: _png(loss_figure(found)),
     "film.gif": lambda found: film(found.looks, found.result.image),
     _GRAMS: lambda found: _png(gram_figure(found.grams)),
@@ -260,7 +262,7 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
         maps=maps,
         coarse=_coarse(found),
         version=__version__,
-        settings=html.escape(_changed(result.config)),
+        settings=html.escape(_changed(result.config.without_folders())),
     )
 
 

@@ -17,6 +17,7 @@ from pipeline import storage
 from pipeline.pictures import Inputs
 from pipeline.records import Result
 from pipeline.tables import as_text
+from stylize.errors import ConfigError
 
 __all__ = ["Cell", "Grid", "lay_out", "natural", "values_of"]
 
@@ -62,15 +63,15 @@ def lay_out(
     """A grid by columns of the index; or `wrap` pictures a line, in the manifest's order; or, with
     neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
     if not results:
-        raise ValueError(f"{out} has no pair yet")
+        raise ConfigError(f"{out} has no pair yet")
     if inputs not in _INPUTS:
-        raise ValueError(f"--inputs {inputs!r}: it must be {' or '.join(_INPUTS)}")
+        raise ConfigError(f"--inputs {inputs!r}: it must be {' or '.join(_INPUTS)}")
     if not (rows or cols or wrap):
         if caption or inputs != "none":
-            raise ValueError("--caption, --inputs: they go with --rows, --cols or --wrap")
+            raise ConfigError("--caption, --inputs: they go with --rows, --cols or --wrap")
         return _strip(results, out)
     if wrap and (rows or cols):
-        raise ValueError(f"--wrap {wrap}: it goes without --rows and --cols")
+        raise ConfigError(f"--wrap {wrap}: it goes without --rows and --cols")
     _check_meta(results, caption, "--caption")
     if wrap:
         grid, places = _wrapped(len(results), wrap), {}
@@ -226,7 +227,7 @@ def _styles(result: Result) -> tuple[str, ...]:
 def values_of(results: Sequence[Result], name: str, option: str) -> list[str]:
     """For each pair the value of a setting, a column of the index or ``meta.NAME``, as text.
 
-    Raises `ValueError`, naming the `option` that asks for it, where no pair has it.
+    Raises `ConfigError`, naming the `option` that asks for it, where no pair has it.
     """
     _check_meta(results, name, option)
     return [_text(result, name, option) for result in results]
@@ -259,10 +260,10 @@ def _check_meta(results: Sequence[Result], name: str, option: str) -> None:
         raise _unknown(name, option, list(known))
 
 
-def _unknown(name: str, option: str, known: Sequence[str]) -> ValueError:
+def _unknown(name: str, option: str, known: Sequence[str]) -> ConfigError:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else "see the columns with: stylize-batch report"
-    return ValueError(f"{option} {name!r}: no column and no setting has this name; {hint}")
+    return ConfigError(f"{option} {name!r}: no column and no setting has this name; {hint}")
 
 
 @functools.lru_cache(maxsize=256)

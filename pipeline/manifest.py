@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline import storage
-from pipeline.records import Pair
+from pipeline.records import PREVIEW, Pair
 from pipeline.tables import ENDINGS, ManifestError, Problem, Row, read_table
 from pipeline.words import count, quoted, visible
-from stylize.config import SETTINGS, StyleConfig, parse_setting, side_problem
+from stylize.config import FORMATS, SETTINGS, StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
 
@@ -43,7 +43,6 @@ __all__ = [
 COLUMNS = ("content", "style", "id", "output", *SETTINGS)
 """Every column that a manifest may have, beside those that begin with ``meta.``."""
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
 
@@ -343,10 +342,10 @@ def output_problem(output: str) -> str | None:
         return f"{shown} lies in {first}/, which the index keeps for itself; use another folder"
     if first in ("report", "report.html"):
         return f"{shown} lies in {first}, which `stylize-batch report` writes; use another folder"
-    if output.lower().endswith(".preview.jpg"):
+    if output.lower().endswith(PREVIEW):
         return f"{shown} is a name that `--preview-every` writes; use another"
-    if os.path.splitext(output)[1].lower() not in _PICTURES:
-        return f"{shown} must end in {', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}"
+    if os.path.splitext(output)[1].lower() not in FORMATS:
+        return f"{shown} must end in {', '.join(FORMATS)}"
     longest = max(len(part.encode(errors="replace")) for part in parts)
     if longest > _NAME_BYTES:
         return f"{shown} has a name of {longest} bytes; at most {_NAME_BYTES} fit"

@@ -19,7 +19,7 @@ from pipeline.layout import Cell, Grid, lay_out
 from pipeline.pictures import Inputs, open_small, size_of
 from pipeline.records import Result
 from stylize.config import WEBP_SIDE
-from stylize.errors import StylizeError
+from stylize.errors import ConfigError, StylizeError
 from stylize.image import fit
 
 __all__ = ["draw", "montage"]
@@ -45,13 +45,13 @@ def montage(
     """Draw the run in `out` into the file `target` (.png, .jpg, .pdf …); returns what to tell.
     What goes where is `lay_out`'s.
 
-    Raises `ValueError` for a column that is not there, an ending that cannot be written, or a grid
+    Raises `ConfigError` for a column that is not there, an ending that cannot be written, or a grid
     too large to draw; `StorageError` if the file cannot be written.
     """
     ending = os.path.splitext(target)[1].lower()
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF", ".webp": "WEBP"}
     if ending not in formats:
-        raise ValueError(f"-o {target}: the ending must be one of {', '.join(formats)}")
+        raise ConfigError(f"-o {target}: the ending must be one of {', '.join(formats)}")
     results = list(read_results(out).values())
     _check_target(target, out, results)
     grid = lay_out(results, out, rows, cols, wrap=wrap, caption=caption, inputs=inputs)
@@ -65,13 +65,13 @@ def montage(
 
 
 def _check_target(target: str, out: str, results: Sequence[Result]) -> None:
-    """Raise `ValueError` where the montage would take the place of a picture of the run."""
+    """Raise `ConfigError` where the montage would take the place of a picture of the run."""
     inputs = Inputs(out)
     for result in results if os.path.exists(target) else ():
         shown = [inputs.path(path) for path in (result.content, *result.style.split("|"))]
         shown.append(storage.join(out, result.output))
         if any(storage.same_file(target, path) for path in shown):
-            raise ValueError(
+            raise ConfigError(
                 f"-o {target}: the montage shows it, and it would be lost; choose another"
             )
 
@@ -111,7 +111,7 @@ def draw(grid: Grid, cell: int = 256, most: int = _MOST_SIDE) -> Image.Image:
     ys = _starts(top, heights, gap, grid.aside[0])
     width, height = xs[-1] + widths[-1] + margin, ys[-1] + heights[-1] + margin
     if width * height > _MOST_PIXELS or max(width, height) > most:
-        raise ValueError(
+        raise ConfigError(
             f"--cell {cell}: the montage would be {width}x{height} pixels; the limit is "
             f"{_MOST_PIXELS / 1e6:.0f} megapixels and {most} a side (choose a smaller --cell, or "
             "--rows and --cols with fewer values)"

@@ -118,7 +118,7 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
             mask=one.mask,
             on_step=on_step,
         )
-    data = encode(result.image, suffix, one.config.to_json())
+    data = encode(result.image, suffix, one.config.without_folders().to_json())
     storage.put(out, data)
     return f"{out}: loss {result.loss:.4g} after {result.evaluations} evaluations, " + duration(
         result.seconds

@@ -6,9 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
-__all__ = ["FAILURES", "Input", "Pair", "Result", "pair_key"]
+__all__ = ["FAILURES", "PREVIEW", "Input", "Pair", "Result", "pair_key", "preview_of"]
+
+PREVIEW = ".preview.jpg"
+"""How a name ends that no output may have, but what `--preview-every` leaves beside one."""
 
 FAILURES = ("failed", "timeout", "poison")
 """The kinds of failure. `poison`: the pair took its worker down with it, twice."""
@@ -90,6 +94,13 @@ class Result:
     started_at: str = ""
     finished_at: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def preview_of(output: str) -> str:
+    """The name of an output's preview, beside it."""
+    path = PurePosixPath(output)
+    stem = path.stem.encode()[: 255 - len(PREVIEW)].decode(errors="ignore")
+    return str(path.with_name(stem + PREVIEW))
 
 
 def pair_key(

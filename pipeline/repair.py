@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.carried import carried
 from pipeline.index import Index, read_results
 from pipeline.lock import Lock
-from pipeline.records import Pair, Result
+from pipeline.records import Pair, Result, preview_of
 from stylize.config import FORMATS
 from stylize.image import is_whole
 
@@ -87,7 +87,8 @@ class Pruned:
 
 
 def prune(out: str, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
-    """Pictures and rows of OUT that no pair asks for; with `remove` they go, rows first.
+    """Pictures and rows of OUT that no pair asks for; with `remove` they go, rows first, and
+    previews with their pictures.
 
     A picture that was edited, moved or copied by hand stays. So does one whose pair is still there
     and has not been painted under its new name yet. Raises `LockedError`, `StorageError`.
@@ -99,7 +100,8 @@ def prune(out: str, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
         if found.rows:
             index.compact(without=found.rows)
         for name in found.pictures:
-            storage.remove(storage.join(storage.local_path(out) or out, name))
+            for one in (name, preview_of(name)):
+                storage.remove(storage.join(storage.local_path(out) or out, one))
     return found
 
 

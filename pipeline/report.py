@@ -243,13 +243,13 @@ def totals(table: pa.Table) -> dict[str, Any]:
     """
     columns = [
         table[name].to_pylist()
-        for name in ("status", "error_type", "device", "seconds", "run_id", *_TIMES)
+        for name in ("status", "error_type", "device", "seconds", "batch", "run_id", *_TIMES)
     ]
     spans: dict[str, list[float]] = {}
     devices: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     causes: Counter[tuple[str, str]] = Counter()
     painted, slowest = 0, []
-    for number, (status, kind, device, seconds, run, began, ended) in enumerate(
+    for number, (status, kind, device, seconds, batch, run, began, ended) in enumerate(
         zip(*columns, strict=True)
     ):
         if status != "ok":
@@ -260,8 +260,9 @@ def totals(table: pa.Table) -> dict[str, Any]:
             painted += status == "ok"
         if seconds is not None and status == "ok":
             devices[device or "?"][0] += 1
-            devices[device or "?"][1] += seconds
-            slowest.append((seconds, number))
+            alone = seconds / (batch or 1)  # of pairs painted together each has the time of all
+            devices[device or "?"][1] += alone
+            slowest.append((alone, number))
     wall = sum(end - begin for begin, end in spans.values())
     return {
         "wall": round(wall, 1),

@@ -21,7 +21,7 @@ from pipeline import __version__, storage
 from pipeline.carried import metadata, utc_now, written_path
 from pipeline.crash import crash_point
 from pipeline.memory import peak_memory
-from pipeline.records import Input, Pair, Result, pair_key
+from pipeline.records import Input, Pair, Result, pair_key, preview_of
 from pipeline.timing import work_done
 from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
@@ -42,7 +42,6 @@ _KEPT = 4 * AT_ONCE
 _THREADS = 8
 """How many pictures are decoded at once: one may be of hundreds of megabytes."""
 
-_PREVIEW = ".preview.jpg"
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average
 
 
@@ -417,12 +416,8 @@ class Worker:
     def _preview(self, pair: Pair, image: Any) -> None:
         from stylize.image import to_image
 
-        output = PurePosixPath(pair.output)
-        stem = output.stem.encode()[: 255 - len(_PREVIEW)].decode(errors="ignore")
-        preview = output.with_name(stem + _PREVIEW)
-        storage.put(
-            storage.output_path(self.job.out, str(preview)), encode(to_image(image), ".jpg")
-        )
+        path = storage.output_path(self.job.out, preview_of(pair.output))
+        storage.put(path, encode(to_image(image), ".jpg"))
 
 
 def _is_short_of_memory(error: Exception) -> bool:

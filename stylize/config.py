@@ -374,6 +374,11 @@ class StyleConfig(_Spelt):
         """The settings as canonical JSON: sorted keys, so equal settings give equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
 
+    def without_folders(self) -> StyleConfig:
+        """What a picture may tell of its settings: init and mask by their names alone."""
+        names = {name: getattr(self, name).rpartition("/")[2] for name in ("init", "mask")}
+        return dataclasses.replace(self, **names)
+
     def digest(self) -> str:
         """SHA-256 of what decides the picture, hex.
 

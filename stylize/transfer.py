@@ -140,7 +140,8 @@ class StyleResult:
 
     def save(self, path: str | Path) -> None:
         """Write the picture, whole or not at all. Raises `OSError`, `ImageError`."""
-        write_atomic(path, encode(self.image, Path(path).suffix, self.config.to_json()))
+        settings = self.config.without_folders().to_json()
+        write_atomic(path, encode(self.image, Path(path).suffix, settings))
 
     def plot(self) -> Figure:
         """Loss and its weighted parts over the evaluations, as a matplotlib figure, which shows

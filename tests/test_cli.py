@@ -228,12 +228,14 @@ def test_a_closed_pipe_gives_no_traceback(tmp_path: Path) -> None:
 def test_pair_writes_a_picture_of_the_size_asked_for(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     out = tmp_path / "o.png"
-    done = cli("pair", tmp_path / "c0.jpg", tmp_path / "s.png", "-o", out, *TINY)
+    mask = picture(tmp_path / "mask.png", 3)
+    done = cli("pair", tmp_path / "c0.jpg", tmp_path / "s.png", "-o", out, "--mask", mask, *TINY)
     assert done.returncode == 0
     assert done.stdout.startswith(f"{out}: loss ")
     assert done.stdout.count("\n") == 1
     with Image.open(out) as image:
         assert (image.format, image.size) == ("PNG", (32, 24))
+        assert json.loads(image.info["stylize-batch"])["mask"] == "mask.png"  # and no folder
 
 
 def test_pair_refuses_what_cannot_be_before_it_paints_or_downloads(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.montage import draw, montage
 from pipeline.pictures import Inputs
 from pipeline.records import Result
 from pipeline.run import _note_inputs
+from stylize.errors import ConfigError
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 60), (40, 60, 200)
 
@@ -286,7 +287,7 @@ def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
 
 
 def test_a_run_without_a_pair_is_refused_and_no_option_is_blamed() -> None:
-    with pytest.raises(ValueError, match=r"^OUT has no pair yet"):
+    with pytest.raises(ConfigError, match=r"^OUT has no pair yet"):
         lay_out([], "OUT")
 
 

@@ -27,6 +27,7 @@ from helpers import (
     write_csv,
 )
 
+from pipeline.records import preview_of
 from pipeline.run import Options, run
 from pipeline.storage import StorageError
 
@@ -147,6 +148,7 @@ def test_prune_lists_what_the_manifest_no_longer_has_and_removes_it_with_yes(
     copy = Path(shutil.copy(image(out, "g1"), out / "images" / "my favourite.png"))
     edited = image(out, "g2")
     edited.write_bytes(edited.read_bytes() + b"\0")
+    preview = picture(out / preview_of("images/c1.s.g1.png"), 5)
     files = sorted(out.rglob("*"))
     assert forks("prune", out).returncode == 2
     listed = forks("prune", out, "--manifest", manifest)
@@ -160,6 +162,7 @@ def test_prune_lists_what_the_manifest_no_longer_has_and_removes_it_with_yes(
     assert removed.stdout == listed.stdout
     assert statuses(out) == {"g0": "ok"}
     assert not image(out, "g1").exists()
+    assert not preview.exists()
     assert all(path.exists() for path in (mine, copy, edited, image(out, "g0")))
     assert forks(manifest, "--in-process", *TINY).counted("painted") == 0
 
