@@ -153,6 +153,7 @@ def test_a_loss_of_zero_or_none_is_a_gap_in_the_curve() -> None:
 
 
 def test_totals_can_be_counted_by_hand() -> None:
+    minute = {"started_at": at(0), "finished_at": at(60)}
     rows = [
         result(0, seconds=60.0, started_at=at(0), finished_at=at(60), device="cuda:0"),
         result(1, seconds=90.0, started_at=at(0), finished_at=at(90)),
