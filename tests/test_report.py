@@ -162,11 +162,7 @@ def test_totals_can_be_counted_by_hand() -> None:
         result(3, seconds=30.0, started_at=at(3600), finished_at=at(3630), run_id="later"),
         failed(4, seconds=1.0, started_at=at(20), finished_at=at(21)),
         result(5, seconds=None, started_at=""),  # taken over from its picture
-        # Painted together in a minute.
-        *(
-            result(n, seconds=60.0, batch=3, started_at=at(0), finished_at=at(60))
-            for n in (6, 7, 8)
-        ),
+        *(result(n, seconds=60.0, batch=3, **minute) for n in (6, 7, 8)),  # painted together
     ]
     assert totals(to_table(rows)) == {
         "wall": 120.0,
