@@ -6,9 +6,13 @@ table = read_index("OUT")  # pyarrow.Table, the newest row of each pair
 plot_curves("OUT")  # its loss curves as a matplotlib figure
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stylize import __version__
+
+if TYPE_CHECKING:
+    from pipeline.curves import plot_curves as plot_curves
+    from pipeline.index import read_index as read_index
 
 __all__ = ["__version__", "plot_curves", "read_index"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import re
@@ -137,13 +138,17 @@ def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
     return [table.select(columns) for table in tables]
 
 
-def read_index(out: str) -> pa.Table:
+def read_index(out: str | os.PathLike[str]) -> pa.Table:
     """The newest row of each pair of OUT, with every column of `SCHEMA`, in the manifest's order;
     safe during a run.
 
-    A part that cannot be read is left out with a warning.
+    A part that cannot be read is left out with a warning. Raises `FileNotFoundError` where there
+    is no such folder, `StorageError` where it cannot be read.
     """
-    return _load(out, SCHEMA.names)
+    folder = storage.local_path(os.fspath(out)) or os.fspath(out)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "there is no such output folder", folder)
+    return _load(folder, SCHEMA.names)
 
 
 def read_results(out: str) -> dict[str, Result]:
@@ -194,7 +199,10 @@ class Index:
         self._size = 0  # bytes of the open segment that are known to be whole
         self._segment = 0
         self._begun = 0.0
-        self._recover()
+        try:
+            self._recover()
+        except OSError as error:
+            raise storage.unreadable(error, out) from error
 
     def append(self, result: Result) -> Result:
         """`extend` by one."""

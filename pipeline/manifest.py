@@ -34,6 +34,7 @@ __all__ = [
     "find_problems",
     "id_problem",
     "output_problem",
+    "overwritten",
     "read_manifest",
     "relative_path",
     "write_manifest",
@@ -112,7 +113,8 @@ class _Reader:
         if columns and missing:
             line = next(iter(columns.values()))
             message = f"there is no column {' and no column '.join(missing)}"
-            message += "; a manifest has at least the columns content,style"
+            message += "; a manifest has at least the columns content,style, in small letters"
+            message += f", and this begins with {quoted(','.join(columns))}"
             self.problems.append(Problem(None, line, "", message))
         if len(missing) == 2:  # most likely there is no header: its names are data
             return False
@@ -352,6 +354,34 @@ def output_problem(output: str) -> str | None:
     return None
 
 
+def overwritten(pairs: Sequence[Pair], out: str) -> list[Problem]:
+    """Outputs that are the file of an input, of whichever row: the original would be lost."""
+    lines = pairs.lines if isinstance(pairs, Manifest) else {}
+    folders: dict[str, str] = {}  # resolved once: thousands of files lie in a few
+
+    def real(path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.join(folders[folder], name)
+
+    inputs: dict[str, tuple[str, int]] = {}
+    for pair in pairs:
+        for role, path in pair.inputs:
+            if (local := storage.local_path(path)) is not None:
+                inputs.setdefault(real(local), (role, pair.row))
+    problems = []
+    for pair in pairs:
+        found = inputs.get(real(os.path.join(storage.local_path(out) or out, pair.output)))
+        if found:
+            message = (
+                f"{quoted(pair.output)} in {quoted(out)} is the {found[0]} of row {found[1]}, and "
+                "would be lost; name another output, or another --out"
+            )
+            problems.append(Problem(pair.row, lines.get(pair.row), "output", message))
+    return problems
+
+
 def find_problems(
     pairs: Sequence[Pair],
     check: Callable[[str], str | None],
@@ -390,6 +420,16 @@ def _names(pair: Pair) -> Iterator[str]:
             yield next(styles) if role.startswith("style") else str(pair.settings[role])
 
 
+_HINTS = {
+    "\\": "; folders are separated by /",
+    "~": "; ~ is not your home here, write the path in full",
+    "*": "; a manifest has names, and `make-manifest` makes them of a pattern",
+    "?": "; a manifest has names, and `make-manifest` makes them of a pattern",
+    "\N{LEFT DOUBLE QUOTATION MARK}": "; leave the quotation marks out",
+}
+"""What a name that does not exist may hold that would explain it."""
+
+
 def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> str | None:
     try:
         if storage.exists(path):
@@ -399,7 +439,10 @@ def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> s
     local = storage.local_path(path)
     if local is not None and os.path.isdir(local):
         return f"{quoted(name)} is a folder; name a picture"
-    return f"{quoted(name)} does not exist{storage.space_at_end(name)}"
+    if local is not None and os.path.exists(local):
+        return f"{quoted(name)} is a pipe or a device; name a file"
+    hint = next((hint for sign, hint in _HINTS.items() if sign in name), "")
+    return f"{quoted(name)} does not exist{storage.space_at_end(name)}{hint}"
 
 
 def cross(contents: Iterable[str], styles: Iterable[str]) -> list[dict[str, str]]:

@@ -247,6 +247,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> lis
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """One line no wider than `width`."""
+    text = " ".join(text.split())
     if _width(text, font) <= width:
         return text
     while text and _width(f"{text}…", font) > width:

@@ -24,7 +24,7 @@ from pipeline.crash import crash_point
 from pipeline.facts import FileFacts
 from pipeline.index import Index, read_results
 from pipeline.lock import Lock, LockedError, read_run, write_run
-from pipeline.manifest import Manifest, ManifestError, Problem, read_manifest
+from pipeline.manifest import Manifest, ManifestError, Problem, overwritten, read_manifest
 from pipeline.progress import Progress
 from pipeline.records import FAILURES, Pair, Result
 from pipeline.resume import Plan, pending
@@ -211,11 +211,19 @@ def select(manifest: Manifest, only: Sequence[str]) -> list[Pair]:
     return [pair for pair in manifest if pair.pair_id in set(only)]
 
 
+def _selected(manifest: str, settings: Mapping[str, str], options: Options) -> list[Pair]:
+    """The manifest's pairs that were asked for. Raises `ManifestError`, `ConfigError`."""
+    pairs = read_manifest(manifest, defaults=settings)
+    if problems := overwritten(pairs, options.out):
+        raise ManifestError(problems, pairs, len(pairs))
+    return select(pairs, options.only)
+
+
 def make_plan(
     manifest: str, settings: Mapping[str, str], options: Options, say: Callable[[str], None]
 ) -> tuple[Plan, list[Pair], dict[str, Result]]:
     """What would run and why; writes nothing. Raises as `run` does."""
-    pairs = select(read_manifest(manifest, defaults=settings), options.only)
+    pairs = _selected(manifest, settings, options)
     backbones = Backbones(options, say)
     results = read_results(options.out)
     if results or _has_pictures(options.out, pairs):
@@ -251,7 +259,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Summary
     """Do what is not done yet. Raises `ManifestError`, `ConfigError`, `LockedError`,
     `StorageError`, `ClusterError`, `UnableError`; everything finished is recorded by then."""
     began = time.monotonic()
-    pairs = select(read_manifest(manifest, defaults=settings), options.only)
+    pairs = _selected(manifest, settings, options)
     if not storage.local_path(options.out):
         raise UnableError(f"--out {options.out}: results go to a local or mounted folder for now")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -402,7 +410,7 @@ class _Session:
         job = Job(
             out=out,
             folder=os.getcwd(),
-            weights=paths,
+            weights={name: os.path.abspath(path) for name, path in paths.items()},
             device=options.device,
             dtype=options.dtype,
             timeout=options.timeout,

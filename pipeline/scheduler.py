@@ -606,6 +606,10 @@ def _line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Where Ray starts: workers import first from the folder where that was, and the user's may have a
+pipeline.py of its own."""
+
 _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 """What starts processes of Ray that a run on one machine has no use for: its autoscaler's, its
 logs' for drivers and its dashboard's, which is there without a dashboard, too. On two cores they
@@ -648,7 +652,8 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
     if wanted.address:
         try:
             _knock(wanted.address)
-            ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+            with contextlib.chdir(_HOME):
+                ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
         except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
             raise KeyboardInterrupt from None
         except Exception as error:
@@ -660,7 +665,7 @@ def _ray(wanted: Wanted) -> Iterator[Any]:
         return
     with ray_folder() as folder:
         try:
-            with _lean(ray._private.node.Node):
+            with _lean(ray._private.node.Node), contextlib.chdir(_HOME):
                 ray.init(
                     address="local",
                     num_cpus=max(cores(), wanted.workers * wanted.threads),

@@ -17,6 +17,7 @@ import re
 import secrets
 import time
 import urllib.parse
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from pipeline.crash import crash_point
@@ -43,6 +44,9 @@ __all__ = [
 
 SCHEMES = ("file", "gs", "s3")
 """Schemes that a manifest may name."""
+
+MOST_BYTES = 2 * 2**30
+"""Of a file that is read as a picture or a manifest."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -167,14 +171,25 @@ def _info(uri: str) -> Any:
 
 
 def read_bytes(path: str) -> bytes:
-    """All bytes of a file. Raises `OSError`."""
+    """All bytes of a file, of `MOST_BYTES` at most. Raises `OSError`."""
     local = local_path(path)
     if local is not None:
+        _check_readable(local)
         with open(local, "rb") as file:
             return file.read()
     filesystem, key = _filesystem(path)
     with filesystem.open_input_file(key) as stream:
         return bytes(stream.read())
+
+
+def _check_readable(path: str) -> None:
+    """Raise `OSError` for what has no end or would fill the memory."""
+    found = os.stat(path)
+    if not (S_ISREG(found.st_mode) or S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device is no picture; name a file", path)
+    if found.st_size > MOST_BYTES:
+        size, limit = found.st_size / 2**30, MOST_BYTES / 2**30
+        raise OSError(errno.EFBIG, f"it has {size:.1f} GB; the limit is {limit:.0f} GB", path)
 
 
 def stat(path: str) -> str:
@@ -204,8 +219,18 @@ def sha256(path: str) -> str:
     local = local_path(path)
     if local is None:
         return hashlib.sha256(read_bytes(path)).hexdigest()
+    _check_readable(local)
     with open(local, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def probe(path: str) -> None:
+    """Raise `StorageError` now where `put` could not write later; local paths only."""
+    local = local_path(path)
+    if local is not None:
+        beside = os.path.join(os.path.dirname(local), f".stylize-probe-{secrets.token_hex(4)}")
+        put(beside, b"")
+        remove(beside)
 
 
 def put(path: str, data: bytes, *, point: str = "", temp_folder: str | None = None) -> None:

@@ -97,6 +97,10 @@ class Setting:
         """The value of what is given for it: text as on the command line, a path or lists, too.
         What cannot be read stays as it is, for the check to refuse."""
         value = _plain(os.fspath(given) if isinstance(given, os.PathLike) else given)
+        if self.parse is _parse_layers and isinstance(value, dict):
+            value = tuple(value.items())
+        elif self.parse is _parse_layers and isinstance(value, tuple):
+            value = ",".join(value) if all(isinstance(one, str) for one in value) else value
         whole = self.parse is _parse_whole and isinstance(value, float)  # 64.0, as its text is
         if whole or (isinstance(value, str) and self.parse is not str):
             with contextlib.suppress(ValueError, KeyError):

@@ -100,8 +100,8 @@ def _checked(picture: Tensor) -> Tensor:
         what = f"{picture.dtype} {shape}"
     elif not picture.isfinite().all():
         what = f"{shape} with NaN or infinite values"
-    elif picture.abs().amax() > 2:  # an optimised one may go a little beyond
-        what = f"{shape} with values up to {picture.abs().amax():.0f}"
+    elif picture.amin() < -0.5 or picture.amax() > 1.5:  # an optimised one goes a little beyond
+        what = f"{shape} with values from {picture.amin():.3g} to {picture.amax():.3g}"
     else:
         return picture
     raise ImageReadError(f"the tensor is {what}; it must be floating, (1, 3, H, W) in [0, 1]")

@@ -88,8 +88,9 @@ def bad_values() -> list[tuple[str, Any]]:
 BAD_LAYERS: list[Any] = [
     (),
     "relu4_2:",
-    ["relu4_2"],
-    ("relu4_2",),
+    ["relu4_2", 1],
+    ["relu4_2", "relu4_2"],
+    [],
     (("relu4_2",),),
     (("relu4_2", 1.0, 2.0),),
     (("relu4_2", "much"),),
@@ -320,3 +321,10 @@ def test_a_layer_that_the_backbone_has_not_is_refused() -> None:
     for backbone in ("vgg19", "auto"):  # auto may turn out to be either
         assert StyleConfig(backbone=backbone, style_layers=layers).style_layers == layers
     StyleConfig(backbone="vgg16", content_layers=(("conv3_3", 1.0), ("conv4_4", 0.0)))
+
+
+def test_layers_may_be_a_list_of_names_or_weights_by_name() -> None:
+    names = StyleConfig(style_layers=["relu1_1", "relu2_1:0.5"])  # type: ignore[arg-type]
+    assert names.style_layers == (("relu1_1", 1.0), ("relu2_1", 0.5))
+    weights = StyleConfig(style_layers={"relu1_1": 1, "relu2_1": 0.5})  # type: ignore[arg-type]
+    assert weights == names

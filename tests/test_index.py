@@ -129,10 +129,15 @@ def test_an_impossible_value_is_refused_before_it_reaches_the_journal(tmp_path: 
     assert set(read_results(str(tmp_path))) == {"b"}
 
 
+def test_a_folder_that_is_not_there_is_no_empty_index(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such output folder"):
+        read_index(tmp_path / "none")
+
+
 def test_an_empty_output_folder_reads_as_an_empty_index(tmp_path: Path) -> None:
-    for out in (tmp_path / "none", tmp_path):
-        assert read_results(str(out)) == {}
-        assert read_index(str(out)).schema.equals(SCHEMA)
+    assert read_results(str(tmp_path / "none")) == {}
+    assert read_results(str(tmp_path)) == {}
+    assert read_index(tmp_path).schema.equals(SCHEMA)
     fill(tmp_path, "r1")
     assert parts(tmp_path) == []
     assert read_index(str(tmp_path)).num_rows == 0

@@ -276,7 +276,11 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
         (b"content,style\n,\n", "m.csv", "has no rows"),
         (b"\n\n", "m.jsonl", "is empty"),
         (b"content;style\na;b\n", "m.csv", 'separated by ";"; use ","'),
-        (b"a.jpg,b.jpg\nc.jpg,d.jpg\n", "m.csv", "no column content and no column style"),
+        (
+            b"a.jpg,b.jpg\nc.jpg,d.jpg\n",
+            "m.csv",
+            'and this begins with "a.jpg,b.jpg"',
+        ),
         (b"content,style,content\na,b,c\n", "m.csv", "column content: the column is there twice"),
         (b"content,style,\na,b,c\n", "m.csv", "line 1: column 3 has no name"),
         (b'content,style\n"a,b\nc,d\n', "m.csv", "line 2: cannot be read: a quotation mark is not"),
@@ -305,9 +309,7 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
 def test_each_broken_manifest_has_a_clear_message(
     write: Write, data: bytes, name: str, words: str
 ) -> None:
-    message = problems(write(data, name))[0]
-    assert words in message
-    assert not message.endswith('"')
+    assert words in problems(write(data, name))[0]
 
 
 def test_a_missing_manifest_and_a_folder_are_problems_too(tmp_path: Path) -> None:

@@ -398,3 +398,10 @@ def test_the_command_draws_and_refuses(out: Path, tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert not (tmp_path / "h.png").exists()
     assert cli("montage", tmp_path, "-o", tmp_path / "h.png").returncode == 2
+
+
+def test_a_caption_with_a_line_break_is_one_line() -> None:
+    """As a spreadsheet's cell may have it; with letters outside ASCII Pillow refuses to measure."""
+    grid = Grid([""], [""], {(0, 0): Cell(note="Zürich\nSee", words="gone")})
+    alike = Grid([""], [""], {(0, 0): Cell(note="Zürich See", words="gone")})
+    assert draw(grid).tobytes() == draw(alike).tobytes()

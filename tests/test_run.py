@@ -804,3 +804,35 @@ def test_pairs_of_one_size_and_objective_are_painted_together_and_die_apart(
         "g4": "poison",
     }
     assert "its worker died 2 times" in index_rows(out)["g4"]["error_message"]
+
+
+def test_a_folder_with_a_pipeline_of_its_own_does_not_get_in_the_way(tmp_path: Path) -> None:
+    """Ray's workers would import from the folder where it was started."""
+    pictures(tmp_path, 1)
+    write_csv(tmp_path / "m.csv", [{"content": "c0.jpg"}])
+    for name in ("pipeline.py", "stylize.py"):
+        (tmp_path / name).write_text("raise SystemExit('not ours')")
+    done = subprocess.run(
+        [COMMAND, "m.csv", *TINY], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(statuses(tmp_path / "m").values()) == ["ok"]
+
+
+def test_an_output_that_is_an_input_is_refused_before_anything_is_painted(tmp_path: Path) -> None:
+    """OUT is by default named as the manifest, and so may the folder of the photographs be."""
+    (tmp_path / "photos").mkdir()
+    pictures(tmp_path / "photos", 2)
+    rows = [
+        {"content": "photos/c0.jpg", "style": "photos/s.png", "output": "new.png"},
+        {"content": "photos/c1.jpg", "style": "photos/s.png", "output": "c0.jpg"},
+    ]
+    manifest = write_csv(tmp_path / "photos.csv", rows)
+    before = (tmp_path / "photos" / "c0.jpg").read_bytes()
+    for command in (["run", "--redo-changed"], ["plan"]):
+        done = cli(command[0], manifest, *command[1:], *TINY[:2])
+        assert done.returncode == 2
+        assert 'line 3, column output: "c0.jpg" in ' in done.stderr
+        assert "is the content of row 1, and would be lost" in done.stderr
+    assert (tmp_path / "photos" / "c0.jpg").read_bytes() == before
+    assert cli(manifest, *TINY, "--in-process", "-o", tmp_path / "out").returncode == 0

@@ -217,3 +217,22 @@ def test_a_folder_that_cannot_be_synced_for_another_reason_is_an_error(
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         storage.sync_folder(str(tmp_path))
+
+
+def test_what_has_no_end_or_is_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "film.jpg", "wb") as file:
+        file.truncate(3 * 2**30)
+    for name, words in (("pipe.jpg", "a pipe or a device"), ("film.jpg", "it has 3.0 GB; the")):
+        with pytest.raises(OSError, match=words):
+            storage.read_bytes(str(tmp_path / name))
+    with pytest.raises(OSError, match="a pipe or a device"):
+        storage.sha256(str(tmp_path / "pipe.jpg"))
+
+
+def test_a_target_that_cannot_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(storage.StorageError, match="a file stands where a folder is needed"):
+        storage.probe(str(tmp_path / "file" / "a.png"))
+    storage.probe(str(tmp_path / "new" / "a.png"))
+    assert list((tmp_path / "new").iterdir()) == []

@@ -246,7 +246,8 @@ TENSOR = to_tensor(PHOTO)  # (1, 3, 32, 48)
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        (TENSOR * 255, r"\(1, 3, 32, 48\) with values up to \d+; it must be floating"),
+        (TENSOR * 255, r"\(1, 3, 32, 48\) with values from \d+ to \d+; it must be floating"),
+        (TENSOR * 2 - 1, r"with values from -0.\d+ to 0.\d+; it must be floating"),
         ((TENSOR * 255).byte(), r"torch.uint8 \(1, 3, 32, 48\); it must be floating, \(1, 3, H, W"),
         (TENSOR.where(TENSOR > 0.1, torch.nan), r"tensor is \(1, 3, 32, 48\) with NaN"),
         (torch.cat([TENSOR, TENSOR]), r"tensor is \(2, 3, 32, 48\); it must be"),
