@@ -197,6 +197,9 @@ class _Reader:
             elif scheme and scheme not in storage.SCHEMES:
                 known = ", ".join(f"{name}://" for name in storage.SCHEMES)
                 self._complain(row, column, f"{quoted(path)}: only {known} can be read; copy it")
+            elif scheme == "file" and not path[len("file://") :].startswith(("/", "localhost/")):
+                message = f"{quoted(path)} names a host; write file:///path, or the path alone"
+                self._complain(row, column, message)
 
     def _check_id(self, row: Row, pair_id: str) -> None:
         message = id_problem(pair_id)

@@ -312,6 +312,13 @@ def test_each_broken_manifest_has_a_clear_message(
     assert words in problems(write(data, name))[0]
 
 
+def test_a_file_uri_with_a_host_is_refused(write: Write) -> None:
+    assert (
+        "names a host; write file:///path"
+        in problems(write("content,style\nfile://server/a.jpg,file:///b.jpg\n"))[0]
+    )
+
+
 def test_a_missing_manifest_and_a_folder_are_problems_too(tmp_path: Path) -> None:
     for path in (str(tmp_path / "no\x1bsuch.csv"), str(tmp_path), "a\0b.csv"):
         assert "cannot be read" in one_problem(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import tempfile
 import time
 import urllib.request
@@ -337,6 +338,8 @@ def _read_state(file: Path | IO[bytes], source: str) -> dict[str, Tensor]:
         raise WeightsError(f"the weights file {source} cannot be read: {error}") from error
     except Exception as error:  # pickle, zip and safetensors errors alike, some a page long
         why = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to run its code
+            why = "it is no file of tensors alone"
         raise WeightsError(
             f"the weights file {source} cannot be read (no VGG in .pth or .safetensors): {why}"
         ) from error
