@@ -31,8 +31,8 @@ slow: .venv/tests-installed  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
 chaos: .venv/tests-installed  ## kills, hostile files, a long run: 20 to 25 minutes on two cores
-	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_crash.py \
-		tests/test_hostile.py tests/test_memory.py tests/test_signals.py
+	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_cluster.py \
+		tests/test_crash.py tests/test_hostile.py tests/test_memory.py tests/test_signals.py
 
 browser:  ## Chromium for the report's tests, where apt can put it; without it they are skipped
 	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \

@@ -236,7 +236,7 @@ class Index:
         """
         self.seal()
         results = self._stamped(results)
-        curves = read_index(self._out).select(["pair_id", "loss_curve"]).combine_chunks()
+        curves = _load(self._out, SCHEMA.names).select(["pair_id", "loss_curve"]).combine_chunks()
         table = to_table(results)
         places = pc.index_in(table["pair_id"], value_set=curves["pair_id"])
         at = SCHEMA.get_field_index("loss_curve")

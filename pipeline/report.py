@@ -60,7 +60,10 @@ def write_report(out: str, say: Say = lambda _: None, *, watched: bool = False) 
     `watched`: the page loads itself again when it has changed. Raises `StorageError`.
     """
     local = storage.local_path(out) or out
-    table = read_index(out)
+    try:
+        table = read_index(out)
+    except FileNotFoundError as error:
+        raise storage.unreadable(error, out) from error
     data = collect(table, out)
     data["thumbs"] = _thumbnails(table, local, say)
     # The same rows and pictures are the same page: it is not loaded again for nothing.
@@ -304,7 +307,7 @@ def _thumbnails(table: pa.Table, local: str, say: Say) -> dict[str, Any]:
 
 def _make(paths: Sequence[str], local: str, folder: str, say: Say) -> dict[str, str]:
     """path -> name of its thumbnail, made unless there; "" for what cannot be read."""
-    there = set(os.listdir(folder))
+    there = {one.name for one in os.scandir(folder) if one.stat().st_size}  # after a power cut
     made: dict[str, str] = {}
     told = time.monotonic()
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
@@ -326,7 +329,7 @@ def _thumbnail(path: str, local: str, folder: str, there: set[str]) -> str:
         if name not in there:
             buffer = io.BytesIO()
             open_small(path, THUMB_SIDE).save(buffer, "JPEG", quality=82, optimize=True)
-            storage.put(os.path.join(folder, name), buffer.getvalue())
+            storage.put(os.path.join(folder, name), buffer.getvalue(), sync=False)
     except (OSError, ValueError, StylizeError):
         return ""
     return name

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,7 @@ _START = 300.0  # seconds without any worker or result before the cluster counts
 _LOST = 20.0  # the same before it is asked whether it is there at all
 _JOIN = 5.0  # seconds that a cluster has to take a connection
 _COUNT = 5.0  # seconds between looks at the nodes of a cluster
+_HEAD = 40.0  # seconds that its head may not answer; after 60 Ray ends the process itself
 _HEALTH = 30.0  # seconds until Ray knows for sure that a node went without a word
 _STARTS = 3  # workers in a row that die as they start, before the run counts on fewer
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
@@ -225,7 +227,7 @@ def run_ray(
     """
     with _ray(wanted) as ray:
         events.on_started()
-        fleet = size_fleet(_nodes(ray), wanted, len(pairs))
+        fleet = size_fleet(list(_nodes(ray).values()), wanted, len(pairs))
         job = replace(
             job,
             threads=wanted.threads or max(1, int(fleet.cpus)),
@@ -236,9 +238,9 @@ def run_ray(
         _Run(ray, queue, attempts, job, fleet, wanted, events).run()
 
 
-def _nodes(ray: Any) -> list[Mapping[str, float]]:
-    """The resources of each node that is there."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _nodes(ray: Any) -> dict[str, Mapping[str, float]]:
+    """The resources of each node that is there, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def _without_gpu(device: str) -> str:
@@ -273,7 +275,11 @@ class _Run:
         self.wanted = wanted
         self.events = events
         self.workers = fleet.workers
-        self.lost = 0  # workers that are not asked for again: no memory, or a node that has none
+        self.lost = 0  # workers that are not asked for again, for want of memory
+        self.refused = 0  # and those that could not work where they started
+        self.nodes = _nodes(ray)
+        self.known = {*self.nodes}
+        self.over = threading.Event()
         self.refusals: list[str] = []  # of workers that cannot work, not told yet
         self.slots: list[_Slot] = []
         self.parked: list[_Death] = []
@@ -295,6 +301,8 @@ class _Run:
         self.actor_class = ray.remote(**options)(_actor(ray))
 
     def run(self) -> None:
+        if self.wanted.address:
+            threading.Thread(target=self._watch_nodes, daemon=True).start()
         try:
             while self.queue or self.parked or any(slot.task for slot in self.slots):
                 level = self.events.stop()
@@ -307,6 +315,7 @@ class _Run:
                 self._watch_clocks()
                 self._look()
         finally:
+            self.over.set()
             for slot in self.slots:
                 with contextlib.suppress(Exception):
                     self.ray.kill(slot.actor)
@@ -325,8 +334,11 @@ class _Run:
         for slot in self.slots:
             if slot.ready is None and slot.task is None and self.queue:
                 self._give(slot)
-        starting = sum(slot.ready is not None for slot in self.slots)
-        most = max(1, self._most_workers() - self.lost)
+        most = self._most_workers()
+        pending = [slot for slot in self.slots if slot.ready is not None]
+        while len(self.slots) > most and pending:
+            self._drop(pending.pop())
+        starting = len(pending)
         while len(self.slots) < most and starting < len(self.queue):
             actor = self.actor_class.remote(self.job)
             self.slots.append(_Slot(actor, ready=actor.ready.remote()))
@@ -335,12 +347,22 @@ class _Run:
     def _most_workers(self) -> int:
         """As many as were asked for; on a cluster what its nodes hold now, for some join later,
         and one more, whose request tells an autoscaler that there is work."""
-        if not self.wanted.address or self.wanted.workers:
-            return self.workers
-        if time.monotonic() - self.counted > _COUNT:
+        wanted = self.workers
+        if self.wanted.address and not self.wanted.workers:
+            nodes = self.nodes  # another thread's, which puts others in their place
+            if nodes.keys() - self.known:
+                self.refused = 0  # of what is there now, it is not known yet
+                self.known |= nodes.keys()
+            self.workers = max(self.workers, self.fleet.room(list(nodes.values())))
+            wanted = self.workers + (not self.lost and not self.refused)
+        return max(1, wanted - self.lost - self.refused)
+
+    def _watch_nodes(self) -> None:
+        """Count the nodes of a cluster in a thread of its own: it may take long to answer, and
+        where its head is gone it never does."""
+        while not self.over.wait(_COUNT):
+            self.nodes = _nodes(self.ray)
             self.counted = time.monotonic()
-            self.workers = max(self.workers, self.fleet.room(_nodes(self.ray)))
-        return self.workers + 1
 
     def _give(self, slot: _Slot) -> None:
         if self.short_of_memory and any(s.task for s in self.slots):
@@ -362,7 +384,7 @@ class _Run:
         pairs = [self.queue.pop()]
         objective = _objective(pairs[0])
         # Towards the end the last workers must not wait for one that has many.
-        share = -(-(len(self.queue) + 1) // max(1, self.workers - self.lost))
+        share = -(-(len(self.queue) + 1) // self._most_workers())
         size = self.job.batch or min(_batch(pairs[0], self.fleet), share)
         while (
             len(pairs) < size
@@ -387,6 +409,8 @@ class _Run:
                 self._readied(slot)
             else:
                 self._finished(slot)
+        if self.wanted.address and time.monotonic() - self.counted > _HEAD:
+            raise ClusterError("the cluster's head does not answer; run again when it does")
         # With workers at work a cluster may take its time to grant another one.
         idle = time.monotonic() - self.progressed
         if idle < _LOST or any(slot.task for slot in self.slots):
@@ -420,7 +444,7 @@ class _Run:
     def _refused(self, slot: _Slot, reason: str) -> None:
         """A worker that cannot work: the run goes on as long as there is another one."""
         self._drop(slot)
-        self.lost += 1
+        self.refused += 1
         if any(other.ready is None for other in self.slots):
             self.events.on_note(f"a worker less: {reason}")
         elif self.slots:
@@ -459,7 +483,7 @@ class _Run:
         elif self.wanted.address:
             # The health check of a node that is going lags behind, most where it went at once.
             unreachable = isinstance(error, self.ray.exceptions.ActorUnavailableError)
-            until = time.monotonic() + (_HEALTH if unreachable else _HEALTH / 6)
+            until = time.monotonic() + (_HEALTH if unreachable else _HEALTH / 3)
             self.parked.append(_Death(left, slot, error, until))
         else:
             self._blame(left, slot, error)
@@ -468,9 +492,8 @@ class _Run:
         """Are the nodes of workers that died still there? Then it was the pairs' doing."""
         if not self.parked:
             return
-        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         for death in list(self.parked):
-            if death.slot.node not in alive or self.stopping_since:
+            if death.slot.node not in self.nodes or self.stopping_since:
                 self.parked.remove(death)
                 self.queue += death.pairs[::-1]
             elif time.monotonic() > death.until:
@@ -499,7 +522,7 @@ class _Run:
             self.lost += 1
             self.events.on_note(
                 f"{pair.pair_id}: its worker was killed for memory; it is tried alone, and "
-                f"{count(max(1, self.workers - self.lost), 'worker')} at most from now on"
+                f"{count(self._most_workers(), 'worker')} at most from now on"
             )
             self.queue.insert(0, pair)
             return

@@ -233,18 +233,26 @@ def probe(path: str) -> None:
         remove(beside)
 
 
-def put(path: str, data: bytes, *, point: str = "", temp_folder: str | None = None) -> None:
+def put(
+    path: str,
+    data: bytes,
+    *,
+    point: str = "",
+    temp_folder: str | None = None,
+    sync: bool = True,
+) -> None:
     """Write a file so that it is there whole or not at all, surviving a power cut.
 
     Locally: a temporary file beside it (or in `temp_folder`, on the same file system), fsync,
     rename, fsync of the folder; folders are made as needed. On object storage: one put. `point`
-    names the crash points ``<point>-temp-written`` and ``<point>-renamed``.
+    names the crash points ``<point>-temp-written`` and ``<point>-renamed``. Without `sync` a power
+    cut may leave it empty, for what is soon made again.
     Raises `StorageError`; what stood at `path` is then still there.
     """
     local = local_path(path)
     try:
         if local is not None:
-            _put_local(local, data, point, temp_folder)
+            _put_local(local, data, point, temp_folder, sync)
             return
         filesystem, key = _filesystem(path)
         if filesystem.type_name not in ("s3", "gcs", "abfs"):  # those have no folders
@@ -255,7 +263,7 @@ def put(path: str, data: bytes, *, point: str = "", temp_folder: str | None = No
         raise storage_error(error, path) from error
 
 
-def _put_local(path: str, data: bytes, point: str, temp_folder: str | None) -> None:
+def _put_local(path: str, data: bytes, point: str, temp_folder: str | None, sync: bool) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     name = f".stylize-{_HOST}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
@@ -264,14 +272,16 @@ def _put_local(path: str, data: bytes, point: str, temp_folder: str | None) -> N
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         if point:
             crash_point(f"{point}-temp-written")
         os.replace(temporary, path)
         if point:
             crash_point(f"{point}-renamed")
-        sync_folder(folder)
+        if sync:
+            sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

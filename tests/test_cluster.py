@@ -6,15 +6,16 @@ The nodes are real ones of Ray, each with its own raylet, all on this machine.
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from helpers import TINY, check_whole, cli, pictures, statuses, wait_for, write_csv
+from helpers import TINY, check_whole, cli, painters, pictures, start, statuses, wait_for, write_csv
 
-SLOW = (*TINY[:2], "--steps", "400", "--plateau", "0", *TINY[4:])
+SLOW = (*TINY[:2], "--steps", 120, "--plateau", 0, "--optimizer", "adam", *TINY[4:])
 
 
 class Nodes:
@@ -26,7 +27,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from ray.cluster_utils import Cluster
 common = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={**common, "include_dashboard": False})
-print(cluster.address, flush=True)
+print(cluster.address, cluster.head_node.all_processes["gcs_server"][0].process.pid, flush=True)
 for line in sys.stdin:
     node = cluster.add_node(**common, wait=True, **json.loads(line))
     print(node.all_processes["raylet"][0].process.pid, flush=True)
@@ -42,7 +43,8 @@ cluster.shutdown()
             text=True,
         )
         assert self._process.stdout
-        self.address = self._process.stdout.readline().strip()
+        self.address, head = self._process.stdout.readline().split()
+        self.head = psutil.Process(int(head))
         assert ":" in self.address
 
     def add(self, **options: Any) -> psutil.Process:
@@ -71,34 +73,24 @@ def manifest(folder: Path, number: int) -> Path:
     return write_csv(folder / "m.csv", rows)
 
 
-def working(progress: Path) -> int:
-    """How many workers have been at work at once."""
-    lines = progress.read_text().splitlines()
-    events = [json.loads(line) for line in lines if line.startswith("{")]
-    return max((len(e["workers"]) for e in events if e["event"] == "status"), default=0)
-
-
 def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
     nodes: Nodes, tmp_path: Path
 ) -> None:
-    path = manifest(tmp_path, 8)
-    out, log = path.with_suffix(""), tmp_path / "log"
-    with open(log, "w") as stream:
-        driver = subprocess.Popen(
-            ["stylize-batch", path, *SLOW, "--address", nodes.address, "--progress", "json"],
-            stderr=stream,
-        )
+    path = manifest(tmp_path, 14)
+    out = path.with_suffix("")
+    driver = start(path, *SLOW, "--address", nodes.address)
     try:
-        wait_for(lambda: working(log) == 1)
+        wait_for(lambda: any((out / "images").glob("*.png")))
         raylet = nodes.add()
-        wait_for(lambda: working(log) == 2)
+        wait_for(lambda: painters(raylet.pid))
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
-        assert driver.wait(timeout=200) == 0, log.read_text()
+        _, stderr = driver.communicate(timeout=200)
     finally:
         driver.kill()
-    assert "worker died" not in log.read_text()
-    assert statuses(out) == {f"g{n}": "ok" for n in range(8)}
+    assert driver.returncode == 0, stderr
+    assert "worker died" not in stderr
+    assert statuses(out) == {f"g{n}": "ok" for n in range(14)}
     check_whole(out)
 
 
@@ -126,3 +118,20 @@ def test_an_address_without_a_cluster_is_refused_at_once(tmp_path: Path) -> None
     assert done.returncode == 5
     assert "no Ray cluster at 127.0.0.1:1: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_head_that_is_gone_ends_the_run_with_5(nodes: Nodes, tmp_path: Path) -> None:
+    path = manifest(tmp_path, 2)
+    out = path.with_suffix("")
+    slow = (*SLOW, "--steps", 20_000, "--size", 96)
+    driver = start(path, *slow, "--address", nodes.address)
+    try:
+        wait_for(lambda: list((out / "_state").glob("weights/*")))
+        time.sleep(12)  # a pair is in hand
+        nodes.head.kill()
+        _, stderr = driver.communicate(timeout=120)
+    finally:
+        driver.kill()
+    assert driver.returncode == 5, stderr
+    assert "the cluster's head does not answer" in stderr
