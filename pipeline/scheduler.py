@@ -361,8 +361,9 @@ class _Run:
         """Count the nodes of a cluster in a thread of its own: it may take long to answer, and
         where its head is gone it never does."""
         while not self.over.wait(_COUNT):
-            self.nodes = _nodes(self.ray)
-            self.counted = time.monotonic()
+            with contextlib.suppress(Exception):  # no answer is what `counted` shows
+                self.nodes = _nodes(self.ray)
+                self.counted = time.monotonic()
 
     def _give(self, slot: _Slot) -> None:
         if self.short_of_memory and any(s.task for s in self.slots):

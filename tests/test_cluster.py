@@ -135,3 +135,4 @@ def test_a_head_that_is_gone_ends_the_run_with_5(nodes: Nodes, tmp_path: Path) -
         driver.kill()
     assert driver.returncode == 5, stderr
     assert "the cluster's head does not answer" in stderr
+    assert "Traceback" not in stderr
