@@ -108,7 +108,7 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
     suffix = os.path.splitext(out)[1]
     if problem := side_problem(suffix, one.config.size):
         raise ConfigError(f"-o {out}: {problem}")
-    storage.probe(out)
+    storage.check_writable(out)
     shares = work_done(one.photo.size, one.config)
     with shown(one.content, one.style, shares) as on_step:
         result = stylizer.transfer(

@@ -278,7 +278,8 @@ class _Run:
         self.lost = 0  # workers that are not asked for again, for want of memory
         self.refused = 0  # and those that could not work where they started
         self.nodes = _nodes(ray)
-        self.known = {*self.nodes}
+        self.known: set[str] = set()  # nodes that `workers` counts
+        self.grows = bool(wanted.address) and not wanted.workers
         self.over = threading.Event()
         self.refusals: list[str] = []  # of workers that cannot work, not told yet
         self.slots: list[_Slot] = []
@@ -309,6 +310,7 @@ class _Run:
                 if level and not self._wind_down(level):
                     return
                 if not level:
+                    self._count_nodes()
                     self._hire()
                 self._wait()
                 self._judge_parked()
@@ -345,20 +347,22 @@ class _Run:
             starting += 1
 
     def _most_workers(self) -> int:
-        """As many as were asked for; on a cluster what its nodes hold now, for some join later,
-        and one more, whose request tells an autoscaler that there is work."""
-        wanted = self.workers
-        if self.wanted.address and not self.wanted.workers:
-            nodes = self.nodes  # another thread's, which puts others in their place
-            if nodes.keys() - self.known:
-                self.refused = 0  # of what is there now, it is not known yet
-                self.known |= nodes.keys()
+        """As many as there is room for, but those that were lost; on a cluster one more, whose
+        request tells an autoscaler that there is work."""
+        lost = self.lost + self.refused
+        one_more = self.grows and not lost
+        return max(1, self.workers + one_more - lost)
+
+    def _count_nodes(self) -> None:
+        """More workers where nodes joined; what others refused may go on those."""
+        nodes = self.nodes  # another thread's, which puts others in their place
+        if self.grows and nodes.keys() - self.known:
+            self.known |= nodes.keys()
+            self.refused = 0
             self.workers = max(self.workers, self.fleet.room(list(nodes.values())))
-            wanted = self.workers + (not self.lost and not self.refused)
-        return max(1, wanted - self.lost - self.refused)
 
     def _watch_nodes(self) -> None:
-        """Count the nodes of a cluster in a thread of its own: it may take long to answer, and
+        """Look at the nodes of a cluster in a thread of its own: it may take long to answer, and
         where its head is gone it never does."""
         while not self.over.wait(_COUNT):
             with contextlib.suppress(Exception):  # no answer is what `counted` shows
@@ -416,7 +420,7 @@ class _Run:
         idle = time.monotonic() - self.progressed
         if idle < _LOST or any(slot.task for slot in self.slots):
             return
-        if not any(node["Alive"] for node in self.ray.nodes()):
+        if not _nodes(self.ray):
             raise ClusterError("Ray itself ended: it has no node left; run again to go on")
         if idle > _START:
             raise ClusterError(

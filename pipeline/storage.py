@@ -224,7 +224,7 @@ def sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def probe(path: str) -> None:
+def check_writable(path: str) -> None:
     """Raise `StorageError` now where `put` could not write later; local paths only."""
     local = local_path(path)
     if local is not None:

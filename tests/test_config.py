@@ -324,7 +324,7 @@ def test_a_layer_that_the_backbone_has_not_is_refused() -> None:
 
 
 def test_layers_may_be_a_list_of_names_or_weights_by_name() -> None:
-    names = StyleConfig(style_layers=["relu1_1", "relu2_1:0.5"])  # type: ignore[arg-type]
+    names = StyleConfig(style_layers=["relu1_1", "relu2_1:0.5"])
     assert names.style_layers == (("relu1_1", 1.0), ("relu2_1", 0.5))
-    weights = StyleConfig(style_layers={"relu1_1": 1, "relu2_1": 0.5})  # type: ignore[arg-type]
+    weights = StyleConfig(style_layers={"relu1_1": 1, "relu2_1": 0.5})
     assert weights == names

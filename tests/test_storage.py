@@ -233,6 +233,6 @@ def test_what_has_no_end_or_is_too_large_is_not_read(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_written_is_known_beforehand(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(storage.StorageError, match="a file stands where a folder is needed"):
-        storage.probe(str(tmp_path / "file" / "a.png"))
-    storage.probe(str(tmp_path / "new" / "a.png"))
+        storage.check_writable(str(tmp_path / "file" / "a.png"))
+    storage.check_writable(str(tmp_path / "new" / "a.png"))
     assert list((tmp_path / "new").iterdir()) == []
