@@ -3,8 +3,10 @@
 Style transfer reads a style through Gram matrices: which features occur together, at five scales,
 wherever they are. A good style picture is therefore rich at every scale at once (bristles, strokes,
 large shapes) and holds one harmony of colours. Each picture here is painted with that in mind, at
-twice its size, then reduced. Only NumPy and Pillow are needed, and nothing is read: the same
-versions of the two libraries give the same pictures every time.
+twice its size, then reduced. Five are one texture all over; the still life, the portrait and the
+harbour are paintings of things, with plain areas, edges and single objects, as most paintings are.
+Only NumPy and Pillow are needed, and nothing is read: the same versions of the two libraries give
+the same pictures every time.
 
     python manifests/draw_styles.py                    # every picture, into manifests/images
     python manifests/draw_styles.py mosaic ember-sky   # only these
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 Array = NDArray[np.floating[Any]]  # float32 where it is as large as a picture
 Rng = np.random.Generator
@@ -99,8 +101,15 @@ class Canvas:
     VARIANTS = 12
     ALONG, ACROSS = 200, 48
 
-    def __init__(self, ground: Array, rng: Rng) -> None:
-        """Prime the canvas with the colour `ground` and cut the prints of the brushes."""
+    def __init__(
+        self, ground: Array, rng: Rng, wobble: float = 0.22, contrast: float = 0.09
+    ) -> None:
+        """Prime the canvas with the colour `ground` and cut the prints of the brushes.
+
+        `wobble` is how far the hand turns (in radians) and `contrast` how much the bristles differ
+        in tone, both where a shape is filled.
+        """
+        self.wobble, self.contrast = wobble, contrast
         self.colour: Array = np.broadcast_to(ground, (H, W, 3)).astype(np.float32).copy()
         self.relief: Array = np.zeros((H, W), np.float32)
         self.rng = rng
@@ -122,12 +131,19 @@ class Canvas:
         return tone.astype(np.float32), cover * dry, thick.astype(np.float32)
 
     def stroke(
-        self, path: Array, width: float, colour: Array, body: float, contrast: float, cover: float
+        self,
+        path: Array,
+        width: float,
+        colour: Array,
+        body: float,
+        contrast: float,
+        cover: float,
+        within: Array | None = None,
     ) -> None:
         """Lay one stroke along `path` (n by x, y).
 
         `body` is how thick the paint is, `contrast` how much the bristles differ in tone,
-        `cover` how far the stroke hides what is below.
+        `cover` how far the stroke hides what is below, `within` where on the canvas it may land.
         """
         kind = int(np.searchsorted((9, 16, 27), width))
         hairs, print_, thick = self.brushes[kind][self.rng.integers(self.VARIANTS)]
@@ -152,6 +168,8 @@ class Canvas:
         inside = (px >= 0) & (px < W) & (py >= 0) & (py < H)
         at, cell = (py * W + px)[inside], cell[inside]
         alpha = print_.ravel()[cell] * cover
+        if within is not None:
+            alpha = alpha * within.reshape(-1)[at]
         paint = colour + contrast * hairs.ravel()[cell][:, None] * (0.4 + colour)
         flat, relief = self.colour.reshape(-1, 3), self.relief.reshape(-1)
         flat[at] += alpha[:, None] * (paint - flat[at])
@@ -167,8 +185,13 @@ class Canvas:
         body: float = 1.0,
         contrast: float = 0.12,
         cover: float = 0.97,
+        within: Array | None = None,
+        parts: NDArray[np.int64] | None = None,
     ) -> None:
-        """Many strokes that follow `field` through `seeds`, each with its row of `paint`."""
+        """Many strokes that follow `field` through `seeds`, each with its row of `paint`.
+
+        They land `within`, and end where they would leave their own one of the `parts`.
+        """
         count, pace = len(seeds), 4.0
         lengths = self.rng.uniform(*length, count)
         widths = self.rng.uniform(*width, count)
@@ -183,7 +206,12 @@ class Canvas:
         for i in range(count):
             reach = max(1, round(lengths[i] / pace / 2))
             path = paths[i, half - reach : half + reach + 1]
-            self.stroke(path, widths[i], paint[i], body, contrast, cover)
+            if parts is not None:
+                part = look_up(parts, path)
+                out = np.flatnonzero(part != part[reach])
+                first = max(out[out < reach], default=-1) + 1
+                path = path[first : min(out[out > reach], default=len(path))]
+            self.stroke(path, widths[i], paint[i], body, contrast, cover, within)
 
     def seeds(self, spacing: float) -> Array:
         """Points all over the canvas, about `spacing` apart, in random order."""
@@ -191,6 +219,64 @@ class Canvas:
         points = np.stack([x.ravel(), y.ravel()], 1)
         points += self.rng.uniform(-0.6, 0.6, points.shape) * spacing
         return self.rng.permutation(points).astype(np.float32)
+
+    def fill(
+        self,
+        shape: Array,
+        palette: Array,
+        tone: Array | float,
+        angle: Array | float,
+        size: float = 1.0,
+        spread: float = 0.1,
+        body: float = 1.0,
+        reach: float = 1.0,
+        edge: int = 3,
+        cells: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Paint a shape (its outline, or a mask) in strokes, broad ones and then finer ones.
+
+        The colours are `palette` at `tone`, give or take `spread`; the strokes lie at `angle`,
+        give or take a little, are `size` times as large as usual and, for their width, `reach`
+        times as long. They may go over the edge by about `edge` pixels, and end where one of the
+        `cells` meets the next.
+        """
+        mask = inside(shape) if shape.shape[1] == 2 else shape
+        soft = Image.fromarray((mask * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(edge))
+        within = np.clip(np.asarray(soft, np.float32) / 255 * 2.2, 0, 1)
+        parts = mask.astype(np.int64) * (1 if cells is None else 1 + cells)
+        tones = np.broadcast_to(np.asarray(tone, np.float32), (H, W))
+        turned = angle + self.wobble * noise(self.rng, 14, 18)
+        field = np.cos(turned), np.sin(turned)
+        flat = np.asarray(soft) > (128 if edge < 6 else 240)
+        self.colour[flat] = ramp(palette, tones[flat])
+        self.relief[flat] *= 0.4
+        for spacing, length, width in (
+            (21.0, (60.0, 120.0), (22.0, 36.0)),
+            (17.0, (40.0, 90.0), (11.0, 20.0)),
+        ):
+            points = self.seeds(spacing * size)
+            points = points[look_up(mask, points) > 0.5]
+            wobble = spread * self.rng.standard_normal(len(points)).astype(np.float32)
+            paint = varied(self.rng, ramp(palette, look_up(tones, points) + wobble), 0.05, 0.02)
+            long = size * reach * length[0], size * reach * length[1]
+            wide = size * width[0], size * width[1]
+            self.strokes(points, paint, field, long, wide, body, self.contrast, 0.95, within, parts)
+
+    def contour(self, path: Array, width: float, palette: Array, body: float = 1.3) -> None:
+        """Draw along `path` (n by x, y), twice, with a brush that is lifted now and then."""
+        step = np.diff(path, axis=0)
+        length = np.concatenate([[0], np.cumsum(np.hypot(step[:, 0], step[:, 1]))])
+        start = 0.0
+        while start < length[-1]:
+            end = start + self.rng.uniform(9, 22) * width
+            s = np.linspace(max(0.0, start - width), min(end, length[-1]), 40)
+            part = np.stack([np.interp(s, length, path[:, k]) for k in (0, 1)], 1)
+            for _ in range(2):
+                again = (part + self.rng.normal(0, 0.12 * width, 2)).astype(np.float32)
+                colour = varied(self.rng, ramp(palette, self.rng.random(1)), 0.08, 0.015)[0]
+                wide = width * self.rng.uniform(0.8, 1.2)
+                self.stroke(again, wide, colour, body, 0.10, 0.95)
+            start = end
 
     def picture(
         self, strength: float = 0.55, gloss: float = 0.5, weave: float = 0.0
@@ -215,6 +301,29 @@ def along_contours(potential: Array) -> tuple[Array, Array]:
     down, right = np.gradient(potential)
     norm = np.hypot(down, right) + 1e-9
     return (down / norm).astype(np.float32), (-right / norm).astype(np.float32)
+
+
+def curve(points: Sequence[tuple[float, float]] | Array, closed: bool = True) -> Array:
+    """A smooth line (Catmull-Rom) through points in canvas heights, in pixels."""
+    knots = np.asarray(points, np.float32) * H
+    ends = (knots[-1:], knots[:2]) if closed else (knots[:1], knots[-1:])
+    p = np.concatenate([ends[0], knots, ends[1]])
+    t = np.linspace(0, 1, 16, endpoint=False, dtype=np.float32)[None, :, None]
+    a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
+    bent = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return np.concatenate([bent.reshape(-1, 2), p[-2:-1]]).astype(np.float32)
+
+
+def corners(*points: tuple[float, float]) -> Array:
+    """A closed line straight from point to point (in canvas heights), in pixels."""
+    return np.asarray([*points, points[0]], np.float32) * H
+
+
+def inside(path: Array) -> Array:
+    """A mask of the large canvas: 1 within the closed line `path`, 0 elsewhere."""
+    image = Image.new("L", (W, H), 0)
+    ImageDraw.Draw(image).polygon([(float(px), float(py)) for px, py in path], fill=1)
+    return np.asarray(image, np.float32)
 
 
 def varied(rng: Rng, paint: Array, tone: float = 0.1, hue: float = 0.03) -> Array:
@@ -672,12 +781,643 @@ def pencil_wash(rng: Rng) -> Image.Image:
     return finish(lit(image, tooth, 0.035))
 
 
+# --- paintings of things -------------------------------------------------------------------------
+
+INK = colours("12162c", "1d2440", "32203a", "16303c")  # what contours are drawn with
+
+
+def ellipse(cx: float, cy: float, rx: float, ry: float, turn: float = 0.0) -> Array:
+    """The outline of an ellipse (in canvas heights), in pixels."""
+    t = np.linspace(0, 2 * math.pi, 90)
+    u, v = rx * np.cos(t), ry * np.sin(t)
+    cos, sin = math.cos(turn), math.sin(turn)
+    return (np.stack([cx + u * cos - v * sin, cy + u * sin + v * cos], 1) * H).astype(np.float32)
+
+
+def band(path: Array, width: float) -> Array:
+    """The outline of a line of the given width (in pixels) along `path`."""
+    way = np.gradient(path, axis=0)
+    way = way / (np.hypot(way[:, :1], way[:, 1:]) + 1e-6)
+    aside = 0.5 * width * np.stack([-way[:, 1], way[:, 0]], 1)
+    outline: Array = np.concatenate([path + aside, (path - aside)[::-1], (path + aside)[:1]])
+    return outline.astype(np.float32)
+
+
+def planes(tone: Array, count: int, soft: float = 0.5) -> Array:
+    """`tone` (0..1) in `count` flat steps, between which it turns quickly."""
+    steps = tone * count
+    low = np.floor(steps)
+    turn = np.clip((steps - low - 0.5) / soft + 0.5, 0, 1)
+    stepped: Array = ((low + turn) / count).astype(np.float32)
+    return stepped
+
+
+def vessel(
+    canvas: Canvas,
+    x0: float,
+    profile: Sequence[tuple[float, float]],
+    palette: Array,
+    size: float = 0.75,
+) -> None:
+    """A turned pot whose half width at each height `profile` tells, seen a little from above."""
+    x, y = pixel_grid()
+    side = curve([(half, height) for height, half in profile], closed=False) / H
+    t = np.linspace(0, math.pi, 40)[:, None]
+    bow = np.concatenate([np.cos(t), 0.19 * np.sin(t)], 1)
+    ends = [bow * side[k, 0] + (x0, side[k, 1]) for k in (0, -1)]
+    axis = np.array([x0, 0])
+    right, left = axis + side, axis + side[::-1] * (-1, 1)
+    outline = np.concatenate([right, ends[1], left, ends[0][::-1], right[:1]]) * H
+    half = np.interp(y[:, 0], side[:, 1], side[:, 0])[:, None] + 1e-3
+    u = np.clip((x - x0) / half, -1, 1)
+    light = 0.06 + 0.86 * np.clip(np.cos(1.25 * (u + 0.45)), 0, 1) ** 2 - 0.10 * (u < -0.85)
+    light = light + 0.30 * np.exp(-(((u - 0.86) / 0.16) ** 2)) - 0.5 * (y - np.mean(side[:, 1]))
+    tone = planes(np.clip(light + 0.06 * noise(canvas.rng, 9, 11), 0, 1), 5)
+    bend = np.arctan2(np.gradient(half[:, 0], 1 / H)[:, None] * u, 1.0)
+    canvas.fill(outline.astype(np.float32), palette, tone, math.pi / 2 - bend, size, 0.08, 1.2)
+    canvas.contour(outline, 8, INK)
+    n = len(side)
+    shine = (axis + side * (-0.45, 1))[int(0.42 * n) : int(0.60 * n)] * H
+    canvas.contour(shine, 9, palette[-1:].repeat(2, 0))
+
+
+def fruit(canvas: Canvas, cx: float, cy: float, r: float, palette: Array) -> None:
+    """A fruit in planes from the light to the shadow, with strokes that bend as they do."""
+    x, y = pixel_grid()
+    squash, turn = canvas.rng.uniform(0.88, 0.98), canvas.rng.uniform(-0.3, 0.3)
+    nx, ny = (x - cx) / r, (y - cy) / (r * squash)
+    nz = np.sqrt(np.clip(1 - nx**2 - ny**2, 0, 1))
+    light = 0.06 + 0.88 * np.clip(0.64 * nz - 0.50 * nx - 0.58 * ny, 0, 1) ** 1.15
+    light = light + 0.26 * np.exp(-(((nx - 0.55) ** 2 + (ny - 0.74) ** 2) / 0.07))
+    tone = planes(np.clip(light + 0.05 * noise(canvas.rng, 14, 18), 0, 1), 5)
+    outline = ellipse(cx, cy, r, r * squash, turn)
+    bend = np.arctan2(ny + 0.9, nx + 0.8) + math.pi / 2
+    canvas.fill(outline, palette, tone, bend, 0.66, 0.06, 1.4)
+    canvas.contour(outline, 7, INK)
+    dot = np.array([[cx - 0.44 * r, cy - 0.46 * r], [cx - 0.28 * r, cy - 0.58 * r]]) * H
+    canvas.stroke(dot.astype(np.float32), 0.20 * r * H, colours("fdf3dc")[0], 2.2, 0.05, 0.9)
+
+
+def shadow(canvas: Canvas, cx: float, cy: float, rx: float, ry: float, palette: Array) -> None:
+    """The shadow that a thing throws to the right on what it stands on."""
+    canvas.fill(ellipse(cx, cy, rx, ry, -0.05), palette, 0.4, 0.0, 0.6, 0.25, 0.8)
+
+
+def still_life(rng: Rng) -> Image.Image:
+    """Fruit, a jug, a bottle and a bowl on a table with a cloth, modelled in planes of colour."""
+    x, y = pixel_grid()
+    canvas = Canvas(colours("8b7a62")[0], rng, 0.18, 0.08)
+    wall = colours("2c4a63", "466f86", "6e97a0", "9cb6a9", "cdbf94")
+    drape = colours("141a3a", "23305e", "2f5570", "4f7f76", "8a9a5a")
+    wood = colours("5a2a18", "8e4a1e", "c47a2c", "e0a24a", "f0c878")
+    linen = colours("4a5a8c", "7f93b8", "b9c4cf", "e6e0cc", "fbf5e4")
+    everything = np.ones((H, W), np.float32)
+    glow = 0.46 + 0.30 * (x - 0.6) - 0.25 * (y - 0.3) + 0.16 * noise(rng, 4, 6)
+    hatch = 2.2 + 0.3 * planes(noise(rng, 5, 7), 2)
+    tone = planes(np.clip(glow, 0, 1), 5)
+    canvas.fill(everything, wall, tone, hatch, 1.6, 0.08, 0.8, reach=0.7)
+    folds = np.sin(34 * (x + 0.10 * y) + 4 * y) * 0.5 + 0.5
+    curtain = curve([(-0.1, -0.1), (0.27, -0.1), (0.25, 0.12), (0.20, 0.30), (0.24, 0.50),
+                     (0.20, 0.70), (-0.1, 0.75)])  # fmt: skip
+    canvas.fill(curtain, drape, planes(0.75 * folds + 0.05, 4), 1.5 + 0.2 * y, 1.2, 0.08)
+    canvas.contour(curtain[16:96], 9, INK)
+    table = corners((-0.1, 0.615), (1.35, 0.585), (1.35, 0.93), (-0.1, 0.955))
+    canvas.fill(table, wood, 0.62 + 0.12 * noise(rng, 4, 5) - 0.25 * (x - 0.6), -0.03, 1.2, 0.12)
+    apron = corners((-0.1, 0.945), (1.35, 0.92), (1.35, 1.1), (-0.1, 1.1))
+    canvas.fill(apron, wood[:3], 0.25 + 0.1 * noise(rng, 3, 6), 0.0, 1.0, 0.2)
+    canvas.contour(corners((-0.1, 0.615), (1.35, 0.585))[:2], 9, INK)
+    canvas.contour(corners((-0.1, 0.95), (1.35, 0.925))[:2], 10, INK)
+    _cloth(canvas, linen)
+    _crockery(canvas)
+    _harvest(canvas, wood, linen)
+    return canvas.picture(strength=0.5, gloss=0.4, weave=0.16)
+
+
+def _cloth(canvas: Canvas, linen: Array) -> None:
+    """A white cloth thrown over the table, in facets of blue shadow and warm light."""
+    x, y = pixel_grid()
+    outline = curve([(0.22, 0.70), (0.36, 0.655), (0.60, 0.66), (0.84, 0.70), (0.93, 0.76),
+                     (0.88, 0.86), (0.80, 0.93), (0.74, 1.04), (0.60, 1.10), (0.46, 1.06),
+                     (0.36, 0.97), (0.24, 0.90), (0.16, 0.80)])  # fmt: skip
+    edge = 0.945 - 0.02 * x
+    fan = np.arctan2(x - 0.56, np.abs(y - 0.60) + 0.16)
+    ramps = np.mod(np.where(y > edge, 9 * x, 2.3 * fan + 1.2 * y) + 0.25, 1.0)
+    tone = 1.02 - 0.80 * ramps**1.4 - 0.16 * (y > edge) + 0.05 * noise(canvas.rng, 6, 8)
+    angle = np.where(y > edge, 1.45, 1.2 - fan)
+    canvas.fill(outline, linen, planes(np.clip(tone, 0, 1), 5), angle, 0.9, 0.06, 1.2)
+    canvas.contour(outline, 7, INK)
+
+
+def _crockery(canvas: Canvas) -> None:
+    """The bottle, and the jug with its handle."""
+    _, y = pixel_grid()
+    glass = colours("0b1a1c", "123428", "1f5536", "4a8040", "a8b45c")
+    glaze = colours("10203f", "17466c", "1f7688", "5fb0a4", "d4e3bd")
+    vessel(canvas, 0.885, [(0.10, 0.024), (0.125, 0.031), (0.14, 0.024), (0.26, 0.026),
+                           (0.33, 0.055), (0.38, 0.066), (0.55, 0.068), (0.635, 0.064),
+                           (0.645, 0.03)], glass)  # fmt: skip
+    handle = curve([(0.445, 0.245), (0.53, 0.235), (0.58, 0.31), (0.575, 0.40), (0.525, 0.46)],
+                   closed=False)  # fmt: skip
+    ring = band(handle, 32)
+    canvas.fill(ring, glaze, 0.55 - 0.8 * (y - 0.33), 0.9, 0.4)
+    canvas.contour(ring, 7, INK)
+    vessel(canvas, 0.40, [(0.195, 0.088), (0.21, 0.082), (0.27, 0.062), (0.33, 0.075),
+                          (0.42, 0.128), (0.50, 0.148), (0.58, 0.128), (0.65, 0.086),
+                          (0.675, 0.088), (0.685, 0.04)], glaze)  # fmt: skip
+    mouth = ellipse(0.40, 0.195, 0.088, 0.0167)
+    canvas.fill(mouth, glaze[:3], 0.3, 0.0, 0.5)
+    canvas.contour(mouth, 7, INK)
+
+
+def _harvest(canvas: Canvas, wood: Array, linen: Array) -> None:
+    """The bowl of oranges, and the fruit on the cloth and on the table."""
+    china = colours("39508a", "6f8dbb", "aebfd0", "e3e3d8", "fffaf0")
+    red = colours("3a0f2c", "7c1226", "bd1f24", "e2492a", "f29a48", "fbdc8a")
+    orange = colours("5c2030", "a83a1a", "e06a16", "f5932a", "fbc050", "ffe9a0")
+    green = colours("1f3a3c", "3f6a34", "79983a", "b3b845", "e0d468", "f8f0b0")
+    yellow = colours("6a4a2c", "a87a1e", "dcae26", "f4cf3e", "fbe674", "fff8c8")
+    shadow(canvas, 0.80, 0.715, 0.20, 0.030, colours("3a2a4a", "6a4a5c"))
+    back = ellipse(0.70, 0.565, 0.186, 0.0353)
+    canvas.fill(back, china[:3], 0.4, 0.0, 0.6)
+    canvas.contour(back, 6, INK)
+    for cx, cy, r, palette in (
+        (0.70, 0.455, 0.064, yellow), (0.59, 0.515, 0.066, orange), (0.81, 0.515, 0.066, red),
+        (0.665, 0.535, 0.068, red), (0.745, 0.535, 0.066, orange),
+    ):  # fmt: skip
+        fruit(canvas, cx, cy, r, palette)
+    vessel(canvas, 0.70, [(0.565, 0.186), (0.61, 0.170), (0.66, 0.125), (0.70, 0.075),
+                          (0.722, 0.078), (0.728, 0.03)], china)  # fmt: skip
+    fruit(canvas, 1.075, 0.735, 0.062, green)
+    shadow(canvas, 1.07, 0.80, 0.075, 0.022, wood[:2])
+    vessel(canvas, 1.02, [(0.625, 0.014), (0.65, 0.030), (0.69, 0.040), (0.73, 0.068),
+                          (0.77, 0.077), (0.80, 0.060), (0.812, 0.03)], yellow, 0.6)  # fmt: skip
+    canvas.contour(curve([(1.02, 0.63), (1.035, 0.585)], closed=False), 7, INK)
+    for cx, cy, r, palette, ground in (
+        (0.12, 0.775, 0.066, orange, wood[:2]),
+        (1.155, 0.80, 0.074, red, wood[:2]), (0.315, 0.765, 0.076, red, linen[:2]),
+        (0.47, 0.775, 0.066, yellow, linen[:2]), (0.405, 0.835, 0.074, green, linen[:2]),
+        (0.66, 0.835, 0.076, orange, linen[:2]),
+    ):  # fmt: skip
+        shadow(canvas, cx + 0.45 * r, cy + 0.72 * r, 1.15 * r, 0.38 * r, ground)
+        fruit(canvas, cx, cy, r, palette)
+        if palette is red or palette is green:
+            stem = [(cx - 0.02 * r, cy - 0.62 * r), (cx + 0.1 * r, cy - 1.15 * r)]
+            canvas.contour(curve(stem, closed=False), 6, INK)
+
+
+@dataclass
+class Pose:
+    """Where a head is. Its own coordinates run from -1 to 1 across and down; `turn` leans it."""
+
+    cx: float
+    cy: float
+    size: float
+    turn: float
+
+    def __call__(self, *points: tuple[float, float]) -> Array:
+        """Points of the head, in canvas heights."""
+        p = np.asarray(points, np.float32) * self.size
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        x, y = p[:, 0] * cos - p[:, 1] * sin, p[:, 0] * sin + p[:, 1] * cos
+        placed: Array = np.stack([x + self.cx, y + self.cy], 1)
+        return placed
+
+
+def portrait(rng: Rng) -> Image.Image:
+    """A woman who never was, in bold planes of green, pink, orange and violet."""
+    canvas = Canvas(colours("b08a6a")[0], rng, 0.16, 0.05)
+    head = Pose(0.605, 0.395, 0.272, 0.07)
+    _room(canvas)
+    _hair_behind(canvas, head)
+    _shoulders(canvas, head)
+    _face(canvas, head)
+    for side in (-1, 1):
+        _eye(canvas, head, side)
+    _nose_and_mouth(canvas, head)
+    _fringe(canvas, head)
+    return canvas.picture(strength=0.5, gloss=0.4, weave=0.18)
+
+
+def _room(canvas: Canvas) -> None:
+    """Loose planes of colour behind the sitter."""
+    sea = colours("0f5a5e", "188a80", "3fb39a", "8fd2b0", "d8ecc0")
+    rose = colours("b2385e", "e0607a", "f08f8a", "f7b79a", "fbe0b8")
+    plum = colours("3a2a6a", "5c4a9a", "8a72ba", "b8a0cc")
+    sun = colours("c8501a", "ee8a22", "f8b83a", "fbdc78")
+    loose = 0.5 + 0.22 * noise(canvas.rng, 5, 7)
+    for outline, palette, angle in (
+        (corners((-0.1, -0.1), (0.66, -0.1), (0.56, 0.5), (0.60, 1.1), (-0.1, 1.1)), sea, 2.1),
+        (corners((0.60, -0.1), (1.35, -0.1), (1.35, 0.46), (0.56, 0.60)), rose, 0.9),
+        (corners((0.56, 0.56), (1.35, 0.42), (1.35, 1.1), (0.56, 1.1)), sun, 2.4),
+        (corners((-0.1, 0.62), (0.40, 0.70), (0.36, 1.1), (-0.1, 1.1)), plum, 0.5),
+    ):  # fmt: skip
+        canvas.fill(outline, palette, loose, angle, 1.9, 0.10, reach=0.8, edge=16)
+
+
+HAIR = colours("0c0f2c", "1a1d52", "2c3a8c", "3f62b4", "7a5aa8")
+SKIN = colours("a83a3a", "e0704e", "f49a6a", "f9c08a", "fce0a8", "fff3cf")
+SHADE = colours("12403c", "1f6a52", "3f9462", "7cbc74", "b8d68a")
+
+
+def _hair_behind(canvas: Canvas, head: Pose) -> None:
+    """The mass of the hair, down to the shoulders."""
+    x, y = pixel_grid()
+    mass = curve(head((0.02, -1.20), (0.50, -1.12), (0.86, -0.78), (0.98, -0.25), (1.02, 0.30),
+                      (1.12, 0.78), (0.98, 1.12), (0.55, 1.20), (-0.55, 1.15), (-0.92, 1.08),
+                      (-1.06, 0.75), (-0.94, 0.30), (-0.90, -0.25), (-0.78, -0.80),
+                      (-0.42, -1.10)))  # fmt: skip
+    tone = np.clip(0.30 + 0.25 * np.sin(70 * np.abs(x - head.cx) + 5 * y), 0, 1)
+    turn = np.arctan2(y - head.cy + 0.05, (x - head.cx) * 1.6) + math.pi / 2
+    turn = np.where(y > head.cy + 0.05, 1.57 + 0.9 * (head.cx - x), turn)
+    canvas.fill(mass, HAIR, planes(tone, 4), turn, 0.9, 0.08)
+    canvas.contour(mass, 15, INK)
+
+
+def _shoulders(canvas: Canvas, head: Pose) -> None:
+    """The neck in shadow, and a red dress with a wide blue collar."""
+    x, y = pixel_grid()
+    dress = colours("6a0f2c", "a81a30", "d8302e", "ee5a34", "f78a4a")
+    collar = colours("10286a", "1f4fa4", "3f86c8", "8fc4dc", "e6f0e0")
+    nape = curve([(0.485, 0.56), (0.488, 0.66), (0.478, 0.735), (0.42, 0.79)], closed=False)
+    throat = curve([(0.715, 0.56), (0.71, 0.66), (0.722, 0.735), (0.79, 0.785)], closed=False)
+    neck = np.concatenate([nape, np.array([[0.62, 0.97]]) * H, throat[::-1]])
+    body = curve([(0.47, 0.765), (0.34, 0.80), (0.20, 0.85), (0.11, 0.95), (0.07, 1.15),
+                  (1.16, 1.15), (1.12, 0.96), (1.02, 0.85), (0.88, 0.80), (0.75, 0.765),
+                  (0.62, 0.80)])  # fmt: skip
+    sleeve = 0.55 - 0.45 * (x - 0.5) + 0.12 * np.sin(22 * (x - 0.3 * y))
+    sleeve = sleeve + 0.06 * noise(canvas.rng, 5, 6)
+    canvas.fill(body, dress, planes(np.clip(sleeve, 0, 1), 5), 1.1 + 1.2 * (x - 0.6), 1.5, 0.07)
+    canvas.contour(body, 15, INK)
+    canvas.fill(neck, SKIN, np.clip(0.55 - 1.6 * (x - 0.58), 0.1, 0.8), 1.4, 0.7)
+    under = curve([(0.485, 0.60), (0.74, 0.57), (0.73, 0.80), (0.64, 0.76), (0.60, 0.70)])
+    under = inside(under) * inside(neck)
+    canvas.fill(under, SHADE, np.clip(0.55 - 2 * (x - 0.6), 0.15, 0.8), 1.2, 0.7, edge=9)
+    for side in (nape, throat):
+        canvas.contour(side, 12, INK)
+    for points, tone in (
+        ([(0.455, 0.755), (0.36, 0.80), (0.38, 0.90), (0.52, 0.985), (0.615, 0.93)], 0.62),
+        ([(0.765, 0.755), (0.87, 0.80), (0.84, 0.90), (0.72, 0.985), (0.615, 0.93)], 0.36),
+    ):  # fmt: skip
+        lapel = corners(*points)
+        canvas.fill(lapel, collar, tone + 0.1 * noise(canvas.rng, 8, 10), 0.7, 0.9, 0.12)
+        canvas.contour(lapel, 12, INK)
+    brooch = ellipse(0.615, 0.925, 0.030, 0.032)
+    canvas.fill(brooch, colours("b8701a", "f0b02c", "fbe27a"), 0.9 - 6 * (y - 0.90), 0.8, 0.4)
+    canvas.contour(brooch, 8, INK)
+
+
+def _face(canvas: Canvas, head: Pose) -> None:
+    """The planes of the face: warm where the light falls, green and violet where it does not."""
+    x, y = pixel_grid()
+    outline = curve(head((0.0, -0.92), (0.42, -0.82), (0.68, -0.48), (0.72, -0.05), (0.66, 0.32),
+                         (0.50, 0.68), (0.24, 0.93), (0.02, 0.99), (-0.20, 0.93), (-0.46, 0.68),
+                         (-0.63, 0.32), (-0.69, -0.05), (-0.66, -0.48),
+                         (-0.42, -0.82)))  # fmt: skip
+    violet = colours("5a3a86", "8a62b0", "c08cc0", "e8b4c0")
+    pink = colours("d84a62", "ee7a7c", "f7a08e", "fbc4a4")
+    lime = colours("e8d060", "f7e88a", "fff6c0")
+    across, down = (x - head.cx) / head.size, (y - head.cy) / head.size
+    warm = 0.66 - 0.22 * across - 0.10 * down + 0.05 * noise(canvas.rng, 9, 11)
+    bend = np.arctan2(0.8 * down, across) + math.pi / 2
+    canvas.fill(outline, SKIN, planes(np.clip(warm, 0, 1), 5), bend, 0.85, 0.06)
+    facets = (
+        # The side turned from the light: temple, cheek, jaw.
+        (head((0.36, -0.86), (0.80, -0.5), (0.80, 0.0), (0.50, -0.14), (0.44, -0.45)),
+         violet, 0.45),
+        (head((0.48, -0.16), (0.80, -0.05), (0.72, 0.36), (0.52, 0.70), (0.40, 0.34)), SHADE, 0.52),
+        (head((0.42, 0.38), (0.56, 0.66), (0.26, 0.96), (0.02, 1.02), (0.16, 0.82)), SHADE, 0.28),
+        # The light side: forehead, cheek, chin.
+        (head((-0.34, -0.76), (0.10, -0.78), (0.08, -0.36), (-0.34, -0.40)), lime, 0.45),
+        (head((-0.64, 0.10), (-0.34, 0.08), (-0.22, 0.24), (-0.36, 0.50), (-0.56, 0.50)),
+         pink, 0.40),
+        (head((-0.66, -0.45), (-0.52, -0.42), (-0.58, 0.02), (-0.70, 0.02)), violet, 0.75),
+        (head((-0.50, 0.56), (-0.26, 0.60), (-0.14, 0.92), (-0.28, 0.90)), SHADE, 0.85),
+        (head((-0.10, 0.78), (0.10, 0.78), (0.08, 0.93), (-0.08, 0.93)), lime, 0.5),
+        # The sockets of the eyes.
+        (head((-0.56, -0.24), (-0.14, -0.22), (-0.12, 0.0), (-0.52, 0.06)), violet, 0.62),
+        (head((0.12, -0.22), (0.54, -0.24), (0.52, 0.06), (0.14, 0.0)), SHADE, 0.38),
+    )  # fmt: skip
+    clip = inside(outline)
+    for points, palette, tone in facets:
+        plane = inside(curve(points)) * clip
+        canvas.fill(plane, palette, tone, bend + 0.5, 0.75, 0.09, edge=9)
+    canvas.contour(outline, 12, INK)
+
+
+def _eye(canvas: Canvas, head: Pose, side: int) -> None:
+    """One eye under its brow, as seen from the front; `side` is -1 for the left of the picture."""
+
+    def at(*points: tuple[float, float]) -> Array:
+        return head(*((side * u + 0.34 * side, v - 0.07) for u, v in points))
+
+    white = colours("8fb0b8", "d8e4dc", "fdf8e8")
+    iris = colours("0c3a4a", "167a86", "3fb8a0")
+    almond = curve(at((-0.20, 0.045), (-0.13, -0.035), (0.0, -0.075), (0.13, -0.05), (0.21, 0.02),
+                      (0.12, 0.08), (-0.02, 0.10), (-0.13, 0.08)))  # fmt: skip
+    canvas.fill(almond, white, 0.72, 0.0, 0.3, 0.08)
+    look = head((0.34 * side - 0.035, -0.075))[0]
+    ball = inside(ellipse(look[0], look[1], 0.108 * head.size, 0.108 * head.size)) * inside(almond)
+    canvas.fill(ball, iris, 0.5, 1.2, 0.25)
+    pupil = ellipse(look[0], look[1], 0.046 * head.size, 0.05 * head.size)
+    canvas.fill(pupil, INK[:2], 0.2, 0.0, 0.2)
+    glint = (look + head.size * np.array([[-0.045, -0.04], [-0.02, -0.03]])) * H
+    canvas.stroke(glint.astype(np.float32), 7, colours("ffffff")[0], 1.5, 0.0, 1.0)
+    upper = curve(
+        at((-0.22, 0.06), (-0.13, -0.04), (0.0, -0.08), (0.13, -0.055), (0.26, 0.0)), False
+    )
+    lower = curve(at((-0.13, 0.09), (-0.02, 0.115), (0.12, 0.09), (0.21, 0.02)), closed=False)
+    fold = curve(at((-0.17, -0.07), (0.0, -0.145), (0.18, -0.11)), closed=False)
+    brow = curve(at((-0.24, -0.22), (-0.10, -0.315), (0.08, -0.33), (0.27, -0.22)), closed=False)
+    canvas.contour(upper, 10, INK)
+    canvas.contour(lower, 5, colours("3a2040", "5a2a4a"))
+    canvas.contour(fold, 5, colours("5a2a4a", "7a3a4a"))
+    canvas.contour(band(brow, 6), 12, INK)
+
+
+def _nose_and_mouth(canvas: Canvas, head: Pose) -> None:
+    """The nose with its lit ridge and green side, and a closed red mouth."""
+    lips = colours("7a1030", "b81e3a", "e2404a", "f4807a")
+    green = curve(head((0.05, -0.26), (0.15, -0.12), (0.11, 0.18), (0.20, 0.34), (0.10, 0.40),
+                       (0.03, 0.30), (0.04, 0.0)))  # fmt: skip
+    ridge = curve(head((-0.03, -0.30), (0.05, -0.26), (0.05, 0.10), (0.06, 0.30), (-0.05, 0.33),
+                       (-0.06, 0.05)))  # fmt: skip
+    canvas.fill(green, SHADE, 0.35, 1.5, 0.45)
+    canvas.fill(ridge, SKIN[3:], 0.6, 1.5, 0.45)
+    canvas.contour(curve(head((0.10, -0.30), (0.07, -0.12), (0.07, 0.10), (0.11, 0.26),
+                              (0.15, 0.34), (0.10, 0.40)), closed=False), 8, INK)  # fmt: skip
+    canvas.contour(curve(head((-0.15, 0.36), (-0.17, 0.30), (-0.12, 0.24)), closed=False), 7, INK)
+    canvas.contour(curve(head((-0.13, 0.375), (-0.06, 0.365), (0.0, 0.41), (0.07, 0.385),
+                              (0.11, 0.385)), closed=False), 8, INK)  # fmt: skip
+    upper = curve(head((-0.27, 0.635), (-0.12, 0.565), (-0.05, 0.555), (0.0, 0.58), (0.05, 0.555),
+                       (0.13, 0.565), (0.27, 0.625), (0.10, 0.65), (0.0, 0.64),
+                       (-0.10, 0.65)))  # fmt: skip
+    lower = curve(head((-0.25, 0.64), (-0.10, 0.65), (0.0, 0.64), (0.10, 0.65), (0.25, 0.63),
+                       (0.14, 0.735), (0.0, 0.765), (-0.14, 0.74)))  # fmt: skip
+    below = curve(head((-0.14, 0.775), (0.0, 0.80), (0.16, 0.765), (0.08, 0.835), (-0.06, 0.84)))
+    canvas.fill(below, SHADE, 0.55, 0.0, 0.4)
+    canvas.fill(lower, lips, 0.68, 0.1, 0.4)
+    canvas.fill(upper, lips, 0.22, 0.1, 0.4)
+    canvas.contour(curve(head((-0.30, 0.625), (-0.10, 0.655), (0.0, 0.642), (0.10, 0.655),
+                              (0.30, 0.615)), closed=False), 7, INK)  # fmt: skip
+    canvas.contour(
+        curve(head((-0.14, 0.765), (0.0, 0.79), (0.14, 0.76)), closed=False),
+        6,
+        colours("5a1a3a", "7a2a3a"),
+    )
+
+
+def _fringe(canvas: Canvas, head: Pose) -> None:
+    """The hair that falls over the forehead from its parting, and down beside the cheeks."""
+    x, y = pixel_grid()
+    left = curve(head((0.16, -1.18), (-0.10, -0.80), (-0.40, -0.52), (-0.62, -0.28), (-0.67, 0.05),
+                      (-0.62, 0.40), (-0.58, 0.72), (-0.66, 1.0), (-0.86, 1.08), (-1.04, 0.78),
+                      (-0.95, 0.25), (-0.91, -0.35), (-0.76, -0.84), (-0.34, -1.14)))  # fmt: skip
+    right = curve(head((0.12, -1.18), (0.24, -0.86), (0.48, -0.62), (0.64, -0.34), (0.70, 0.05),
+                       (0.64, 0.42), (0.62, 0.76), (0.72, 1.06), (0.94, 1.12), (1.10, 0.80),
+                       (1.01, 0.28), (0.97, -0.28), (0.84, -0.80), (0.48, -1.12)))  # fmt: skip
+    across, down = (x - head.cx) / head.size, (y - head.cy) / head.size
+    strand = np.where(down < 0, np.hypot(across, 0.9 * down), np.abs(across))
+    shine = 0.36 + 0.28 * np.sin(34 * strand) + 0.10 * noise(canvas.rng, 9, 11)
+    shine = shine + 0.40 * np.exp(-(((down + 0.75 - 0.3 * across**2) / 0.12) ** 2))
+    for lock, way in ((left, -1), (right, 1)):
+        turn = 1.57 - way * 1.15 * np.clip(-down + 0.1, 0, 0.9)
+        canvas.fill(lock, HAIR, planes(np.clip(shine, 0, 1), 5), turn, 0.9, 0.08)
+        canvas.contour(lock[: 16 * 6], 13, INK)
+
+
+def facets(rng: Rng, count: int, fade: float = 0.16) -> tuple[NDArray[np.int64], Array]:
+    """The cells between `count` lines, and their tones: sharp at a line, fading away from it."""
+    x, y = pixel_grid()
+    cells, tone = np.zeros((H, W), np.int64), np.zeros((H, W), np.float32)
+    for _ in range(count):
+        angle = rng.uniform(0, 2 * math.pi)
+        cx, cy = rng.uniform(0, 1.25), rng.uniform(0, 1)
+        far = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
+        tone += rng.choice([-1.0, 1.0]) * np.where(far > 0, np.exp(-far / fade), 0)
+        cells = 2 * cells + (far > 0)
+    numbered = np.unique(cells, return_inverse=True)[1].reshape(H, W)
+    return numbered, tone
+
+
+def rippled(rng: Rng, path: Array, level: float) -> Array:
+    """A mask of `path` as the water shows it: drawn aside in waves, more so below `level`."""
+    below = np.maximum(np.arange(H) / H - level, 0)
+    wave = np.sin(np.arange(H) / H * 150 + 1.5 * noise(rng, 12, 2)[:, 0])
+    aside = (W * (0.003 + 0.05 * below) * wave).astype(int)
+    columns = np.clip(np.arange(W) + aside[:, None], 0, W - 1)
+    mask = np.take_along_axis(inside(path), columns, 1)
+    return mask * (noise(rng, 70, 9) > -1.9 + 6 * below[:, None])
+
+
+def harbour(rng: Rng) -> Image.Image:
+    """A harbour in the evening, in planes of colour: houses, masts, sails and their reflections."""
+    canvas = Canvas(colours("c09a78")[0], rng, 0.08, 0.07)
+    _sky_and_hills(canvas)
+    _water(canvas)
+    _houses(canvas)
+    red = colours("5a1028", "b02030", "e8482e", "f68a4a")
+    white = colours("6a84b0", "c8d4d8", "fff6e2")
+    blue, green = colours("0e1f4a", "1f4a94", "3f8ac0"), colours("0f3a3c", "1f7a62", "6ab88a")
+    cream = colours("8a8ab0", "e0c8b0", "fae6b8", "fffae6")
+    rust = colours("7a2030", "c8442a", "f08030", "fbb85a")
+    rose = colours("8a3a6a", "d8688a", "f4a8a0", "fcdcc4")
+    _boat(canvas, 1.02, 0.640, 0.13, green, rose, 0.27)
+    _boat(canvas, 0.205, 0.665, 0.16, blue, cream, 0.36)
+    _boat(canvas, 0.66, 0.775, 0.26, red, rust, 0.56)
+    _dinghy(canvas, 0.27, 0.90, white)
+    return canvas.picture(strength=0.5, gloss=0.4, weave=0.2)
+
+
+def _sky_and_hills(canvas: Canvas) -> None:
+    """A sky from lemon to violet blue, and two ranges of hills."""
+    rng = canvas.rng
+    x, y = pixel_grid()
+    sky = colours("5a78b8", "8fb0d0", "c8d0cc", "f6e2b0", "fbcf8a", "f6a878")
+    cells, steps = facets(rng, 11)
+    tone = 0.16 + 1.25 * y - 0.25 * np.abs(x - 0.75) + 0.20 * steps
+    sun = np.hypot(x - 0.93, y - 0.15)
+    everything = np.ones((H, W), np.float32)
+    angle = rng.uniform(0, math.pi, cells.max() + 1)[cells]
+    canvas.fill(everything, sky, np.clip(tone, 0, 1), angle, 1.5, 0.06, reach=0.8, cells=cells)
+    disc = ellipse(0.93, 0.15, 0.058, 0.058)
+    canvas.fill(disc, colours("f08030", "fbb040", "fdde7a"), 0.8 - 6 * sun, angle, 0.6)
+    canvas.contour(disc, 7, colours("b8401e", "d8602a"))
+    far = colours("4a4a94", "6f78b8", "98a4cc", "c4a8c0")
+    near = colours("1f4a5a", "2f7a72", "68a878", "b0c07a")
+    for points, palette in (
+        ([(-0.1, 0.40), (0.10, 0.27), (0.22, 0.33), (0.42, 0.21), (0.60, 0.34), (0.80, 0.29),
+          (1.02, 0.36), (1.20, 0.25), (1.40, 0.35)], far),
+        ([(-0.1, 0.34), (0.06, 0.38), (0.30, 0.43), (0.62, 0.40), (0.84, 0.44), (1.06, 0.36),
+          (1.35, 0.41)], near),
+    ):  # fmt: skip
+        hill = corners(*points, (1.40, 0.62), (-0.1, 0.62))
+        cells, steps = facets(rng, 16)
+        lean = rng.uniform(0, math.pi, cells.max() + 1)[cells]
+        tone = np.clip(0.45 + 0.25 * steps, 0, 1)
+        canvas.fill(hill, palette, tone, lean, 1.0, 0.07, cells=cells)
+        canvas.contour(hill[: len(points)], 9, INK)
+
+
+def _water(canvas: Canvas) -> None:
+    """The water, darker towards us, with a path of light under the sun."""
+    rng = canvas.rng
+    x, y = pixel_grid()
+    sea = colours("0f2f5a", "1f5a86", "2f8a9c", "6fb4ac", "b8d0b0", "f6dca0")
+    cells, steps = facets(rng, 12)
+    tone = 0.66 - 0.75 * (y - 0.58) + 0.20 * steps + 0.04 * noise(rng, 26, 6)
+    tone = tone + 0.35 * np.exp(-(((x - 0.93 + 0.02 * np.sin(60 * y)) / 0.06) ** 2))
+    lean = rng.uniform(-0.35, 0.35, cells.max() + 1)[cells]
+    surface = corners((-0.1, 0.575), (1.35, 0.575), (1.35, 1.1), (-0.1, 1.1))
+    canvas.fill(surface, sea, np.clip(tone, 0, 1), lean, 1.3, 0.07, cells=cells)
+
+
+WALLS = (
+    colours("8a4a7a", "d87a90", "f4b0a4", "fbd8c4"),
+    colours("a84a2a", "e88a3a", "f8b85a", "fcdc94"),
+    colours("7a6a94", "d0bca8", "f6e4bc", "fff6dc"),
+    colours("1f4a7a", "3f86ac", "8cc0c4", "d0e4d0"),
+    colours("7a2030", "c23a34", "ea6a44", "f49a68"),
+    colours("8a6420", "d8a02c", "f4cc50", "fbe89a"),
+)
+ROOFS = (
+    colours("5a1a2c", "a02f2c", "d85834"),
+    colours("1f2a5a", "3a4a8c", "6a78b0"),
+    colours("6a2a3a", "b0483a", "e8804a"),
+)
+PINK, ORANGE, CREAM, BLUE, RED, YELLOW = range(len(WALLS))
+FOOT = 0.585  # where the houses stand, in canvas heights
+
+
+def _houses(canvas: Canvas) -> None:
+    """The quay: houses, a tower among them, and their colours in the water."""
+    plan = (  # left, right, top of the wall, top of the roof, colour
+        (-0.02, 0.10, 0.43, 0.36, PINK), (0.10, 0.20, 0.39, 0.33, ORANGE),
+        (0.20, 0.33, 0.45, 0.37, CREAM), (0.33, 0.42, 0.41, 0.34, BLUE),
+        (0.42, 0.50, 0.33, 0.15, CREAM), (0.50, 0.61, 0.44, 0.36, RED),
+        (0.61, 0.73, 0.40, 0.32, YELLOW), (0.73, 0.83, 0.45, 0.38, PINK),
+        (0.83, 0.95, 0.42, 0.35, ORANGE), (0.95, 1.06, 0.46, 0.39, BLUE),
+        (1.06, 1.16, 0.41, 0.34, RED), (1.16, 1.28, 0.45, 0.37, YELLOW),
+    )  # fmt: skip
+    for number, (left, right, eaves, top, wall) in enumerate(plan):
+        _house(canvas, (left, right, eaves, top), WALLS[wall], ROOFS[number % 3])
+    quay = _box(-0.1, FOOT - 0.004, 1.35, FOOT + 0.016)
+    canvas.fill(quay, colours("4a3a5a", "8a6a6a", "d0a888"), 0.6, 0.0, 0.5, 0.2)
+    canvas.contour(quay[2:4], 8, INK)
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Array:
+    """The outline of an upright rectangle."""
+    return corners((left, top), (right, top), (right, bottom), (left, bottom))
+
+
+def _house(
+    canvas: Canvas, place: tuple[float, float, float, float], wall: Array, roof: Array
+) -> None:
+    """A house with a light and a dark side, its roof, its windows and its reflection."""
+    rng, (left, right, eaves, top) = canvas.rng, place
+    x, _ = pixel_grid()
+    grain = 0.1 * noise(rng, 20, 25)
+    middle, peak = left + 0.62 * (right - left), 0.5 * (left + right)
+    mirror = rippled(rng, _box(left, FOOT, right, 2 * FOOT - eaves + 0.02), FOOT)
+    canvas.fill(mirror, toned(wall[:3], 0.14), 0.6, 0.0, 0.6, 0.2, 0.8, edge=5)
+    light, dark = _box(left, eaves, middle, FOOT), _box(middle, eaves, right, FOOT)
+    canvas.fill(light, wall, 0.72 + grain, 1.5, 0.7, 0.08)
+    canvas.fill(dark, wall, 0.16 + grain, 1.3, 0.7, 0.08)
+    tiles = corners((left - 0.006, eaves), (peak - 0.02, top), (peak + 0.02, top),
+                    (right + 0.006, eaves))  # fmt: skip
+    canvas.fill(tiles, roof, 0.75 - 0.5 * (x > peak), np.where(x > peak, 0.9, 2.2), 0.6, 0.12)
+    for line in (light, tiles, dark[1:3]):
+        canvas.contour(line, 6, INK)
+    for row in np.arange(eaves + 0.022, FOOT - 0.04, 0.047):
+        for share in (0.14, 0.42, 0.76):
+            across = left + share * (right - left)
+            window = _box(across, row, across + 0.015, row + 0.024)
+            canvas.fill(window, colours("14204a", "2a4a7a", "6a94a8"), 0.3, 1.5, 0.25, 0.3)
+
+
+def toned(palette: Array, share: float) -> Array:
+    """`palette` as it looks in the water, which takes a `share`."""
+    mixed: Array = ((1 - share) * palette + share * colours("1f5a86")[0]).astype(np.float32)
+    return mixed
+
+
+def _sails(cx: float, base: float, long: float, height: float) -> tuple[Array, Array]:
+    """The mainsail and the jib of a boat; `height` is less than 0 in the water."""
+
+    def at(*points: tuple[float, float]) -> Array:
+        return curve([(cx + u * long, base - v * height) for u, v in points])
+
+    main = at((0.04, 0.0), (0.04, 0.55), (0.05, 1.0), (0.08, 1.0), (0.34, 0.55), (0.58, 0.05),
+              (0.56, 0.0))  # fmt: skip
+    jib = at((-0.06, 0.05), (-0.06, 0.45), (-0.05, 0.80), (-0.26, 0.40), (-0.60, -0.02),
+             (-0.25, -0.01))  # fmt: skip
+    return main, jib
+
+
+def _boat(
+    canvas: Canvas, cx: float, cy: float, long: float, hull: Array, sail: Array, tall: float
+) -> None:
+    """A sailing boat on the water line `cy`, and its reflection."""
+    rng = canvas.rng
+    x, y = pixel_grid()
+    deep, side = 0.20 * long, cx + 0.16 * long
+    ripple = 0.5 + 0.35 * np.sin(150 * y + 5 * np.sin(14 * x))
+    for shape in _sails(cx, cy + 0.62 * (deep + 0.012), long, -0.62 * tall):
+        canvas.fill(rippled(rng, shape, cy), toned(sail, 0.18), ripple, 0.0, 0.6, edge=5)
+    glass = curve([(cx - 0.58 * long, cy), (cx + 0.60 * long, cy),
+                   (cx + 0.44 * long, cy + 1.3 * deep),
+                   (cx - 0.40 * long, cy + 1.3 * deep)])  # fmt: skip
+    canvas.fill(glass, toned(hull, 0.3), 0.6 * ripple, 0.0, 0.6, edge=7)
+    sails = _sails(cx, cy - deep - 0.012, long, tall)
+    for shape, lean, bright in zip(sails, (1.25, 1.9), (0.82, 0.45), strict=True):
+        tone = bright - 0.40 * (x > side + 0.25 * (y - cy)) + 0.14 * facets(rng, 10, 0.06)[1]
+        canvas.fill(shape, sail, np.clip(tone, 0, 1), lean, 0.85, 0.06, 1.2)
+        canvas.contour(shape, 8, INK)
+    body = curve([(cx + u * long, cy + v * deep) for u, v in (
+        (-0.66, -1.25), (-0.30, -0.92), (0.30, -0.92), (0.64, -1.15), (0.50, -0.1), (0.3, 0.05),
+        (-0.36, 0.05), (-0.54, -0.25))])  # fmt: skip
+    shade = 0.85 - 0.55 * (y > cy - 0.55 * deep) - 0.3 * (x > side)
+    canvas.fill(body, hull, np.clip(shade, 0, 1), 0.05, 0.6, 0.08, 1.2)
+    canvas.contour(body, 9, INK)
+    bow, top = (cx - 0.66 * long, cy - 1.25 * deep), (cx + 0.004, cy - deep - 1.10 * tall)
+    canvas.contour(curve([(cx, cy - 0.5 * deep), top], closed=False), 9, INK)
+    canvas.contour(curve([top, bow], closed=False), 4, INK)
+
+
+def _dinghy(canvas: Canvas, cx: float, cy: float, paint: Array) -> None:
+    """A rowing boat in front, seen from above, at its mooring."""
+    _, y = pixel_grid()
+    below = curve(
+        [(cx - 0.14, cy + 0.01), (cx + 0.15, cy), (cx + 0.08, cy + 0.07), (cx - 0.09, cy + 0.07)]
+    )
+    canvas.fill(below, colours("0f2448", "1f4468", "6a94a8"), 0.35, 0.0, 0.8, 0.2, edge=8)
+    hull = curve([(cx - 0.17, cy - 0.050), (cx - 0.05, cy - 0.028), (cx + 0.10, cy - 0.040),
+                  (cx + 0.18, cy - 0.075), (cx + 0.14, cy + 0.005), (cx + 0.05, cy + 0.035),
+                  (cx - 0.08, cy + 0.035), (cx - 0.14, cy + 0.005)])  # fmt: skip
+    well = curve([(cx - 0.17, cy - 0.050), (cx - 0.06, cy - 0.070), (cx + 0.08, cy - 0.080),
+                  (cx + 0.18, cy - 0.075), (cx + 0.10, cy - 0.040),
+                  (cx - 0.05, cy - 0.028)])  # fmt: skip
+    canvas.fill(hull, paint, np.where(y > cy, 0.25, 0.80), 0.05, 0.6, 0.08)
+    canvas.contour(hull, 9, INK)
+    canvas.fill(well, colours("5a2a1e", "a0562a", "d8924a"), 0.35, 0.1, 0.5, 0.15)
+    canvas.contour(well, 8, INK)
+    for share in (-0.06, 0.05):
+        bench = corners((cx + share, cy - 0.072), (cx + share + 0.025, cy - 0.074),
+                        (cx + share + 0.035, cy - 0.036),
+                        (cx + share + 0.01, cy - 0.034))  # fmt: skip
+        canvas.fill(bench, colours("d8924a", "f6cc84"), 0.5, 1.4, 0.35)
+        canvas.contour(bench, 5, INK)
+
+
 PICTURES: dict[str, tuple[int, Callable[[Rng], Image.Image]]] = {
     "night-strokes": (1889, night_strokes),
     "mosaic": (547, mosaic),
     "woodcut-waves": (1831, woodcut_waves),
     "ember-sky": (1893, ember_sky),
     "pencil-wash": (1905, pencil_wash),
+    "still-life": (1895, still_life),
+    "portrait": (1905, portrait),
+    "harbour": (1906, harbour),
 }
 
 
