@@ -20,7 +20,7 @@ from pipeline.one import One, check_targets
 from pipeline.pages import fill
 from pipeline.progress import shown
 from pipeline.tables import as_text
-from pipeline.timing import work_done
+from pipeline.timing import share_done
 from pipeline.words import duration
 from stylize.config import SETTINGS, StyleConfig, parse_setting
 from stylize.errors import ConfigError
@@ -65,7 +65,8 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     page = storage.join(out, "explain.html")
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
-    with shown(one.content, one.style, work_done(one.photo.size, one.config)) as on_step:
+    share_of = share_done(one.photo.size, one.config)
+    with shown(one.content, one.style, one.config.steps, share_of) as on_step:
         found = explain_transfer(
             one.photo,
             one.paintings[0],

@@ -139,7 +139,7 @@ class FileFacts:
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:
         config = StyleConfig(**pair.settings)
         weights = self._weights_sha256(config.backbone)
-        return pair_key(hashes, config.digest(), weights, algorithm)
+        return pair_key(hashes, config.digest(algorithm), weights, algorithm)
 
     def _stat(self, path: str) -> str:
         if path not in self._stats:

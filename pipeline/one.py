@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.progress import shown
-from pipeline.timing import work_done
+from pipeline.timing import share_done
 from pipeline.words import duration
 from stylize.config import StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError, ImageReadError, StylizeError
@@ -109,8 +109,8 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
     if problem := side_problem(suffix, one.config.size):
         raise ConfigError(f"-o {out}: {problem}")
     storage.check_writable(out)
-    shares = work_done(one.photo.size, one.config)
-    with shown(one.content, one.style, shares) as on_step:
+    share_of = share_done(one.photo.size, one.config)
+    with shown(one.content, one.style, one.config.steps, share_of) as on_step:
         result = stylizer.transfer(
             one.photo,
             one.paintings,

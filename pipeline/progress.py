@@ -105,18 +105,15 @@ def _names(content: str, style: str) -> str:
 
 @contextlib.contextmanager
 def shown(
-    content: str, style: str, shares: Sequence[float]
+    content: str, style: str, steps: int, share_of: Callable[[Any], float]
 ) -> Iterator[Callable[[Any, Any], None]]:
-    """One pair without a run: gives an `on_step` that shows each step, where standard error is a
-    terminal.
-
-    `shares`: of the work, that is done after each step (`timing.work_done`).
-    """
+    """Show one pair without a run: gives an `on_step` that shows each of at most `steps` steps,
+    where standard error is a terminal. `share_of` is told each picture: `timing.share_done`."""
     console = _Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield lambda step, picture: None
         return
-    label, steps, began = _names(content, style), len(shares) - 1, time.monotonic()
+    label, began = _names(content, style), time.monotonic()
     row = Row(label, 0, steps)
 
     def draw(width: int, height: int) -> ConsoleRenderable:
@@ -124,7 +121,7 @@ def shown(
 
     def show(step: Any, picture: Any) -> None:
         nonlocal row
-        share = shares[min(step.step, steps)]
+        share = share_of(picture)
         row = Row(label, step.step, steps, step.loss, share, time.monotonic() - began)
 
     screen = Screen(console, draw)

@@ -6,44 +6,50 @@ Work is pixels looked at: those of each scale, as often as it is evaluated.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.records import Pair, Result
 from stylize.config import StyleConfig
 from stylize.stages import plan_stages
 
-__all__ = ["estimate", "work", "work_done"]
+__all__ = ["all_pixels", "estimate", "share_done", "work"]
 
 
 def work(settings: Mapping[str, Any]) -> int:
     """Of a pair with these settings, as if its picture were square; rows of older versions may
     lack some."""
     names = ("size", "steps", "scales", "coarsest")
-    return _seen(*(settings.get(name, getattr(StyleConfig, name)) for name in names))[-1]
+    return _square(*(settings.get(name, getattr(StyleConfig, name)) for name in names))
 
 
 @functools.cache
-def _seen(size: int, steps: int, scales: int, coarsest: int) -> list[int]:
+def _square(size: int, steps: int, scales: int, coarsest: int) -> int:
     config = StyleConfig(size=size, steps=steps, scales=scales, coarsest=coarsest)
-    return _pixels((size, size), config)
+    return all_pixels((size, size), config)
 
 
-def _pixels(size: tuple[int, int], config: StyleConfig) -> list[int]:
-    """Pixels that were looked at before the first evaluation, 0, and after each."""
-    each = [math.prod(s.size) for s in plan_stages(size, config) for _ in range(s.evaluations)]
-    return list(itertools.accumulate(each, initial=0))
+def all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
+    """Return how many pixels all evaluations look at, for a photograph of a size; at least 1. A
+    painting of things leaves out scales, but not their work: see `plan_stages`."""
+    return max(1, sum(math.prod(s.size) * s.evaluations for s in plan_stages(size, config)))
 
 
-def work_done(size: tuple[int, int], config: StyleConfig) -> list[float]:
-    """Share of the work that is done after each evaluation, for a photograph of a size."""
-    pixels = _pixels(size, config)
-    return [done / max(1, pixels[-1]) for done in pixels]
+def share_done(size: tuple[int, int], config: StyleConfig) -> Callable[[Any], float]:
+    """Return a function that is told the picture (1, 3, H, W) of each evaluation, and returns the
+    share of the work that is done by then, for a photograph of a size."""
+    total, seen = all_pixels(size, config), 0
+
+    def share(picture: Any) -> float:
+        nonlocal seen
+        seen += int(math.prod(picture.shape[-2:]))
+        return min(1.0, seen / total)
+
+    return share
 
 
 def estimate(pairs: Sequence[Pair], results: Iterable[Result]) -> dict[str, float]:
@@ -52,7 +58,8 @@ def estimate(pairs: Sequence[Pair], results: Iterable[Result]) -> dict[str, floa
     for r in results:
         if r.status == "ok" and r.seconds and r.evaluations:
             settings = json.loads(r.settings)
-            done = work(settings) * r.evaluations / max(1, settings["steps"])
+            planned = r.stop_reason == "steps"  # it may be fewer than `steps`, for the same work
+            done = work(settings) * (1 if planned else r.evaluations / max(1, settings["steps"]))
             rates[r.device].append(r.seconds / (done * (r.batch or 1)))
     left = sum(work(pair.settings) for pair in pairs)
     return {device: left * statistics.median(found) for device, found in sorted(rates.items())}

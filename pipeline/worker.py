@@ -22,7 +22,7 @@ from pipeline.carried import metadata, utc_now, written_path
 from pipeline.crash import crash_point
 from pipeline.memory import peak_memory
 from pipeline.records import Input, Pair, Result, pair_key, preview_of
-from pipeline.timing import work_done
+from pipeline.timing import share_done
 from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
     BlackError,
@@ -32,12 +32,15 @@ from stylize.errors import (
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import Limits, decode, encode, fit, match_size, scaled, style_size
+from stylize.image import Limits, decode, encode, fit, scaled
 
 __all__ = ["Job", "NotReadyError", "Status", "Worker", "new_result"]
 
 _KEPT = 4 * AT_ONCE
 """Pixels of decoded style pictures that a worker keeps."""
+
+_PaintingKey = tuple[str, int, str]
+"""SHA-256 of a style picture's file, its longer side in use, and the setting `margins`."""
 
 _THREADS = 8
 """How many pictures are decoded at once: one may be of hundreds of megabytes."""
@@ -104,8 +107,8 @@ class Worker:
         self.job = job
         self.on_status = on_status
         self._stylizers: dict[str, Any] = {}
-        self._paintings: dict[tuple[str, int], Any] = {}  # decoded, by SHA-256 and longer side
-        self._decoding: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
+        self._paintings: dict[_PaintingKey, Any] = {}  # ready to be used
+        self._decoding: defaultdict[_PaintingKey, threading.Lock] = defaultdict(threading.Lock)
         self._fits = math.inf  # pixels of pictures that are optimised together
         self._stopping = threading.Event()
         self._status = Status()
@@ -285,7 +288,7 @@ class Worker:
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
         """The callback of a pair's steps, which ends the pair when it is to stop or out of time."""
         pair, steps = opened.pair, opened.config.steps
-        shares = work_done(opened.pictures["content"].size, opened.config)
+        share_of = share_done(opened.pictures["content"].size, opened.config)
 
         def on_step(step: Any, image: Any) -> None:
             if self._stopping.is_set():
@@ -298,7 +301,7 @@ class Worker:
                     "(raise --timeout, or lower size or steps)"
                 )
             if first:
-                share = shares[min(step.step, len(shares) - 1)]
+                share = share_of(image)
                 self._status = Status(
                     pair.pair_id, step.step, steps, step.loss, seconds, share, together
                 )
@@ -388,7 +391,7 @@ class Worker:
         digest = hashlib.sha256(data).hexdigest()
         try:
             if role.startswith("style"):
-                picture = self._painting(data, digest, config.style_side(config.size))
+                picture = self._painting(data, digest, config)
             else:
                 picture = decode(data, self.job.limits)
         except StylizeError as error:
@@ -397,18 +400,19 @@ class Worker:
             picture = scaled(picture, config.size)
         return Input(role, written, stat, digest), picture
 
-    def _painting(self, data: bytes, digest: str, longest: int) -> Any:
+    def _painting(self, data: bytes, digest: str, config: StyleConfig) -> Any:
         """A style picture, decoded once while it is among the latest."""
-        key = (digest, longest)
+        from stylize.inputs import Painting
+
+        key = (digest, config.style_side(config.size), config.margins)
         with self._decoding[key]:
             picture = self._paintings.get(key)
             if picture is None:
-                picture = decode(data, self.job.limits)
-                picture = match_size(picture, style_size(picture.size, longest))
+                picture = Painting.of(decode(data, self.job.limits), config)
                 self._paintings[key] = picture
         pixels = 0
         for latest, kept in reversed(list(self._paintings.items())):
-            pixels += math.prod(kept.size)
+            pixels += math.prod(kept.picture.size)
             if pixels > _KEPT and latest != key:
                 self._paintings.pop(latest, None)
         return picture

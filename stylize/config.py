@@ -37,7 +37,7 @@ __all__ = [
     "together",
 ]
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Version of what the same settings give; raised when results change on purpose."""
 
 AT_ONCE = 2048**2
@@ -223,6 +223,11 @@ def _as_float(value: Any) -> Any:
     return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+_LATER_SETTINGS: Mapping[str, tuple[int, Any]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
+"""Settings that came after the first version: the version of the algorithm that brought each, and
+the value that paints as the versions before did."""
+
+
 class _Spelt:
     """Refuses a preset's name without its values. Before `__init__`, which cannot tell a value
     that was given from a default: settings that are all there, as in a record, may be defaults."""
@@ -311,6 +316,12 @@ class StyleConfig(_Spelt):
     spread: float = _number(
         0.4, 0, 1, "share of the style that each quarter must have by itself, at first"
     )
+    motifs: float = _number(
+        0.0, 0, 1, "how much of the painting's things comes along; 0: its manner alone, 1: both"
+    )
+    margins: str = _choice(
+        "crop", ("crop", "keep"), "leave out plain borders and frames of style pictures, or keep"
+    )
     style_scale: float = _number(1.0, 0.1, 10, "size of the style picture relative to the result")
     style_blend: tuple[float, ...] = _setting(
         (), _parse_blend, _check_blend, "weights like 0.7|0.3", "share of each style of several"
@@ -383,14 +394,18 @@ class StyleConfig(_Spelt):
         names = {name: getattr(self, name).rpartition("/")[2] for name in ("init", "mask")}
         return dataclasses.replace(self, **names)
 
-    def digest(self) -> str:
-        """SHA-256 of what decides the picture, hex.
+    def digest(self, algorithm: int = ALGORITHM) -> str:
+        """Return the SHA-256 of what decides the picture, hex, by a version of the algorithm.
 
         The preset's name is left out (its values count), and so are the paths of init and mask,
-        whose bytes are hashed with the other inputs.
+        whose bytes are hashed with the other inputs. A setting that the version did not have yet
+        is left out unless it was changed, so that pictures made before it stay done.
         """
         values = dataclasses.asdict(self)
         del values["preset"]
+        for name, (since, before) in _LATER_SETTINGS.items():
+            if algorithm < since and values[name] in (before, getattr(StyleConfig, name)):
+                del values[name]
         values["mask"] = bool(self.mask)
         if self.init_path:
             values["init"] = "file"

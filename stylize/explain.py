@@ -107,6 +107,7 @@ def explain_transfer(
     """
     with undisturbed(stylizer.device):
         inputs = Inputs(content, [style], config, init=init, mask=mask)
+        inputs.plan(stylizer.reach(inputs))
         losses = LayerLosses(stylizer, inputs)
         stages = inputs.stages
         last = stylizer.stage_inputs(inputs, Stage(stages[-1].size, 0), {})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -13,13 +15,40 @@ from torch import Tensor
 from stylize.config import StyleConfig
 from stylize.errors import ConfigError, ImageError, ImageReadError
 from stylize.image import decode, match_size, scaled, style_size, to_image, upright
+from stylize.margins import margin_note, painted_area
+from stylize.motifs import MEASURED_SIDE, least_side
 from stylize.stages import plan_stages
 
-__all__ = ["Inputs", "Picture", "read_picture"]
+__all__ = ["Inputs", "Painting", "Picture", "read_picture"]
 
 Picture = Image.Image | Tensor | str | Path
 """A PIL image, a floating tensor (1, 3, H, W) in [0, 1] (grey: (1, 1, H, W)), or the path of a
 file."""
+
+
+@dataclass(frozen=True)
+class Painting:
+    """A style picture as a transfer takes it, which several transfers with the same size and
+    settings may share."""
+
+    picture: Image.Image  # no larger than it is needed
+    small: Image.Image  # with a longer side of `MEASURED_SIDE`
+    digest: bytes  # tells the picture's pixels from others
+    note: str = ""  # what was left out of it
+
+    @classmethod
+    def of(cls, picture: Image.Image, config: StyleConfig) -> Painting:
+        """Make a decoded picture ready: without its margins, and as small as it is needed."""
+        note = ""
+        if config.margins == "crop":
+            box = painted_area(picture)
+            if cut := margin_note(picture.size, box):
+                note = f"left out margins of the style: {cut}"
+                picture = picture.crop(box)
+        small = match_size(picture, style_size(picture.size, MEASURED_SIDE))
+        size = style_size(picture.size, config.style_side(config.size))
+        picture = match_size(picture, size)
+        return cls(picture, small, _digest(picture), note)
 
 
 class Inputs:
@@ -28,7 +57,7 @@ class Inputs:
     def __init__(
         self,
         content: Picture,
-        styles: Sequence[Picture],
+        styles: Sequence[Picture | Painting],
         config: StyleConfig,
         *,
         init: Picture | None = None,
@@ -41,19 +70,26 @@ class Inputs:
         self.config = config
         # Coarser stages see these made smaller: from the pictures as they came each would take as
         # long as this.
-        largest = scaled(read_picture(content), config.size)
-        longest = config.style_side(config.size)
-        paintings = [read_picture(one) for one in styles]
-        if not paintings:
+        self._largest = largest = scaled(read_picture(content), config.size)
+        if not styles:
             raise ConfigError("there is no style; give a picture, or several")
-        paintings = [match_size(one, style_size(one.size, longest)) for one in paintings]
-        self.styles = [(painting, _digest(painting)) for painting in paintings]
+        self.styles = [
+            one if isinstance(one, Painting) else Painting.of(read_picture(one), config)
+            for one in styles
+        ]
         size = largest.size
         self.init = None if init is None else match_size(read_picture(init), size)
         self.mask = None if mask is None else match_size(read_picture(mask).convert("L"), size)
-        self.stages = plan_stages(size, config)
-        self.contents = {stage.size: match_size(largest, stage.size) for stage in self.stages}
         self.digest = _digest(largest)
+        self.plan(math.inf)
+
+    def plan(self, reach: float) -> None:
+        """Plan the stages for a `reach`, see `stylize.motifs`, and have the photograph ready in
+        their sizes."""
+        self.reach = reach
+        least = least_side(self.config, reach)
+        self.stages = plan_stages(self._largest.size, self.config, least)
+        self.contents = {s.size: match_size(self._largest, s.size) for s in self.stages}
 
     def check_like(self, other: Inputs) -> None:
         """Raise `ConfigError` unless two pictures can be optimised together."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from stylize.errors import ConfigError
 
-__all__ = ["CONVS", "block", "cell", "conv_of", "deepest", "has_layer", "reach", "relu_of"]
+__all__ = ["CONVS", "block", "cell", "conv_of", "deepest", "has_layer", "reach", "relu_of", "sees"]
 
 CONVS: Mapping[str, tuple[str, ...]] = {
     name: tuple(f"conv{b}_{i}" for b, n in enumerate(counts, 1) for i in range(1, n + 1))
@@ -50,6 +50,12 @@ def reach(layer: str, backbone: str) -> int:
     looks one position further, and pooling makes positions twice as wide."""
     order = CONVS[backbone]
     return sum(cell(conv) for conv in order[: order.index(conv_of(layer)) + 1])
+
+
+def sees(layer: str) -> int:
+    """Side of the square of pixels that a position of a layer sees, in VGG-19: VGG-16's third
+    convolutions see a little less, and are taken for the same."""
+    return cell(layer) + 2 * reach(layer, "vgg19")
 
 
 def deepest(layers: Iterable[str], backbone: str) -> str:

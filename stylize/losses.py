@@ -309,8 +309,10 @@ class PerceptualLoss:
     The targets are `content`, {layer: features (B, N, h, w)}, and `style`, {layer: `Statistic`}.
     They come from the same encoder in the same type as the picture's features, so that the content
     itself has content loss 0 and the style itself style loss 0. A part whose weight is 0 is not
-    computed and reads 0. `mask` (1 or B, 1, H, W): where the style counts. `content_factor` is on
-    the content weight: coarse stages hold on to the photograph more strongly.
+    computed and reads 0. `style_layers` are the weights of the style layers where they are not the
+    configured ones, each a number or (B,). `mask` (1 or B, 1, H, W): where the style counts.
+    `content_factor` is on the content weight: coarse stages hold on to the photograph more
+    strongly.
 
     With `config.relative` the content loss is over its target's energy, and a layer's style loss
     over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over
@@ -331,6 +333,7 @@ class PerceptualLoss:
         content: Mapping[str, Tensor],
         style: Mapping[str, Statistic],
         *,
+        style_layers: Mapping[str, float | Tensor] | None = None,
         mask: Tensor | None = None,
         content_factor: float = 1.0,
         start: Mapping[str, Statistic] | None = None,
@@ -345,7 +348,7 @@ class PerceptualLoss:
         if self.content_weight:
             self.content_layers.update(relative(config.content_layers))
         if self.style_weight:
-            self.style_layers.update(relative(config.style_layers))
+            self.style_layers.update(style_layers or relative(config.style_layers))
         self.content = content
         self.focus = {
             layer: standing_out(content[layer], config.focus) for layer in self.content_layers

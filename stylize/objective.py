@@ -6,6 +6,7 @@ Pictures are (1, 3, H, W). `Stylizer` makes the targets of the styles, and keeps
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from stylize import color
 from stylize.config import StyleConfig
 from stylize.encoder import GRID, Encoder
 from stylize.losses import PerceptualLoss, Statistic, relative
+from stylize.motifs import layer_weights
 from stylize.stages import Stage
 from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
 
@@ -64,6 +66,7 @@ class StageInputs:
     styles: list[Style]
     init: Tensor | None
     mask: Tensor | None  # (1, 1, H, W)
+    reach: float = math.inf  # share of the painting's longer side, see `stylize.motifs`
 
     def weight(self) -> Tensor | None:
         """Where the style counts, on the grid, or None for everywhere."""
@@ -129,11 +132,23 @@ def stage_loss(
         config,
         content,
         style,
+        style_layers=_layer_weights(config, max(stage.size), inputs),
         mask=torch.cat(weights) if weights else None,
         content_factor=stage.content_factor,
         start=start,
         spread=stage.spread,
     )
+
+
+def _layer_weights(
+    config: StyleConfig, side: int, inputs: Sequence[StageInputs]
+) -> dict[str, float | Tensor]:
+    """Weights of the style layers, sum 1, by layer: one for all pictures of a batch, or (B,)."""
+    each = [relative(layer_weights(config, side, one.reach)) for one in inputs]
+    if all(one == each[0] for one in each):
+        return dict(each[0])
+    like = inputs[0].content
+    return {layer: like.new_tensor([one[layer] for one in each]) for layer in each[0]}
 
 
 def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statistic]:

@@ -29,6 +29,8 @@ _NEURAL_STYLE = {
     "coarse_content": "1",
     "focus": "0",
     "spread": "0",
+    "motifs": "1",
+    "margins": "keep",
     "scales": "1",
     "plateau": "0",
 }
@@ -64,6 +66,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "coarse_content": "1",
         "focus": "0",
         "spread": "0",
+        "motifs": "1",
+        "margins": "keep",
         "scales": "1",
         "plateau": "0",
     },

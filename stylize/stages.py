@@ -6,6 +6,7 @@ Never imports torch: the batch plans by it, too.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from stylize.config import StyleConfig
@@ -25,12 +26,19 @@ class Stage:
     spread: float = 0.0  # share of the style loss that is over each quarter by itself
 
 
-def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stage]:
-    """Sizes from coarse to fine and their evaluations, which sum to `config.steps`.
+def plan_stages(
+    content_size: tuple[int, int], config: StyleConfig, least_side: float = 0
+) -> list[Stage]:
+    """Plan the sizes from coarse to fine, and the evaluations of each.
 
-    The finest has two sevenths of them; the others, each four times cheaper than the next, share
-    the rest evenly. With `config.spread` the coarsest is two stages: painted in every quarter of
-    the picture first, then as the painting has it all in all.
+    The finest has two sevenths of `config.steps`; the others, each four times cheaper than the
+    next, share the rest evenly. With `config.spread` the coarsest is two stages: painted in every
+    quarter of the picture first, then as the painting has it all in all.
+
+    `least_side`, pixels, is for paintings of things, see `stylize.motifs`. Scales with a longer
+    side below it are left out, and the next has as many evaluations more as make the same work.
+    Where it is above `config.coarsest` there is no spread: each quarter would get the painting's
+    things.
     """
     sizes = [fit(content_size, config.size)]
     for k in range(1, config.scales):
@@ -45,7 +53,13 @@ def plan_stages(content_size: tuple[int, int], config: StyleConfig) -> list[Stag
         Stage(size, count, config.coarse_content) for size, count in zip(sizes, counts, strict=True)
     ]
     stages[-1] = dataclasses.replace(stages[-1], content_factor=1.0)
-    if config.spread and len(stages) > 1:
+    left_out = [stage for stage in stages[:-1] if max(stage.size) < least_side]
+    if left_out:
+        stages = stages[len(left_out) :]
+        work = sum(stage.evaluations * math.prod(stage.size) for stage in left_out)
+        more = round(work / math.prod(stages[0].size))
+        stages[0] = dataclasses.replace(stages[0], evaluations=stages[0].evaluations + more)
+    if config.spread and len(stages) > 1 and least_side <= config.coarsest:
         first = stages[0]
         third = first.evaluations // 3
         stages[:1] = [

@@ -10,7 +10,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,9 @@ from stylize.image import (
     to_image,
     to_tensor,
 )
-from stylize.inputs import Inputs, Picture
+from stylize.inputs import Inputs, Painting, Picture
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
+from stylize.motifs import MEASURED_LAYER, evenness, reach_of
 from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
 from stylize.optimize import Minimum, minimize
 from stylize.stages import Stage
@@ -96,7 +97,7 @@ class Request:
     """One picture to be made: what goes in, and its own callback."""
 
     content: Picture
-    style: Picture | Sequence[Picture]
+    style: Picture | Painting | Sequence[Picture | Painting]
     config: StyleConfig = StyleConfig()
     init: Picture | None = None
     mask: Picture | None = None
@@ -108,7 +109,7 @@ class Request:
                 f"config is {self.config!r}; it must be a StyleConfig, like StyleConfig.of('draft')"
             )
 
-    def styles(self) -> Sequence[Picture]:
+    def styles(self) -> Sequence[Picture | Painting]:
         """The style pictures, of which one or several were given."""
         style = self.style
         return style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
@@ -136,7 +137,7 @@ class StyleResult:
     evaluations: int
     stop_reason: str  # steps, plateau, stalled; restarted: was NaN, gone on from the best picture
     seconds: float  # of the whole batch that it was made in
-    notes: str = ""  # what was done with less to fit the memory
+    notes: str = ""  # what was left out of a style, or done with less to fit the memory
 
     def save(self, path: str | Path) -> None:
         """Write the picture, whole or not at all. Raises `OSError`, `ImageError`."""
@@ -206,6 +207,7 @@ class Stylizer:
         self.compile = compile
         self._encoders: dict[tuple[object, ...], Encoder] = {}
         self._styles: dict[tuple[object, ...], dict[str, Statistic]] = {}
+        self._evenness: dict[bytes, float] = {}  # by a painting's digest
         if self.device.type == "cuda":
             # Products of float32 in TF32: exact for features in bfloat16, of others 11 bits.
             torch.set_float32_matmul_precision("high")
@@ -239,9 +241,17 @@ class Stylizer:
 
     def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
         """What `transfer_batch` does, with the caller's switches set aside."""
-        if not requests:
-            return []
-        transfers = self._read(requests)
+        alike: dict[tuple[Stage, ...], list[_Transfer]] = {}
+        transfers = self._read(requests) if requests else []
+        for transfer in transfers:  # a painting of things leaves out the coarsest scales
+            alike.setdefault(tuple(transfer.inputs.stages), []).append(transfer)
+        finished = {id(one): end for group in alike.values() for one, end in self._optimize(group)}
+        return [finished[id(transfer)] for transfer in transfers]
+
+    def _optimize(
+        self, transfers: Sequence[_Transfer]
+    ) -> Iterator[tuple[_Transfer, StyleResult | DivergedError]]:
+        """Optimise pictures with the same stages together, and finish each."""
         config, stages = transfers[0].config, transfers[0].inputs.stages
         result = before = None
         for stage in stages:
@@ -257,12 +267,11 @@ class Stylizer:
                 result = result.clamp(0, 1)
         assert result is not None
         notes = _notes(config, stages[-1], self._side(stages[-1].size))
-        finished: list[StyleResult | DivergedError] = []
         ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
         for row, (one, at, losses) in enumerate(zip(transfers, inputs, ends, strict=True)):
             picture = self._picture(result[row : row + 1], one.inputs, at.mask)
-            finished.append(one.finish(picture, losses[1:], notes))
-        return finished
+            said = [*(painting.note for painting in one.inputs.styles), *notes]
+            yield one, one.finish(picture, losses[1:], "; ".join(filter(None, said)))
 
     def _read(self, requests: Sequence[Request]) -> list[_Transfer]:
         """Decode what was given. Raises `ConfigError` for what cannot be painted together."""
@@ -275,8 +284,10 @@ class Stylizer:
         with ThreadPoolExecutor(_THREADS) as pool:  # Pillow resizes outside the interpreter
             each = pool.map if len(requests) > 1 else map
             transfers = list(each(functools.partial(_Transfer, began=began), requests))
-        for other in transfers[1:]:
-            transfers[0].inputs.check_like(other.inputs)
+            for other in transfers[1:]:
+                transfers[0].inputs.check_like(other.inputs)
+            reaches = [self.reach(one.inputs) for one in transfers]
+            list(each(lambda one, reach: one.inputs.plan(reach), transfers, reaches))
         return transfers
 
     def _minimize(
@@ -304,6 +315,24 @@ class Stylizer:
             one.end(end)
         return minimum
 
+    @torch.no_grad()
+    def reach(self, inputs: Inputs) -> float:
+        """Return the share of its paintings that a layer may see in a transfer: of several, the
+        geometric mean by their shares. See `stylize.motifs`."""
+        config = inputs.config
+        if config.motifs == 1 or not config.weights()[1]:
+            return math.inf
+        encoder = self.encoder(StyleConfig(), _FEW)  # the same measure whatever the settings
+        for painting in inputs.styles:
+            if painting.digest not in self._evenness:
+                small = to_tensor(painting.small).to(self.device, torch.float32)
+                features = encoder(small, [MEASURED_LAYER])[MEASURED_LAYER]
+                self._evenness[painting.digest] = evenness(features)
+        reaches = [reach_of(self._evenness[p.digest], config.motifs) for p in inputs.styles]
+        shares = config.shares(len(reaches))
+        together = sum(s * math.log(r) for r, s in zip(reaches, shares, strict=True))
+        return math.exp(together)
+
     def in_tiles(self) -> Stylizer:
         """One that sees pictures in smaller tiles, for want of memory; the rest is shared."""
         other = copy.copy(self)
@@ -320,10 +349,10 @@ class Stylizer:
         styles = []
         # A style gets the photograph's colours as they are at a stage's size.
         of = (inputs.digest, stage.size) if config.preserve_color != "none" else ()
-        for painting, digest in inputs.styles:
-            key = (digest, of)
+        for painting in inputs.styles:
+            key = (painting.digest, of)
             if key not in shared:
-                style = self._style(painting, content, stage, config)
+                style = self._style(painting.picture, content, stage, config)
                 shared[key] = Style(style, (*key, config.preserve_color, style.shape))
             styles.append(shared[key])
         if config.preserve_color == "luminance":
@@ -332,7 +361,8 @@ class Stylizer:
             None if picture is None else self.tensor(match_size(picture, stage.size))
             for picture in (inputs.init, inputs.mask)
         )
-        return StageInputs(Frame(stage.size, config), content, styles, init, mask)
+        frame = Frame(stage.size, config)
+        return StageInputs(frame, content, styles, init, mask, inputs.reach)
 
     def loss(
         self, config: StyleConfig, stage: Stage, inputs: Sequence[StageInputs]
@@ -506,13 +536,13 @@ def _history(config: StyleConfig, stage: Stage) -> int:
     return max(3, min(config.history, _MEMORY // pair))
 
 
-def _notes(config: StyleConfig, stage: Stage, side: int) -> str:
+def _notes(config: StyleConfig, stage: Stage, side: int) -> list[str]:
     notes = []
     if side:
         notes.append(f"seen in tiles of {side} pixels")
     if _history(config, stage) < config.history:
         notes.append(f"history {config.history} -> {_history(config, stage)} to fit the memory")
-    return "; ".join(notes)
+    return notes
 
 
 def _step(

@@ -51,7 +51,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image.Image, Image.I
 
 @pytest.fixture(scope="module")
 def found(stylizer: Stylizer, pair: tuple[Image.Image, Image.Image]) -> Explanation:
-    config = StyleConfig.of("default", size=64, steps=9, scales=2, coarsest=32, tv_weight=0.1)
+    config = StyleConfig.of(
+        "default", size=64, steps=9, scales=2, coarsest=32, motifs=1, tv_weight=0.1
+    )
     return explain_transfer(*pair, config, stylizer, layers=LAYERS)
 
 

@@ -78,7 +78,7 @@ def test_the_front_door_works_from_paths_with_the_default_preset(tmp_path: Path)
     result = transfer_style(
         tmp_path / "photo.png",
         str(tmp_path / "painting.png"),
-        StyleConfig.of("default", size=48, steps=6, coarsest=16),
+        StyleConfig.of("default", size=48, steps=6),
     )
     assert result.image.size == (48, 32)
     assert result.evaluations == 6
@@ -311,7 +311,7 @@ def test_the_loss_falls_and_the_kept_picture_is_the_best(transfer: Transfer) -> 
 
 def test_the_curve_counts_every_evaluation_over_all_scales(transfer: Transfer) -> None:
     seen: list[tuple[Step, tuple[int, ...]]] = []
-    config = small(size=48, steps=9, scales=3, coarsest=16)
+    config = small(size=48, steps=9, scales=3, coarsest=16, motifs=1)
     result = transfer(config, on_step=lambda step, x: seen.append((step, tuple(x.shape))))
     assert [step.step for step in result.curve] == list(range(1, 10))
     assert [step for step, _ in seen] == list(result.curve)
@@ -378,7 +378,7 @@ def test_one_scale_has_all_evaluations() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1])
 def test_few_steps_over_many_scales_still_give_a_picture(transfer: Transfer, steps: int) -> None:
-    result = transfer(small(size=48, steps=steps, scales=3, coarsest=16))
+    result = transfer(small(size=48, steps=steps, scales=3, coarsest=16, motifs=1))
     assert result.image.size == (48, 32)
     assert (result.evaluations, len(result.curve)) == (steps, steps)
     assert result.loss > 0
@@ -468,7 +468,7 @@ def test_init_says_where_to_start(transfer: Transfer, tmp_path: Path) -> None:
 def test_the_coarse_scales_gain_is_carried_to_the_fine_one(transfer: Transfer) -> None:
     # All of 20 evaluations but a few are made on the coarse scale; the first loss on the fine one
     # is then below the loss of its own start.
-    config = small(size=48, steps=20, scales=2, coarsest=16)
+    config = small(size=48, steps=20, scales=2, coarsest=16, motifs=1)
     first = transfer(small(size=48, steps=1)).curve[0].loss
     coarse = sum(stage.evaluations for stage in plan_stages((48, 32), config)[:-1])
     carried = transfer(config).curve[coarse].loss
@@ -502,7 +502,7 @@ def test_strength_0_from_the_content_is_the_photograph(transfer: Transfer) -> No
         {"content_weight": 0.0},
         {"style_weight": 0.0, "content_weight": 0.0},
         {"style_weight": 0.0, "content_weight": 0.0, "tv_weight": 1.0},
-        {"style_weight": 0.0, "coarse_content": 0.0, "scales": 2, "coarsest": 16},
+        {"style_weight": 0.0, "coarse_content": 0.0, "scales": 2, "coarsest": 16, "motifs": 1},
         {"strength": 1.0, "style_weight": 0.0},
     ],
     ids=str,
@@ -623,7 +623,13 @@ def test_luminance_keeps_the_photographs_i_and_q(transfer: Transfer) -> None:
 
 def test_a_style_in_the_photographs_colours_is_not_that_of_another_scale(bundled: Weights) -> None:
     # So small a style picture has the same size at both scales.
-    settings = {"size": 64, "style_scale": 0.1, "preserve_color": "histogram", "coarsest": 32}
+    settings = {
+        "size": 64,
+        "style_scale": 0.1,
+        "preserve_color": "histogram",
+        "coarsest": 32,
+        "motifs": 1,
+    }
 
     def paint(stylizer: Stylizer, scales: int) -> float:
         config = small(**{"init": "content", "relative": False, **settings, "scales": scales})
@@ -742,7 +748,7 @@ def batch(**settings: Any) -> list[Request]:
 )
 def test_a_batch_gives_what_separate_runs_give(bundled: Weights, settings: dict[str, Any]) -> None:
     exact = Stylizer(bundled, device="cpu", dtype="float64")
-    requests = batch(steps=20, scales=2, coarsest=16, **settings)
+    requests = batch(steps=20, scales=2, coarsest=16, motifs=1, **settings)
     for request, together in zip(requests, exact.transfer_batch(requests), strict=True):
         assert isinstance(together, StyleResult)
         alone = exact.transfer(request.content, request.style, request.config)

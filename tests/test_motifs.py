@@ -1,0 +1,155 @@
+"""The painting's manner without its things: what a layer may see, the scales, and the pictures."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stylize import StyleConfig, Stylizer
+from stylize.image import fit
+from stylize.inputs import Inputs
+from stylize.layers import sees
+from stylize.motifs import evenness, layer_weights, least_side, reach_of
+from stylize.stages import plan_stages
+from stylize.transfer import Request, StyleResult
+from stylize.weights import Weights
+
+IMAGES = Path(__file__).parents[1] / "manifests" / "images"
+THINGS = 0.055
+TEXTURE = 0.25
+
+
+@pytest.fixture(scope="module")
+def stylizer(bundled: Weights) -> Stylizer:
+    return Stylizer(bundled, device="cpu", dtype="float32")
+
+
+def reach(stylizer: Stylizer, style: str, **settings: Any) -> float:
+    picture = Image.open(IMAGES / f"{style}.jpg")
+    config = StyleConfig(size=64, **settings)
+    return stylizer.reach(Inputs(picture, [picture], config))
+
+
+# What a layer sees, and may see
+
+
+def test_what_a_layer_sees_is_the_square_that_its_convolutions_and_poolings_cover() -> None:
+    # 3x3; then 3 + 2 (conv1_2) + 1 (pooling) + 4 (conv2_1); and so on down VGG-19.
+    assert [sees(f"relu{block}_1") for block in range(1, 6)] == [3, 10, 24, 68, 156]
+
+
+def test_evenness_is_one_over_even_features_and_the_share_that_has_them_else() -> None:
+    features = torch.ones(1, 3, 4, 5)
+    assert evenness(features) == pytest.approx(1)
+    features[..., 2:, :] = 0  # half of the positions: (1/2)^2 / (1/2)
+    assert evenness(features) == pytest.approx(1 / 2)
+    features[..., 1:, :] = 0
+    assert evenness(features) == pytest.approx(1 / 4)
+    assert evenness(10 * features) == pytest.approx(1 / 4)
+
+
+def test_the_reach_goes_from_things_to_texture_and_with_motifs_to_no_limit() -> None:
+    assert reach_of(0.5, 0) == reach_of(0.68, 0) == pytest.approx(THINGS)
+    assert reach_of(0.75, 0) == reach_of(0.9, 0) == pytest.approx(TEXTURE)
+    assert reach_of(0.715, 0) == pytest.approx(math.sqrt(THINGS * TEXTURE))
+    assert reach_of(0.5, 0.5) == pytest.approx(2 * THINGS)
+    assert reach_of(0.5, 1) == math.inf
+
+
+def test_a_layer_that_sees_too_much_counts_less_by_the_square_of_the_excess() -> None:
+    config = StyleConfig(style_layers="relu1_1:4,relu3_1:25,relu4_1:2", style_scale=0.5)
+    # The painting's longer side is 100 pixels, and a tenth of it 10; relu3_1 sees 24, relu4_1 68.
+    weights = dict(layer_weights(config, 200, reach=0.1))
+    assert weights == {
+        "relu1_1": 4,
+        "relu3_1": pytest.approx(25 * (10 / 24) ** 2),
+        "relu4_1": pytest.approx(2 * (10 / 68) ** 2),
+    }
+    assert layer_weights(config, 200, math.inf) == config.style_layers
+
+
+def test_scales_where_single_strokes_are_too_large_are_left_out_for_the_same_work() -> None:
+    config = StyleConfig(size=512, spread=0)
+    assert least_side(config, THINGS) == pytest.approx(10 / THINGS)
+    whole = plan_stages((800, 600), config)
+    assert [stage.size[0] for stage in whole] == [128, 256, 512]
+    stages = plan_stages((800, 600), config, least_side(config, THINGS))
+    assert [stage.size[0] for stage in stages] == [256, 512]
+    assert stages[1] == whole[2]
+    assert stages[0].evaluations == 50 + 12  # 50 of a quarter of the pixels, in whole ones
+    assert plan_stages((800, 600), config, least_side(config, TEXTURE)) == whole
+
+
+@pytest.mark.parametrize("size", [256, 512, 1024, 2048])
+def test_a_painting_of_things_begins_alike_at_every_size(size: int) -> None:
+    config = StyleConfig(size=size)
+    stages = plan_stages((4000, 3000), config, least_side(config, THINGS))
+    assert stages[0].size == fit((4000, 3000), 256)
+    assert [stage.spread for stage in stages] == [0] * len(stages)
+
+
+# On pictures
+
+
+@pytest.mark.parametrize("style", ["night-strokes", "mosaic", "woodcut-waves", "ember-sky"])
+def test_paintings_that_are_texture_all_over_keep_their_swirls(
+    style: str, stylizer: Stylizer
+) -> None:
+    assert reach(stylizer, style) == pytest.approx(TEXTURE)
+
+
+@pytest.mark.parametrize("style", ["portrait", "still-life", "harbour"])
+def test_paintings_of_things_are_seen_a_little_at_a_time(style: str, stylizer: Stylizer) -> None:
+    assert reach(stylizer, style) == pytest.approx(THINGS)
+    assert reach(stylizer, style, motifs=0.5) == pytest.approx(2 * THINGS)
+    assert reach(stylizer, style, motifs=1) == math.inf
+
+
+def test_of_several_styles_the_reach_is_their_geometric_mean_by_shares(
+    stylizer: Stylizer,
+) -> None:
+    pictures = [Image.open(IMAGES / f"{name}.jpg") for name in ("portrait", "mosaic")]
+    config = StyleConfig(size=64, style_blend="0.25|0.75")
+    both = stylizer.reach(Inputs(pictures[0], pictures, config))
+    assert both == pytest.approx(THINGS**0.25 * TEXTURE**0.75, rel=1e-3)
+
+
+def test_paintings_of_either_kind_are_painted_together_as_they_are_alone(bundled: Weights) -> None:
+    exact = Stylizer(bundled, device="cpu", dtype="float64")
+    photo = Image.open(IMAGES / "coffee.jpg")
+    config = StyleConfig(size=48, steps=12, scales=2, coarsest=16, motifs=0.5)
+    styles = [Image.open(IMAGES / f"{name}.jpg") for name in ("mosaic", "portrait", "ember-sky")]
+    requests = [Request(photo, style, config) for style in styles]
+    together = exact.transfer_batch(requests)
+    assert len({result.evaluations for result in together if isinstance(result, StyleResult)}) == 2
+    for request, result in zip(requests, together, strict=True):
+        assert isinstance(result, StyleResult)
+        alone = exact.transfer(request.content, request.style, config)
+        assert [s.loss for s in result.curve] == pytest.approx(
+            [s.loss for s in alone.curve], rel=1e-6
+        )
+        assert np.abs(np.asarray(result.image, int) - np.asarray(alone.image, int)).max() <= 1
+
+
+# What was painted before
+
+BEFORE = {
+    "default": "163d9636d6d3f8b12174ce7856b4c86aba29c66eee411b10834e700ae2d8f88c",
+    "paper": "a3b6265c02c0c157f6ff91151ae85e5ae08c4b99496e2f59ff7d41038d375fcc",
+    "neural-style": "de926ace18531fa56ed01ebc03afa3b602a46b6c2c9a99b0f4c7f66457c88aff",
+}
+"""Digests of the presets' settings by version 2 of the algorithm."""
+
+
+@pytest.mark.parametrize("preset", BEFORE)
+def test_pictures_of_the_version_before_stay_done(preset: str) -> None:
+    config = StyleConfig.of(preset)
+    assert config.digest(2) == BEFORE[preset]
+    assert config.digest() != BEFORE[preset]
+    changed = dataclasses.replace(config, motifs=0.5)
+    assert changed.digest(2) != BEFORE[preset]
