@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -54,10 +53,8 @@ def calibrate(weights: Weights, pooling: str) -> dict[str, Tensor]:
     Beyond the edge conv1_1 sees the bundled network's mean colour: each input convention has its
     own, and one network under two of them must have the same means.
     """
-    encoder = Encoder(weights, pooling=pooling, padding="none")
+    encoder = Encoder(weights.with_mean(), pooling=pooling)
     pictures = calibration_pictures()
-    edge = pictures[0].new_tensor(weights_module.CAFFE_MEAN).view(1, 3, 1, 1)
-    pictures = [F.pad(p - edge, (1, 1, 1, 1)) + edge for p in pictures]
     total: dict[str, Tensor] = {}
     for picture in pictures:
         with torch.autocast("cpu", enabled=False):  # a caller's would round what is kept
@@ -88,9 +85,10 @@ def activation_means(weights: Weights, pooling: str) -> Mapping[str, Tensor]:
 def feature_scales(weights: Weights, pooling: str, feature_scale: str) -> dict[str, Tensor] | None:
     """What `Encoder` divides features by, for `unit` or `caffe` features.
 
-    `unit`: m_c. `caffe`: nothing for the bundled network, whose filters are the published ones;
-    for foreign weights m_c over the bundled layer's mean, a scalar a layer, so that layers weigh
-    as they do in the published network.
+    `unit`: m_c, channel by channel. `caffe`: features as they were published. Nothing for the
+    bundled network; for foreign weights one number for all channels of a layer, the mean of m_c
+    over that of the bundled layer, so that layers weigh as they do in the bundled network and a
+    layer's channels as they do in the foreign one.
     """
     if feature_scale == "caffe" and weights.bundled:
         return None
@@ -105,5 +103,7 @@ def feature_scales(weights: Weights, pooling: str, feature_scale: str) -> dict[s
         twin = max(
             (c for c in published if block(c) == block(conv) and c <= conv), default="conv5_1"
         )
-        scales[conv] = mean / published[twin].mean()
+        # Means of floored means, both: the floor is a share of the layer's mean, so that the
+        # quotient for one network times a number is that number.
+        scales[conv] = torch.full_like(mean, float(mean.mean() / published[twin].mean()))
     return scales

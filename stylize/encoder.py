@@ -99,9 +99,9 @@ class Encoder(nn.Module):
     so the network stays the same function up to those factors (ReLU and pooling commute with
     positive factors). Without scales these are the weights as they came.
     `padding` is what conv1_1 sees beyond the edge: zeros (the mean colour) or the edge repeated;
-    `none` takes pictures that bring a frame of one pixel; `circular` wraps at every convolution,
-    for tests. `winograd`: where they pay, convolutions are Winograd's; without, all are direct,
-    and round a position's features alike whatever part of a picture is seen.
+    `circular` wraps at every convolution, for tests. `winograd`: where they pay, convolutions are
+    Winograd's; without, all are direct, and round a position's features alike whatever part of a
+    picture is seen.
     """
 
     def __init__(

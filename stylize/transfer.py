@@ -202,7 +202,8 @@ class Stylizer:
     ) -> None:
         self.device = choose_device(device)  # before anything is downloaded
         self.dtype = choose_dtype(dtype, self.device)
-        self.weights = weights if isinstance(weights, Weights) else _load(weights)
+        found = weights if isinstance(weights, Weights) else _load(weights)
+        self.weights = found.with_mean()  # zeros and noise are one colour, whatever the file
         self.tile = tile
         self.compile = compile
         self._encoders: dict[tuple[object, ...], Encoder] = {}

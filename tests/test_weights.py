@@ -139,6 +139,29 @@ def test_torchvisions_input_is_rgb_normalised(tmp_path: Path, cache: Path) -> No
     assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
+def test_with_another_mean_only_what_is_seen_beyond_the_edge_is_another_colour(
+    tmp_path: Path, cache: Path
+) -> None:
+    torch.save(narrow("vgg16"), tmp_path / "a.pth")
+    loaded = weights.load(weights.import_file(tmp_path / "a.pth"))
+    moved = loaded.with_mean()
+    assert moved.mean == weights.CAFFE_MEAN != loaded.mean
+    assert (moved.sha256, moved.backbone) == (loaded.sha256, loaded.backbone)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    got = Encoder(moved)(image, ["conv1_1"])["conv1_1"]
+    # The network as it came, on a picture with a frame of that colour.
+    colour = torch.tensor(weights.CAFFE_MEAN).view(1, 3, 1, 1)
+    framed = torch.nn.functional.pad(image - colour, (1, 1, 1, 1)) + colour
+    wanted = Encoder(loaded)(framed, ["conv1_1"])["conv1_1"][..., 1:-1, 1:-1]
+    assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    as_it_came = Encoder(loaded)(image, ["conv1_1"])["conv1_1"]
+    assert (as_it_came - wanted).abs().max() > 1e-3 * wanted.abs().max()
+
+
+def test_the_bundled_network_keeps_its_mean_to_the_last_bit(bundled: weights.Weights) -> None:
+    assert bundled.with_mean() is bundled
+
+
 # What is no weights file
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -79,6 +79,20 @@ class Weights:
     def bundled(self) -> bool:
         """Whether its features are those of the published network, filter for filter."""
         return bool(self.activation_means)
+
+    def with_mean(self, mean: _RGB = CAFFE_MEAN) -> Weights:
+        """The same network for RGB minus another mean, with the difference in conv1_1's bias.
+
+        Each convention has its own mean, up to half a grey level from the other's, and with it its
+        own colour where conv1_1 sees zeros beyond the edge and where noise begins. With one mean
+        for all, one network under two conventions is one objective.
+        """
+        if mean == self.mean:
+            return self
+        first = self.filters["conv1_1"].double()  # (out, 3, 3, 3)
+        shift = first.new_tensor(mean) - first.new_tensor(self.mean)
+        bias = self.biases["conv1_1"].double() + (first.sum(dim=(2, 3)) * shift).sum(dim=1)
+        return replace(self, mean=mean, biases={**self.biases, "conv1_1": bias.float()})
 
 
 def cache_folder() -> Path:
