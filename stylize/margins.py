@@ -42,7 +42,8 @@ _TILT = 0.008  # of the side's length: a sheet laid askew by half a degree
 _ALIKE = 20.0  # off the margin's colour and still margin: noise, JPEG, uneven light
 _DRIFT = 30.0  # of the margin's colour along its side
 _SAME = 25.0  # between the margins of two sides that confirm each other
-_PURE = 16.0  # off white or black
+_PURE = 16.0  # off white or black, of a sheet scanned or a border added
+_PAPER = 56.0  # likewise, of a passe-partout
 
 _CLEAN = 0.98  # of a row in the margin's colour: all margin, but for dust
 _TEXT = 0.25  # likewise, where a line of text is printed in the margin
@@ -81,7 +82,7 @@ def painted_area(picture: Image.Image) -> Box:
         outer, box = box, _shrunk(whole, box, _cuts(picture, box))
         if box == outer:
             break
-    # At the top or bottom, what looks like a strip is sky or floor.
+    # Not at the top or bottom: there it may be sky, water or floor.
     return _shrunk(whole, box, [_strip(picture, box, 0), 0, _strip(picture, box, 2), 0])
 
 
@@ -166,36 +167,43 @@ def _checked(view: _Floats, side: int, found: list[_Edge | None], narrow: float)
     first, last = found[(side + 1) % 2], found[(side + 1) % 2 + 2]
     columns = first.reach if first else 0, -last.reach if last else view.shape[1]
 
-    def agreeing(edge: _Edge) -> list[int]:
-        others = [(i, other) for i, other in enumerate(found) if other and i != side]
-        return [i for i, other in others if np.abs(other.colour - edge.colour).max() <= _SAME]
+    # With a caption first: its letters stand on a straight line as well.
+    for text in (True, False):
+        edge = _edge(view, *columns, text) if text or found[side] else None
+        if edge is None:
+            continue
+        alike = [
+            i
+            for i, other in enumerate(found)
+            if i != side and other and np.abs(other.colour - edge.colour).max() <= _SAME
+        ]
+        if text and (len(alike) < 2 or edge.line.share < 0.8):
+            continue
+        if _believed(edge, side, alike, narrow):
+            return edge
+    return None
 
-    # A caption first: the line it stands on is straight as well.
-    edge = _edge(view, *columns, text=True)
-    if edge and edge.line.share >= 0.8 and len(agreeing(edge)) >= 2:
-        return edge
-    edge = _edge(view, *columns) if found[side] else None
-    if edge is None:
-        return None
-    alike = agreeing(edge)
-    return edge if _believed(edge, 1 + len(alike), (side + 2) % 4 in alike, narrow) else None
 
-
-def _believed(edge: _Edge, sides: int, opposite: bool, narrow: float) -> bool:
-    """Whether it is a margin, where so many sides have one of its colour.
+def _believed(edge: _Edge, side: int, alike: Sequence[int], narrow: float) -> bool:
+    """Whether it is a margin, where those other sides have one of its colour.
 
     The fewer they are, the evener it must be, and the more the painting must vary beside it: the
     sea under a horizon hardly does.
     """
     line, noise, inside = edge.line, edge.noise, edge.inside
-    if sides >= 3:
-        return line.share >= (0.5 if sides == 4 else 0.6) and noise <= 8
-    if opposite:
+    from_paper = min(float(np.abs(edge.colour - level).max()) for level in (0, 255))
+    if len(alike) >= 2:
+        # A coloured one round an even area may be a painting of squares.
+        paper = from_paper <= _PAPER or inside >= 6
+        return line.share >= (0.5 if len(alike) == 3 else 0.6) and noise <= 10 and paper
+    if (side + 2) % 4 in alike:
         return line.share >= 0.85 and noise <= 6 and inside >= 10
-    if line.depth > narrow or line.short > 0.01 or noise > 2:
+    if line.depth > narrow or line.short > 0.01:
         return False
-    pure = min(float(np.abs(edge.colour - level).max()) for level in (0, 255)) <= _PURE
-    return line.share >= (0.8 if pure else 0.9) and inside >= (10 if pure else 16)
+    if from_paper <= _PURE:
+        return line.share >= (0.8 if noise <= 2 else 0.9) and noise <= 4 and inside >= 10
+    # A coloured one at the top or bottom may be sky, water or floor.
+    return side % 2 == 0 and line.share >= 0.9 and noise <= 2 and inside >= 16
 
 
 def _edge(view: _Floats, first: int, last: int, text: bool = False) -> _Edge | None:
@@ -212,7 +220,8 @@ def _edge(view: _Floats, first: int, last: int, text: bool = False) -> _Edge | N
     clear = _clear(alike.mean(axis=1), _TEXT if text else _CLEAN)
     if clear >= 4 and (~alike[:clear]).mean(axis=0).max() > _CROSSED:
         return None
-    noise = float(off[:clear][alike[:clear]].mean())
+    away = max(1, clear - 2)  # from the line, near which JPEG adds its own
+    noise = float(off[:away][alike[:away]].mean())
     alike[:clear] = True  # dust and text
     line = _line(alike, reach=1, tilt=_TILT, short=0.03)
     if line is None:
