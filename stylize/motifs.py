@@ -25,7 +25,7 @@ MEASURED_LAYER = "relu2_1"
 MEASURED_SIDE = 256
 """Longer side of the painting that `evenness` is measured on, pixels."""
 
-_THINGS = 0.055
+_THINGS = 0.04
 """The reach for a painting of things, as a share of its longer side."""
 
 _TEXTURE = 0.25
@@ -71,6 +71,6 @@ def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
 
 
 def least_side(config: StyleConfig, reach: float) -> float:
-    """Return the longer side, pixels, below which a scale is left out: single strokes, as
-    `MEASURED_LAYER` sees them, are larger than `reach` there, and would grow into things."""
-    return sees(MEASURED_LAYER) / reach / config.style_scale
+    """Return the longer side, pixels, below which a scale is left out: even `MEASURED_LAYER`, which
+    sees single strokes, would count less than half there, and strokes so large grow into things."""
+    return sees(MEASURED_LAYER) / (math.sqrt(2) * reach * config.style_scale)

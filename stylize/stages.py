@@ -15,6 +15,10 @@ from stylize.image import fit
 __all__ = ["Stage", "plan_stages"]
 
 
+_FINEST_OF_THINGS = 0.3
+"""Factor on the content weight at the finest scale, for a painting of things."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One scale, or a part of the coarsest's evaluations: what is minimised, and how often it is
@@ -37,8 +41,9 @@ def plan_stages(
 
     `least_side`, pixels, is for paintings of things, see `stylize.motifs`. Scales with a longer
     side below it are left out, and the next has as many evaluations more as make the same work.
-    Where it is above `config.coarsest` there is no spread: each quarter would get the painting's
-    things.
+    Where it is above `config.coarsest` there is no spread, since each quarter would get the
+    painting's things, and the finest of several scales holds on to the photograph less: places have
+    been decided by then, and without the deep layers less pulls at them.
     """
     sizes = [fit(content_size, config.size)]
     for k in range(1, config.scales):
@@ -52,6 +57,7 @@ def plan_stages(
     stages = [
         Stage(size, count, config.coarse_content) for size, count in zip(sizes, counts, strict=True)
     ]
+    of_things = least_side > config.coarsest
     stages[-1] = dataclasses.replace(stages[-1], content_factor=1.0)
     left_out = [stage for stage in stages[:-1] if max(stage.size) < least_side]
     if left_out:
@@ -59,7 +65,9 @@ def plan_stages(
         work = sum(stage.evaluations * math.prod(stage.size) for stage in left_out)
         more = round(work / math.prod(stages[0].size))
         stages[0] = dataclasses.replace(stages[0], evaluations=stages[0].evaluations + more)
-    if config.spread and len(stages) > 1 and least_side <= config.coarsest:
+    if of_things and len(stages) > 1:
+        stages[-1] = dataclasses.replace(stages[-1], content_factor=_FINEST_OF_THINGS)
+    if config.spread and not of_things and len(stages) > 1:
         first = stages[0]
         third = first.evaluations // 3
         stages[:1] = [

@@ -20,7 +20,7 @@ from stylize.transfer import Request, StyleResult
 from stylize.weights import Weights
 
 IMAGES = Path(__file__).parents[1] / "manifests" / "images"
-THINGS = 0.055
+THINGS = 0.04
 TEXTURE = 0.25
 
 
@@ -75,12 +75,12 @@ def test_a_layer_that_sees_too_much_counts_less_by_the_square_of_the_excess() ->
 
 def test_scales_where_single_strokes_are_too_large_are_left_out_for_the_same_work() -> None:
     config = StyleConfig(size=512, spread=0)
-    assert least_side(config, THINGS) == pytest.approx(10 / THINGS)
+    assert least_side(config, THINGS) == pytest.approx(10 / THINGS / math.sqrt(2))
     whole = plan_stages((800, 600), config)
     assert [stage.size[0] for stage in whole] == [128, 256, 512]
     stages = plan_stages((800, 600), config, least_side(config, THINGS))
     assert [stage.size[0] for stage in stages] == [256, 512]
-    assert stages[1] == whole[2]
+    assert stages[1] == dataclasses.replace(whole[2], content_factor=0.3)
     assert stages[0].evaluations == 50 + 12  # 50 of a quarter of the pixels, in whole ones
     assert plan_stages((800, 600), config, least_side(config, TEXTURE)) == whole
 
@@ -91,6 +91,8 @@ def test_a_painting_of_things_begins_alike_at_every_size(size: int) -> None:
     stages = plan_stages((4000, 3000), config, least_side(config, THINGS))
     assert stages[0].size == fit((4000, 3000), 256)
     assert [stage.spread for stage in stages] == [0] * len(stages)
+    finest = 0.3 if len(stages) > 1 else 1
+    assert [s.content_factor for s in stages] == [4] * (len(stages) - 1) + [finest]
 
 
 # On pictures
