@@ -42,7 +42,7 @@ def evenness(features: Tensor) -> float:
     position k. Brush strokes that fill the picture have about the same energy everywhere, 0.75 and
     more; a face before a wall has much in a few places, 0.68 and less.
     """
-    energy = features.double().square().sum(dim=1)
+    energy = features.square().sum(dim=1).cpu().double()  # not every device has float64
     return float(energy.mean() ** 2 / energy.square().mean().clamp(min=1e-30))
 
 

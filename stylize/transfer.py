@@ -7,6 +7,7 @@ Gatys, Ecker, Bethge 2015. What a stage minimises is in `stylize.objective`, and
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import math
 import time
@@ -37,6 +38,7 @@ from stylize.image import (
     to_tensor,
 )
 from stylize.inputs import Inputs, Painting, Picture
+from stylize.layers import CONVS, conv_of
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.motifs import MEASURED_LAYER, evenness, reach_of
 from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
@@ -316,6 +318,19 @@ class Stylizer:
             one.end(end)
         return minimum
 
+    @functools.cached_property
+    def _first_layers(self) -> Encoder:
+        """The network up to `MEASURED_LAYER` in float32: the same measure whatever the settings."""
+        convs = CONVS[self.weights.backbone]
+        first = convs[: convs.index(conv_of(MEASURED_LAYER)) + 1]
+        filters = {conv: self.weights.filters[conv] for conv in first}
+        return Encoder(
+            dataclasses.replace(self.weights, filters=filters),
+            padding="replicate",
+            scales=feature_scales(self.weights, "average", "caffe"),
+            device=self.device,
+        )
+
     @torch.no_grad()
     def reach(self, inputs: Inputs) -> float:
         """Return the share of its paintings that a layer may see in a transfer: of several, the
@@ -323,11 +338,10 @@ class Stylizer:
         config = inputs.config
         if config.motifs == 1 or not config.weights()[1]:
             return math.inf
-        encoder = self.encoder(StyleConfig(), _FEW)  # the same measure whatever the settings
         for painting in inputs.styles:
             if painting.digest not in self._evenness:
-                small = to_tensor(painting.small).to(self.device, torch.float32)
-                features = encoder(small, [MEASURED_LAYER])[MEASURED_LAYER]
+                small = to_tensor(painting.small).to(self.device)
+                features = self._first_layers(small, [MEASURED_LAYER])[MEASURED_LAYER]
                 self._evenness[painting.digest] = evenness(features)
         reaches = [reach_of(self._evenness[p.digest], config.motifs) for p in inputs.styles]
         shares = config.shares(len(reaches))

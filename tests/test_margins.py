@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from stylize.margins import Box, margin_note, painted_area
 
 SHIPPED = sorted((Path(__file__).parent.parent / "manifests" / "images").glob("*.jpg"))
+RUN_INTO = {("hopper", (3, 3, 3)), ("camera", (226, 208, 170))}
+"""A picture that has the margin's colour along most of a side, which then keeps its margin."""
 WHITE, BLACK, PAPER = (255, 255, 255), (3, 3, 3), (226, 208, 170)
 Colour = tuple[int, int, int]
 
@@ -84,8 +86,12 @@ def test_pictures_without_margins_stay_whole(path: Path) -> None:
 @pytest.mark.parametrize("colour", [WHITE, BLACK, PAPER], ids=["white", "black", "paper"])
 def test_a_margin_all_round_is_found(path: Path, colour: Colour) -> None:
     picture, box = framed(Image.open(path).convert("RGB"), (20, 33, 51, 60), colour, 3, 5)
+    runs_into_it = (path.stem, colour) in RUN_INTO
     for scan in (picture, jpeg(picture)):
-        assert all(0 <= cut <= 4 for cut in lost(scan, box)), lost(scan, box)
+        cuts = lost(scan, box)
+        assert all(cut <= 4 for cut in cuts), cuts
+        assert runs_into_it or min(cuts) >= 0, cuts
+        assert not runs_into_it or sum(cut < 0 for cut in cuts) == 1, cuts
 
 
 @pytest.mark.parametrize("side", range(4))
