@@ -233,15 +233,15 @@ def test_a_pasted_piece_is_counted_and_a_photograph_as_it_is_is_not(encoder: Enc
     assert copied_share(style, photo, encoder) > 0.1
 
 
-@pytest.mark.parametrize(("photo", "style"), [("rocket", "still-life"), ("coffee", "portrait")])
+@pytest.mark.parametrize("style", ["still-life", "portrait"])
 def test_a_paintings_things_stay_in_the_painting(
-    photo: str, style: str, stylizer: Stylizer, encoder: Encoder
+    style: str, stylizer: Stylizer, encoder: Encoder
 ) -> None:
-    pictures = [Image.open(IMAGES / f"{name}.jpg") for name in (photo, style)]
+    pictures = [Image.open(IMAGES / f"{name}.jpg") for name in ("rocket", style)]
 
     def copied(motifs: float) -> float:
         config = StyleConfig(size=192, steps=100, motifs=motifs)
         return copied_share(pictures[1], stylizer.transfer(*pictures, config).image, encoder)
 
-    assert copied(1) > 0.06
+    assert copied(1) > 0.09
     assert copied(0) <= 0.03
