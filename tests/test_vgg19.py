@@ -154,15 +154,27 @@ def paint(stylizer: Stylizer, config: StyleConfig) -> StyleResult:
 # 1e-6, `paper`'s loss is 2 % apart after 30 evaluations, and `neural-style`'s, whose start is all
 # but flat, 0.5 % after 9.
 @pytest.mark.parametrize(
-    ("preset", "size", "steps"),
-    [("default", 48, 14), ("draft", 64, 10), ("paper", 48, 6), ("neural-style", 48, 4)],
+    ("preset", "size", "steps", "motifs", "evaluations"),
+    [
+        ("default", 48, 14, 0, 6),  # the coarser scale is left out, for as much work
+        ("default", 48, 14, 1, 14),
+        ("draft", 64, 10, 1, 10),
+        ("paper", 48, 6, 1, 6),
+        ("neural-style", 48, 4, 1, 4),
+    ],
 )
 def test_each_preset_paints_the_bundled_networks_picture(
-    preset: str, size: int, steps: int, made: Stylizer, own: Stylizer
+    preset: str,
+    size: int,
+    steps: int,
+    motifs: float,
+    evaluations: int,
+    made: Stylizer,
+    own: Stylizer,
 ) -> None:
-    config = StyleConfig.of(preset, size=size, steps=steps, coarsest=24)
+    config = StyleConfig.of(preset, size=size, steps=steps, motifs=motifs, coarsest=24)
     wanted, got = paint(own, config), paint(made, config)
-    assert got.evaluations == wanted.evaluations == steps
+    assert got.evaluations == wanted.evaluations == evaluations
     for here, there in zip(wanted.curve, got.curve, strict=True):
         assert there.loss == pytest.approx(here.loss, rel=1e-3), here.step
     for part in ("loss", "content_loss", "style_loss"):
