@@ -64,7 +64,9 @@ def layer_losses(
     config: StyleConfig,
     mask: Image.Image | None = None,
 ) -> LayerLosses:
-    return LayerLosses(stylizer, Inputs(content, [style], config, mask=mask))
+    inputs = Inputs(content, [style], config, mask=mask)
+    inputs.plan(stylizer.reach(inputs))
+    return LayerLosses(stylizer, inputs)
 
 
 # The numbers
@@ -113,7 +115,7 @@ def test_the_style_goes_into_the_picture_and_not_into_what_is_cut_off(
     photo, painting = (
         Image.open(picture(tmp_path / f"{n}.png", n, size)).convert("RGB") for n in (1, 2)
     )
-    config = StyleConfig.of("default", size=max(size), steps=30, scales=1)
+    config = StyleConfig.of("default", size=max(size), steps=30, scales=1, motifs=1)
     result = stylizer.transfer(photo, painting, config)
     content, style = layer_losses(stylizer, photo, painting, config)(to_tensor(result.image))
     assert sum(style.values()) < 1.5 * config.style_weight * result.style_loss
