@@ -459,9 +459,9 @@ def validate_command(
 ) -> None:
     """Every problem of a manifest and its files, with line and column; exit 0 or 2."""
     from pipeline import storage
-    from pipeline.manifest import ManifestError, find_problems, read_manifest
-    from stylize.errors import StylizeError
-    from stylize.image import Limits, check_header, decode
+    from pipeline.manifest import ManifestError, find_problems, mask_problems, read_manifest
+    from stylize.errors import ConfigError, StylizeError
+    from stylize.image import Limits, check_header, checked_mask, decode, upright_size
 
     limits = Limits(max_side, max_megapixels)
     look: Callable[..., object] = decode if images else check_header
@@ -473,9 +473,21 @@ def validate_command(
             return visible(f"{os.path.basename(path)}: {error}")
         return None
 
+    def check_mask(content: str, mask: str) -> str | None:
+        try:
+            size = upright_size(storage.read_bytes(content), limits)
+            checked_mask(decode(storage.read_bytes(mask), limits, "black"), size)
+        except ConfigError as error:
+            return visible(f"{os.path.basename(mask)}: {error}")
+        except (StylizeError, OSError):  # told of the file itself
+            return None
+        return None
+
     try:
         pairs = read_manifest(manifest, defaults=_beside(manifest, settings))
         problems, rows = find_problems(pairs, check), len(pairs)
+        if images:
+            problems += mask_problems(pairs, check_mask)
     except ManifestError as error:
         problems, rows = [*error.problems, *find_problems(error.pairs, check)], error.rows
         problems.sort(key=lambda problem: problem.place)

@@ -33,6 +33,7 @@ __all__ = [
     "cross",
     "find_problems",
     "id_problem",
+    "mask_problems",
     "output_problem",
     "overwritten",
     "read_manifest",
@@ -411,6 +412,22 @@ def find_problems(
             message += f" (and in {count(others, 'more row')})" if others else ""
             problems.append(Problem(pair.row, lines.get(pair.row), column, message))
     return problems
+
+
+def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]) -> list[Problem]:
+    """What is wrong with the pairs' masks. `check` gets the paths of a photograph and a mask, each
+    two of them once, and returns None or what is wrong."""
+    lines = pairs.lines if isinstance(pairs, Manifest) else {}
+    first: dict[tuple[str, str], Pair] = {}
+    for pair in pairs:
+        inputs = dict(pair.inputs)
+        if "mask" in inputs:
+            first.setdefault((inputs["content"], inputs["mask"]), pair)
+    return [
+        Problem(pair.row, lines.get(pair.row), "mask", message)
+        for both, pair in first.items()
+        if (message := check(*both))
+    ]
 
 
 def _names(pair: Pair) -> Iterator[str]:

@@ -121,14 +121,14 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
         )
     data = encode(result.image, suffix, one.config.without_folders().to_json())
     storage.put(out, data)
-    return f"{out}: loss {result.loss:.4g} after {result.evaluations} evaluations, " + duration(
-        result.seconds
-    )
+    took = f"loss {result.loss:.4g} after {result.evaluations} evaluations, "
+    notes = f" ({result.notes})" if result.notes else ""
+    return f"{out}: {took}{duration(result.seconds)}{notes}"
 
 
 def _read(role: str, path: str, limits: Limits) -> Image.Image:
     try:
-        return decode(storage.read_bytes(path), limits)
+        return decode(storage.read_bytes(path), limits, "black" if role == "mask" else "white")
     except OSError as error:
         raise ImageReadError(f"{role} {path}: {error.strerror or error}") from error
     except StylizeError as error:

@@ -393,7 +393,7 @@ class Worker:
             if role.startswith("style"):
                 picture = self._painting(data, digest, config)
             else:
-                picture = decode(data, self.job.limits)
+                picture = decode(data, self.job.limits, "black" if role == "mask" else "white")
         except StylizeError as error:
             raise type(error)(f"{role} {written}: {error}") from error
         if role == "content":

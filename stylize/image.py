@@ -18,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
-from stylize.errors import ImageReadError, ImageSizeError
+from stylize.errors import ConfigError, ImageReadError, ImageSizeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Limits",
     "check_header",
+    "checked_mask",
     "decode",
     "encode",
     "fit",
@@ -58,6 +59,49 @@ _READ = [
     "TIFF",
     "WEBP",
 ]
+
+# Kinds that are not read, by how a file of them begins, and what to do about each.
+_DEVELOP = "develop it to JPEG or TIFF with your camera's program"
+_CONVERT = "convert it to JPEG or PNG"
+_NOT_READ = (
+    (0, b"\xff\x0a", "a JPEG XL", _CONVERT),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL", _CONVERT),
+    *((4, b"ftyp" + brand, "a HEIC", _CONVERT) for brand in (b"heic", b"heix", b"hevc", b"hevx")),
+    *((4, b"ftyp" + brand, "a HEIF", _CONVERT) for brand in (b"mif1", b"msf1", b"heim", b"heis")),
+    (4, b"ftypcrx ", "a camera raw file (CR3)", _DEVELOP),
+    (8, b"CR\x02", "a camera raw file (CR2)", _DEVELOP),
+    (0, b"FUJIFILMCCD-RAW", "a camera raw file (RAF)", _DEVELOP),
+    (0, b"IIRO", "a camera raw file (ORF)", _DEVELOP),
+    (0, b"IIRS", "a camera raw file (ORF)", _DEVELOP),
+    (0, b"IIU\x00", "a camera raw file (RW2)", _DEVELOP),
+    (0, b"FOVb", "a camera raw file (X3F)", _DEVELOP),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR", _CONVERT),
+    (0, b"#?RADIANCE", "a Radiance HDR", _CONVERT),
+    (0, b"gimp xcf", "a GIMP file", "export it as PNG"),
+    (0, b"%PDF", "a PDF", _CONVERT),
+    (0, b"%!PS", "a PostScript file", _CONVERT),
+    (0, b"<svg", "an SVG", _CONVERT),
+    (0, b"icns", "an icon file (ICNS)", _CONVERT),
+    (0, b"\x00\x00\x01\x00", "an icon file (ICO)", _CONVERT),
+)
+
+# Kinds that are read, by how a file of them begins: a file that does not open is damaged, or of a
+# form that is not read.
+_READ_BEGINS = (
+    (0, b"\x89PNG", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (0, b"II+\x00", "TIFF"),
+    (0, b"MM\x00+", "TIFF"),
+    (0, b"8BPS", "PSD"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftypavif", "AVIF"),
+)
+
+_SUBFILE, _BITS, _SUB_IFDS, _SAMPLE_FORMAT, _DNG = 254, 258, 330, 339, 50706  # TIFF tags
+_REDUCED, _MASK = 1, 4  # bits of _SUBFILE
 
 _LARGEST = MAX_SIDE**2  # pixels of a result
 _METADATA_KEY = "stylize-batch"
@@ -102,12 +146,42 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_READ)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
-        start = "the file is empty" if not data else f"it begins with {data[:8]!r}"
-        if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-            start = "HEIC is not read; convert it to JPEG"
-        raise ImageReadError(f"not a picture that can be read ({start})") from error
+        raise ImageReadError(_unreadable(data)) from error
+    if what := _not_the_picture(data, image):
+        raise ImageReadError(what)
     limits.check(*image.size)
     return image
+
+
+def _unreadable(data: bytes) -> str:
+    """Say what a file is that Pillow does not open, and what to do."""
+    if not data:
+        return "not a picture that can be read (the file is empty)"
+    for at, begin, kind, remedy in _NOT_READ:
+        if data[at : at + len(begin)] == begin:
+            return f"it is {kind}, which is not read; {remedy}"
+    for at, begin, kind in _READ_BEGINS:
+        if data[at : at + len(begin)] == begin:
+            return f"this {kind} is damaged, or of a form that is not read; save it anew as 8-bit"
+    return f"not a picture that can be read (it begins with {data[:8]!r})"
+
+
+def _not_the_picture(data: bytes, image: Image.Image) -> str:
+    """Say why the picture that Pillow opens of a TIFF is not the one it was made for, or ""."""
+    if image.format != "TIFF":
+        return ""
+    tags = getattr(image, "tag_v2", {})
+    if data[8:11] == b"CR\x02" or _DNG in tags:
+        return f"it is a camera raw file, of which only a preview could be read; {_DEVELOP}"
+    kind = tags.get(_SUBFILE, 0)
+    if kind & _REDUCED:
+        return (
+            "its first picture is a preview, as in camera raw files, and the whole one is not "
+            f"read; {_DEVELOP}"
+        )
+    if kind & _MASK:
+        return "its first picture is a mask of another; save the picture alone"
+    return ""
 
 
 def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
@@ -170,22 +244,70 @@ def _jpeg_scan(data: bytes) -> int:
     return 0
 
 
-def decode(data: bytes, limits: Limits = Limits()) -> Image.Image:
+def decode(data: bytes, limits: Limits = Limits(), ground: str = "white") -> Image.Image:
     """A picture file's bytes as an upright sRGB picture, as a person sees it in a viewer.
 
-    Turned by EXIF, converted from its ICC profile, CMYK and 16-bit brought to 8-bit RGB,
-    transparency laid on white, first frame of an animation.
+    Turned by EXIF, converted from the colours that its ICC profile or its EXIF names, CMYK and
+    other depths brought to 8-bit RGB, transparency laid on `ground`, first frame of an animation.
     Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError` (before decoding).
     """
-    return upright(_open(data, limits))
+    return upright(_open(data, limits), ground)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image, ground: str = "white") -> Image.Image:
     """A picture that has been opened as `decode` gives it. Raises `ImageReadError`."""
     with readable():
         image.load()
+    white = _white(image)
+    with readable():
         negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-        return to_srgb(ImageOps.exif_transpose(image), negative)
+        adobe = _is_adobe_rgb(image)
+        picture = to_srgb(ImageOps.exif_transpose(image), negative, white=white, ground=ground)
+        return _from_adobe_rgb(picture) if adobe else picture
+
+
+def _white(image: Image.Image) -> int:
+    """The value of white in grey of more than 8 bits. Raises `ImageReadError` where a TIFF has
+    values of which that is not known."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None or image.mode not in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+        return 65535
+    bits, signed = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if bits > 16 or signed:
+        kind = "signed " if signed else ""
+        raise ImageReadError(
+            f"its values are {kind}whole numbers of {bits} bits, whose range is not known; save it "
+            "as 8-bit or 16-bit"
+        )
+    return int((1 << bits) - 1)
+
+
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Whether the EXIF alone says that the colours are Adobe RGB, as cameras do."""
+    if image.mode != "RGB" or image.info.get("icc_profile") or image.format not in ("JPEG", "MPO"):
+        return False
+    try:
+        exif = image.getexif()
+        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except Exception:  # a broken EXIF has many ways to say so
+        return False
+    return space == 0xFFFF and str(index).strip("\0 ") == "R03"
+
+
+_FROM_ADOBE = np.array(
+    [[1.398288, -0.398288, 0.0], [0.0, 1.0, 0.0], [0.0, -0.042938, 1.042938]], dtype=np.float32
+)
+"""Linear Adobe RGB (1998) to linear sRGB; both have the white D65."""
+
+
+def _from_adobe_rgb(image: Image.Image) -> Image.Image:
+    """A picture in Adobe RGB, gamma 563/256, as sRGB; what sRGB has not is cut off."""
+    codes = np.arange(256, dtype=np.float32) / 255
+    linear = (codes ** (563 / 256)).astype(np.float32)[np.asarray(image)]
+    rgb = np.clip(linear @ _FROM_ADOBE.T, 0, 1)
+    encoded = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
+    return Image.fromarray(np.rint(encoded * 255).astype(np.uint8))
 
 
 @contextlib.contextmanager
@@ -211,12 +333,14 @@ def is_whole(data: bytes) -> bool:
     return True
 
 
-def to_srgb(image: Image.Image, negative: bool = False) -> Image.Image:
-    """A decoded picture of any mode as 8-bit RGB; see `decode`. `negative`: 0 is white, of 16-bit
-    grey, where Pillow does not heed it."""
+def to_srgb(
+    image: Image.Image, negative: bool = False, *, white: int = 65535, ground: str = "white"
+) -> Image.Image:
+    """A decoded picture of any mode as 8-bit RGB; see `decode`. `negative`: 0 is white, of grey of
+    more than 8 bits, where Pillow does not heed it. `white`: the value of white in it."""
     profile = image.info.get("icc_profile")
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits a pixel, grey
-        values = np.asarray(image).astype(np.float64) / 257  # 65535 -> 255
+        values = np.asarray(image).astype(np.float64) * (255 / white)
         values = 255 - values if negative else values
         image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
     elif image.mode == "F":
@@ -227,7 +351,7 @@ def to_srgb(image: Image.Image, negative: bool = False) -> Image.Image:
         profile = None
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
         image = image.convert("RGB")
     if image.mode in ("1", "P", "LA", "PA"):
         image = image.convert("RGB")
@@ -248,6 +372,30 @@ def to_srgb(image: Image.Image, negative: bool = False) -> Image.Image:
 def _is_grey(image: Image.Image) -> bool:
     """Whether all channels are the same."""
     return len({channel.tobytes() for channel in image.split()}) == 1
+
+
+def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """Return a mask as it was meant for a photograph of a size, (width, height), in grey, and what
+    to say of it. Raises `ConfigError` for one that cannot be meant: of another shape, or black."""
+    grey = mask.convert("L")
+    (width, height), (across, down) = grey.size, size
+    # Sides are whole pixels, of a small mask too.
+    if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
+        turned = "; it fits when it is turned" if (width > height) != (across > down) else ""
+        raise ConfigError(
+            f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown, of "
+            f"another shape{turned}: make the mask of the photograph as a viewer shows it"
+        )
+    lightest = int(np.asarray(grey).max())
+    if not lightest:
+        raise ConfigError(
+            "the mask is black all over, so that nothing would be painted; paint white what the "
+            "style is to cover"
+        )
+    if lightest == 1:
+        return grey.point(lambda value: 255 * value), "mask of 0 and 1 read as black and white"
+    note = f"the mask's lightest value is {lightest} of 255" if lightest < 128 else ""
+    return grey, note
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stylize.config import StyleConfig
 from stylize.errors import ConfigError, ImageError, ImageReadError
-from stylize.image import decode, match_size, scaled, style_size, to_image, upright
+from stylize.image import checked_mask, decode, match_size, scaled, style_size, to_image, upright
 from stylize.margins import margin_note, painted_area
 from stylize.motifs import MEASURED_SIDE, least_side
 from stylize.stages import plan_stages
@@ -79,7 +79,11 @@ class Inputs:
         ]
         size = largest.size
         self.init = None if init is None else match_size(read_picture(init), size)
-        self.mask = None if mask is None else match_size(read_picture(mask).convert("L"), size)
+        self.mask, self.mask_note = None, ""
+        if mask is not None:
+            # What is transparent in a mask is not painted, whatever its colour.
+            picture, self.mask_note = checked_mask(read_picture(mask, "black"), size)
+            self.mask = match_size(picture, size)
         self.digest = _digest(largest)
         self.plan(math.inf)
 
@@ -109,17 +113,18 @@ def _digest(picture: Image.Image) -> bytes:
     return hashlib.blake2b(picture.tobytes() + repr(picture.size).encode()).digest()
 
 
-def read_picture(source: Picture) -> Image.Image:
-    """A picture as a caller gave it, in RGB. Raises `ImageReadError`, `ImageSizeError`."""
+def read_picture(source: Picture, ground: str = "white") -> Image.Image:
+    """A picture as a caller gave it, in RGB, laid on `ground` where it is transparent. Raises
+    `ImageReadError`, `ImageSizeError`."""
     if isinstance(source, Image.Image):
-        return upright(source)
+        return upright(source, ground)
     if isinstance(source, Tensor):
         return to_image(_checked(source).expand(-1, 3, -1, -1))
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
         raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
     try:
-        return decode(Path(source).read_bytes())
+        return decode(Path(source).read_bytes(), ground=ground)
     except (OSError, ValueError) as error:  # ValueError: no file has such a name
         reason = getattr(error, "strerror", None) or error
         raise ImageReadError(f"{source} cannot be read: {reason}") from error

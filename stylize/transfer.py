@@ -273,7 +273,11 @@ class Stylizer:
         ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
         for row, (one, at, losses) in enumerate(zip(transfers, inputs, ends, strict=True)):
             picture = self._picture(result[row : row + 1], one.inputs, at.mask)
-            said = [*(painting.note for painting in one.inputs.styles), *notes]
+            said = [
+                *(painting.note for painting in one.inputs.styles),
+                one.inputs.mask_note,
+                *notes,
+            ]
             yield one, one.finish(picture, losses[1:], "; ".join(filter(None, said)))
 
     def _read(self, requests: Sequence[Request]) -> list[_Transfer]:

@@ -381,7 +381,9 @@ def test_what_is_no_picture_is_refused_by_how_it_begins(data: bytes) -> None:
 def test_heic_is_refused_by_its_name_with_the_remedy(brand: bytes) -> None:
     data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(64)
     for read in (decode, check_header):
-        with pytest.raises(ImageReadError, match="HEIC is not read; convert it to JPEG"):
+        with pytest.raises(
+            ImageReadError, match=r"it is a HEI[CF], which is not read; convert it to JPEG"
+        ):
             read(data)
 
 
