@@ -476,12 +476,12 @@ def validate_command(
     def check_mask(content: str, mask: str) -> str | None:
         try:
             size = upright_size(storage.read_bytes(content), limits)
-            checked_mask(decode(storage.read_bytes(mask), limits, "black"), size)
+            grey, note = checked_mask(decode(storage.read_bytes(mask), limits, "black"), size)
         except ConfigError as error:
             return visible(f"{os.path.basename(mask)}: {error}")
         except (StylizeError, OSError):  # told of the file itself
             return None
-        return None
+        return None if grey.getbbox() else visible(f"{os.path.basename(mask)}: {note}")
 
     try:
         pairs = read_manifest(manifest, defaults=_beside(manifest, settings))

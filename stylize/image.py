@@ -376,8 +376,11 @@ def _is_grey(image: Image.Image) -> bool:
 
 def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, str]:
     """Return a mask as it was meant for a photograph of a size, (width, height), in grey, and what
-    to say of it. Raises `ConfigError` for one that cannot be meant: of another shape, or black."""
+    to say of it, or "". Raises `ConfigError` for one of another shape than the photograph's."""
     grey = mask.convert("L")
+    darkest, lightest = int(np.asarray(grey).min()), int(np.asarray(grey).max())
+    if darkest == lightest:  # of any shape
+        return grey, "" if lightest else "the mask is black all over, so that nothing is painted"
     (width, height), (across, down) = grey.size, size
     # Sides are whole pixels, of a small mask too.
     if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
@@ -385,12 +388,6 @@ def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image,
         raise ConfigError(
             f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown, of "
             f"another shape{turned}: make the mask of the photograph as a viewer shows it"
-        )
-    lightest = int(np.asarray(grey).max())
-    if not lightest:
-        raise ConfigError(
-            "the mask is black all over, so that nothing would be painted; paint white what the "
-            "style is to cover"
         )
     if lightest == 1:
         return grey.point(lambda value: 255 * value), "mask of 0 and 1 read as black and white"

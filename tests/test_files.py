@@ -158,9 +158,14 @@ def test_a_mask_of_0_and_1_is_read_as_black_and_white() -> None:
     assert checked_mask(half(100), (96, 72))[1] == "the mask's lightest value is 100 of 255"
 
 
-def test_a_mask_that_cannot_be_meant_is_refused() -> None:
-    with pytest.raises(ConfigError, match="black all over, so that nothing would be painted"):
-        checked_mask(half(0), (96, 72))
+def test_an_even_mask_has_any_shape_and_a_black_one_is_told() -> None:
+    white, black = (Image.new("L", (20, 20), value) for value in (255, 0))
+    assert checked_mask(white, (96, 72)) == (white, "")
+    told = "the mask is black all over, so that nothing is painted"
+    assert checked_mask(black, (96, 72)) == (black, told)
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"and the photograph 72x96 as it is shown.*turned"):
         checked_mask(half(), (72, 96))
     with pytest.raises(

@@ -194,7 +194,7 @@ def test_the_size_of_a_picture_is_had_without_its_pixels(tmp_path: Path) -> None
 
 def test_a_picture_that_is_a_program_is_not_run() -> None:
     # Pillow hands PostScript to an interpreter; a photograph never is any.
-    with pytest.raises(ImageReadError, match="not a picture that can be read"):
+    with pytest.raises(ImageReadError, match="it is a PostScript file, which is not read"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n")
 
 

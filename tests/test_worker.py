@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,7 +13,6 @@ from pipeline import worker as worker_module
 from pipeline.records import Pair, Result
 from pipeline.worker import Job, Worker
 from stylize.config import StyleConfig
-from stylize.image import Limits
 from stylize.transfer import Request, Stylizer
 from stylize.weights import BUNDLED
 
@@ -66,10 +66,10 @@ def test_a_painting_is_decoded_once_for_all_its_pairs(
     decoded = 0
     decode = worker_module.decode
 
-    def counted(data: bytes, limits: Limits) -> Image.Image:
+    def counted(data: bytes, *options: Any) -> Image.Image:
         nonlocal decoded
         decoded += 1
-        return decode(data, limits)
+        return decode(data, *options)
 
     monkeypatch.setattr(worker_module, "decode", counted)
     worker = Worker(job)
