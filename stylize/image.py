@@ -162,7 +162,10 @@ def _unreadable(data: bytes) -> str:
             return f"it is {kind}, which is not read; {remedy}"
     for at, begin, kind in _READ_BEGINS:
         if data[at : at + len(begin)] == begin:
-            return f"this {kind} is damaged, or of a form that is not read; save it anew as 8-bit"
+            return (
+                f"this {kind} is damaged or cut short, or of a form that is not read; save it anew "
+                "with 8 bits a channel"
+            )
     return f"not a picture that can be read (it begins with {data[:8]!r})"
 
 

@@ -98,8 +98,8 @@ def test_validate_sees_a_file_cut_short_in_every_format_and_takes_the_whole_one(
     manifest = write_csv(tmp_path / "m.csv", [{"content": whole.name}])
     assert cli("validate", manifest).stdout == "1 pair, no problem found\n"
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    # Pillow cannot even open half a WebP.
-    says = "not a picture" if ending == "webp" else "the picture is damaged or cut short"
+    damaged = "damaged or cut short"  # Pillow cannot even open half a WebP
+    says = f"this WebP is {damaged}" if ending == "webp" else f"the picture is {damaged}"
     assert f"line 2, column content: c.{ending}: {says}" in refused("validate", manifest)
 
 

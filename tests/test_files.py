@@ -90,7 +90,7 @@ def test_a_tiff_that_says_that_it_is_a_whole_picture_is_read() -> None:
         (b"IIU\x00\x08\x00", "camera raw file .RW2"),
         (b"%PDF-1.7", "a PDF"),
         (b"\x00\x00\x01\x00\x02\x00", "icon file"),
-        (b"\x89PNG\r\n\x1a\n", "this PNG is damaged, or of a form that is not read"),
+        (b"\x89PNG\r\n\x1a\n", "this PNG is damaged or cut short, or of a form that is"),
         (b"MM\x00*\x00\x00\x00\x08", "this TIFF is damaged"),
         (b"8BPS\x00\x01", "this PSD is damaged"),
     ],
