@@ -17,7 +17,7 @@ from pipeline.records import Pair, Result
 from stylize.config import StyleConfig
 from stylize.stages import plan_stages
 
-__all__ = ["all_pixels", "estimate", "share_done", "work"]
+__all__ = ["estimate", "share_done", "work"]
 
 
 def work(settings: Mapping[str, Any]) -> int:
@@ -30,10 +30,10 @@ def work(settings: Mapping[str, Any]) -> int:
 @functools.cache
 def _square(size: int, steps: int, scales: int, coarsest: int) -> int:
     config = StyleConfig(size=size, steps=steps, scales=scales, coarsest=coarsest)
-    return all_pixels((size, size), config)
+    return _all_pixels((size, size), config)
 
 
-def all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
+def _all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
     """Return how many pixels all evaluations look at, for a photograph of a size; at least 1. A
     painting of things leaves out scales, but not their work: see `plan_stages`."""
     return max(1, sum(math.prod(s.size) * s.evaluations for s in plan_stages(size, config)))
@@ -42,7 +42,7 @@ def all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
 def share_done(size: tuple[int, int], config: StyleConfig) -> Callable[[Any], float]:
     """Return a function that is told the picture (1, 3, H, W) of each evaluation, and returns the
     share of the work that is done by then, for a photograph of a size."""
-    total, seen = all_pixels(size, config), 0
+    total, seen = _all_pixels(size, config), 0
 
     def share(picture: Any) -> float:
         nonlocal seen

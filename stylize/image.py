@@ -100,7 +100,7 @@ _READ_BEGINS = (
     (4, b"ftypavif", "AVIF"),
 )
 
-_SUBFILE, _BITS, _SUB_IFDS, _SAMPLE_FORMAT, _DNG = 254, 258, 330, 339, 50706  # TIFF tags
+_SUBFILE, _BITS, _SAMPLE_FORMAT, _DNG = 254, 258, 339, 50706  # TIFF tags
 _REDUCED, _MASK = 1, 4  # bits of _SUBFILE
 
 _LARGEST = MAX_SIDE**2  # pixels of a result
