@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipeline import __version__
-from pipeline.records import Input, Pair, Result
+from pipeline.records import Input, Pair, Result, join_styles
 from stylize.image import read_metadata
 
-__all__ = ["carried", "metadata", "utc_now", "written_path"]
+__all__ = ["carried", "metadata", "utc_now"]
 
 _CARRIED = (
     "preset",
@@ -45,12 +45,11 @@ def metadata(result: Result) -> str:
     settings = json.loads(result.settings)
     for name in ("init", "mask"):
         settings[name] = PurePosixPath(settings[name]).name
-    names = [PurePosixPath(style).name for style in result.style.split("|")]
     facts = {
         "pair_id": result.pair_id,
         "key": result.key,
         "content": PurePosixPath(result.content).name,
-        "style": "|".join(names),
+        "style": join_styles(PurePosixPath(style).name for style in result.styles),
         "output": result.output,
         "inputs": [
             {"role": i.role, "path": PurePosixPath(i.path).name, "sha256": i.sha256}
@@ -83,6 +82,7 @@ def carried(data: bytes, pair: Pair | None = None) -> Result | None:
             output_bytes=len(data),
             settings=json.dumps(facts["settings"], sort_keys=True, separators=(",", ":")),
             meta=pair.meta if pair else {},
+            generated_id=pair.generated_id if pair else None,
             version=__version__,
             finished_at=utc_now(),
             **{name: facts[name] for name in _CARRIED},
@@ -91,15 +91,6 @@ def carried(data: bytes, pair: Pair | None = None) -> Result | None:
         return None
     note = "row made again from the picture"
     return replace(result, notes=f"{result.notes}; {note}" if result.notes else note)
-
-
-def written_path(pair: Pair, role: str) -> str:
-    """The path of an input as the manifest has it."""
-    if role == "content":
-        return pair.content
-    if role.startswith("style"):
-        return pair.style.split("|")[int(role[5:] or 1) - 1]
-    return str(pair.settings[role])
 
 
 def utc_now() -> str:

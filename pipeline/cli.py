@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
-from pipeline.records import FAILURES
+from pipeline.records import FAILURES, split_styles
 from pipeline.tables import as_text
 from pipeline.words import count, duration, visible
 from stylize.config import SETTINGS, StyleConfig
@@ -424,7 +424,7 @@ def plan_command(
             "todo": [{"pair_id": p.pair_id, "row": p.row, "reason": r} for p, r in plan.todo],
             "skipped": [{"pair_id": p.pair_id, "row": p.row, "reason": r} for p, r in plan.skipped],
             "done": [p.pair_id for p in plan.done],
-            "adopt": [p.pair_id for p in plan.adopt],
+            "adopt": [row.pair_id for row in plan.adopt],
             "seconds": times,
         }
         _tell(json.dumps(facts, indent=1))
@@ -433,8 +433,8 @@ def plan_command(
         _tell(f"paint  row {pair.row}  {visible(pair.output)}  ({visible(reason)})")
     for pair, reason in plan.skipped:
         _tell(f"skip   row {pair.row}  {visible(pair.output)}  ({visible(reason)})")
-    for pair in plan.adopt:
-        _tell(f"adopt  row {pair.row}  {visible(pair.output)}  (finished, not in the index)")
+    for row in plan.adopt:
+        _tell(f"adopt  row {row.row}  {visible(row.output)}  (finished, not in the index)")
     done = len(plan.done)
     older = f" ({len(plan.older)} made by an older version)" if plan.older else ""
     _tell(
@@ -568,7 +568,7 @@ def pair_command(
         raise _Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
     with _clear_errors():
         limits = Limits(max_side, max_megapixels)
-        one = read_one(content, style.split("|"), settings or {}, limits)
+        one = read_one(content, split_styles(style), settings or {}, limits)
         stylizer = make_stylizer(
             one.config.backbone,
             weights_file=weights,

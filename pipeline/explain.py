@@ -66,7 +66,7 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
     photo = match_size(one.photo, fit(one.photo.size, one.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
     share_of = share_done(one.photo.size, one.config)
-    with shown(one.content, one.style, one.config.steps, share_of) as on_step:
+    with shown(one.content, one.styles, one.config.steps, share_of) as on_step:
         found = explain_transfer(
             one.photo,
             one.paintings[0],
@@ -82,7 +82,7 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
         files[f"features-{layer}.png"] = _png(map_figure(layer, maps))
     for name, data in files.items():
         storage.put(storage.join(out, name), data)
-    storage.put(page, _page(found, (one.content, one.style)).encode("utf-8", "replace"))
+    storage.put(page, _page(found, (one.content, one.styles[0])).encode("utf-8", "replace"))
     done = found.result
     return f"{page}: loss {done.loss:.4g} after {done.evaluations} evaluations, " + duration(
         done.seconds

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.pictures import Inputs
-from pipeline.records import Result
+from pipeline.records import Result, split_styles
 from pipeline.tables import as_text
 from stylize.errors import ConfigError
 
@@ -120,7 +120,7 @@ def _strip(results: Sequence[Result], out: str) -> Grid:
     inputs = Inputs(out)
     grid = Grid([r.pair_id for r in results], ["photograph", "style", "result"], {})
     for row, result in enumerate(results):
-        styles = [style.strip() for style in result.style.split("|")]
+        styles = result.styles
         note = f"1 of {len(styles)} styles" if len(styles) > 1 else ""
         grid.cells[row, 0] = Cell(inputs.path(result.content), words=" ")
         grid.cells[row, 1] = Cell(inputs.path(styles[0]), note, words=" ")
@@ -218,7 +218,7 @@ def _styles(result: Result) -> tuple[str, ...]:
     """The styles, where they count: not in a content reconstruction."""
     settings = _settings(result.settings)
     weighs = settings.get("style_weight", 1) and settings.get("strength", 1) > 0
-    return tuple(style.strip() for style in result.style.split("|")) if weighs else ()
+    return result.styles if weighs else ()
 
 
 # --- values and labels -------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _labels(name: str, values: Sequence[str], results: Sequence[Result]) -> list
     rounded, as long as that keeps them apart."""
     short = list(values)
     if name in ("content", "style", "output", "init", "mask"):
-        short = [" + ".join(_stem(path) for path in value.split("|")) for value in values]
+        short = [" + ".join(_stem(path) for path in split_styles(value)) for value in values]
     elif name.endswith("_layers"):
         short = [_layers(value) for value in values]
     elif any(isinstance(_value(result, name), int | float) for result in results):

@@ -6,7 +6,6 @@ Standard library, stylize's settings, storage for paths. Never torch or ray.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import difflib
 import hashlib
 import io
@@ -15,10 +14,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
-from pipeline.records import PREVIEW, Pair
+from pipeline.records import PREVIEW, InputRef, Pair, join_styles, split_styles
 from pipeline.tables import ENDINGS, ManifestError, Problem, Row, read_table
 from pipeline.words import count, quoted, visible
 from stylize.config import FORMATS, SETTINGS, StyleConfig, parse_setting, side_problem
@@ -133,13 +133,14 @@ class _Reader:
         before = len(self.problems)
         cells = {name: text for name, text in row.cells.items() if name in SETTINGS}
         config = self._settings(row, cells)
-        styles = row.cells.get("style", "").split("|")
+        styles = split_styles(row.cells.get("style", ""))
         self._check_paths(row, styles)
         if config and config.style_blend and len(config.style_blend) != len(styles):
             message = f"{len(config.style_blend)} weights for {len(styles)} styles; give each one"
             self._complain(row, "style_blend", message)
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
-        pair_id = row.cells.get("id") or _default_id(content, style, cells)
+        given_id = row.cells.get("id", "")
+        pair_id = given_id or _default_id(content, style, cells)
         self._check_id(row, pair_id)
         output = row.cells.get("output") or _default_output(content, styles, pair_id)
         if config and (problem := side_problem(os.path.splitext(output)[1], config.size)):
@@ -150,11 +151,10 @@ class _Reader:
             Pair(
                 row=row.number,
                 pair_id=pair_id,
-                content=content,
-                style=style,
                 output=output,
                 inputs=tuple(self._inputs(content, styles, config)),
-                settings=self._settled[tuple(cells.items())].values,
+                config=config,
+                generated_id=not given_id,
                 meta={k[5:]: v for k, v in row.cells.items() if k.startswith("meta.")},
             )
         )
@@ -231,21 +231,21 @@ class _Reader:
 
     def _inputs(
         self, content: str, styles: Sequence[str], config: StyleConfig
-    ) -> Iterator[tuple[str, str]]:
-        written = {"content": content, "style": styles[0]}
-        written |= {f"style{number}": style for number, style in enumerate(styles[1:], 2)}
-        written |= {"init": config.init_path, "mask": config.mask}
-        for role, path in written.items():
-            if path:
-                yield role, storage.join(self.folder, path) if self.folder else path
+    ) -> Iterator[InputRef]:
+        by_role = {"content": content, "style": styles[0]}
+        by_role |= {f"style{number}": style for number, style in enumerate(styles[1:], 2)}
+        by_role |= {"init": config.init_path, "mask": config.mask}
+        for role, written in by_role.items():
+            if written:
+                path = storage.join(self.folder, written) if self.folder else written
+                yield InputRef(role, written, path)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Settled:
     """The settings of a row after all precedence, or what is wrong with them."""
 
     config: StyleConfig | None
-    values: Mapping[str, Any]
     problems: Sequence[tuple[str, str]]  # (column, message)
 
 
@@ -257,7 +257,7 @@ def _settle(options: Mapping[str, Any], cells: Mapping[str, str]) -> _Settled:
             problems.append((name, message))
         values[name] = value
     if problems:
-        return _Settled(None, {}, problems)
+        return _Settled(None, problems)
     chosen = {name: value for name, value in options.items() if name != "preset"}
     preset = options.get("preset") or "default"
     if "preset" in values:
@@ -266,9 +266,8 @@ def _settle(options: Mapping[str, Any], cells: Mapping[str, str]) -> _Settled:
     try:
         config = StyleConfig.of(preset, **{**chosen, **values})
     except ConfigError as error:
-        return _Settled(None, {}, [("", str(error))])
-    named = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return _Settled(config, named, [])
+        return _Settled(None, [("", str(error))])
+    return _Settled(config, [])
 
 
 def _parse(name: str, text: str) -> tuple[Any, str]:
@@ -371,9 +370,9 @@ def overwritten(pairs: Sequence[Pair], out: str) -> list[Problem]:
 
     inputs: dict[str, tuple[str, int]] = {}
     for pair in pairs:
-        for role, path in pair.inputs:
-            if (local := storage.local_path(path)) is not None:
-                inputs.setdefault(real(local), (role, pair.row))
+        for ref in pair.inputs:
+            if (local := storage.local_path(ref.path)) is not None:
+                inputs.setdefault(real(local), (ref.role, pair.row))
     problems = []
     for pair in pairs:
         found = inputs.get(real(os.path.join(storage.local_path(out) or out, pair.output)))
@@ -401,9 +400,10 @@ def find_problems(
     first: dict[str, tuple[Pair, str, str]] = {}
     rows: dict[str, set[int]] = {}
     for pair in pairs:
-        for (role, path), name in zip(pair.inputs, _names(pair), strict=True):
-            first.setdefault(path, (pair, role.rstrip("0123456789"), name))
-            rows.setdefault(path, set()).add(pair.row)
+        for ref in pair.inputs:
+            column = "style" if ref.is_style else ref.role
+            first.setdefault(ref.path, (pair, column, ref.written))
+            rows.setdefault(ref.path, set()).add(pair.row)
     problems = []
     for path, (pair, column, name) in first.items():
         message = _file_problem(path, name, check)
@@ -420,24 +420,14 @@ def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]
     lines = pairs.lines if isinstance(pairs, Manifest) else {}
     first: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
-        inputs = dict(pair.inputs)
-        if "mask" in inputs:
-            first.setdefault((inputs["content"], inputs["mask"]), pair)
+        paths = {ref.role: ref.path for ref in pair.inputs}
+        if "mask" in paths:
+            first.setdefault((paths["content"], paths["mask"]), pair)
     return [
         Problem(pair.row, lines.get(pair.row), "mask", message)
         for both, pair in first.items()
         if (message := check(*both))
     ]
-
-
-def _names(pair: Pair) -> Iterator[str]:
-    """The path as written of each of the pair's inputs."""
-    styles = iter(pair.style.split("|"))
-    for role, _ in pair.inputs:
-        if role == "content":
-            yield pair.content
-        else:
-            yield next(styles) if role.startswith("style") else str(pair.settings[role])
 
 
 _HINTS = {
@@ -507,8 +497,8 @@ def _relative(column: str, text: str, folder: str) -> str:
         return text
     if column == "style" and "|" in text and os.path.exists(text):
         raise ValueError(f"{quoted(text)} has a |, which separates styles; rename the file")
-    paths = text.split("|") if column == "style" else [text]
-    relative = "|".join(relative_path(path, folder) for path in paths)
+    paths = split_styles(text) if column == "style" else (text,)
+    relative = join_styles(relative_path(path, folder) for path in paths)
     if any("\ud800" <= letter <= "\udfff" for letter in relative):
         raise ValueError(f"{quoted(text, 200)} is no UTF-8, as a manifest is; rename the file")
     return relative

@@ -68,7 +68,7 @@ def _check_target(target: str, out: str, results: Sequence[Result]) -> None:
     """Raise `ConfigError` where the montage would take the place of a picture of the run."""
     inputs = Inputs(out)
     for result in results if os.path.exists(target) else ():
-        shown = [inputs.path(path) for path in (result.content, *result.style.split("|"))]
+        shown = [inputs.path(path) for path in (result.content, *result.styles)]
         shown.append(storage.join(out, result.output))
         if any(storage.same_file(target, path) for path in shown):
             raise ConfigError(

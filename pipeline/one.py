@@ -28,7 +28,7 @@ class One:
     """One pair, its pictures decoded."""
 
     content: str  # as given on the command line
-    style: str
+    styles: Sequence[str]
     config: StyleConfig
     photo: Image.Image
     paintings: list[Image.Image]
@@ -45,7 +45,7 @@ def read_one(
     config.shares(len(styles))
     return One(
         content,
-        "|".join(styles),
+        styles,
         config,
         photo=_read("content", content, limits),
         paintings=[_read("style", style, limits) for style in styles],
@@ -57,7 +57,7 @@ def read_one(
 def check_targets(one: One, targets: Iterable[str]) -> None:
     """Raise `ConfigError` where a file to be written is one that the pair is made from."""
     config = one.config
-    given = [("photograph", one.content), *(("style", path) for path in one.style.split("|"))]
+    given = [("photograph", one.content), *(("style", path) for path in one.styles)]
     given += [("init picture", config.init_path), ("mask", config.mask)]
     for target in targets:
         for role, path in given:
@@ -110,7 +110,7 @@ def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
         raise ConfigError(f"-o {out}: {problem}")
     storage.check_writable(out)
     share_of = share_done(one.photo.size, one.config)
-    with shown(one.content, one.style, one.config.steps, share_of) as on_step:
+    with shown(one.content, one.styles, one.config.steps, share_of) as on_step:
         result = stylizer.transfer(
             one.photo,
             one.paintings,

@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -62,7 +61,7 @@ class Estimate:
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        self._open = {pair.pair_id: float(max(1, work(pair.settings))) for pair in pairs}
+        self._open = {pair.pair_id: float(max(1, work(pair.config))) for pair in pairs}
         self._painted = self._in_hand = 0.0
         self._began: float | None = None  # when the first pair was in hand
         self._before = 0.0  # what was done of it then
@@ -92,20 +91,18 @@ class Estimate:
 
 
 def _label(pair: Pair) -> str:
-    """The id that the manifest gave, else the names of photograph and style."""
-    if not re.fullmatch("[0-9a-f]{12}", pair.pair_id):
-        return visible(pair.pair_id)
-    return _names(pair.content, pair.style)
+    """Return the id that the manifest gives, else the names of photograph and styles."""
+    return _names(pair.content, pair.styles) if pair.generated_id else visible(pair.pair_id)
 
 
-def _names(content: str, style: str) -> str:
-    styles = "+".join(PurePath(path.strip()).stem for path in style.split("|"))
-    return visible(f"{PurePath(content).stem} \N{MULTIPLICATION SIGN} {styles}")
+def _names(content: str, styles: Sequence[str]) -> str:
+    stems = "+".join(PurePath(path).stem for path in styles)
+    return visible(f"{PurePath(content).stem} \N{MULTIPLICATION SIGN} {stems}")
 
 
 @contextlib.contextmanager
 def shown(
-    content: str, style: str, steps: int, share_of: Callable[[Any], float]
+    content: str, styles: Sequence[str], steps: int, share_of: Callable[[Any], float]
 ) -> Iterator[Callable[[Any, Any], None]]:
     """Show one pair without a run: gives an `on_step` that shows each of at most `steps` steps,
     where standard error is a terminal. `share_of` is told each picture: `timing.share_done`."""
@@ -113,7 +110,7 @@ def shown(
     if not console.is_terminal:
         yield lambda step, picture: None
         return
-    label, began = _names(content, style), time.monotonic()
+    label, began = _names(content, styles), time.monotonic()
     row = Row(label, 0, steps)
 
     def draw(width: int, height: int) -> ConsoleRenderable:
@@ -149,7 +146,7 @@ class Progress:
         self._total = len(pairs)
         self._labels = {pair.pair_id: _label(pair) for pair in pairs}
         self._longest = max((len(label) for label in self._labels.values()), default=0)
-        self._most_steps = max((pair.settings["steps"] for pair in pairs), default=0)
+        self._most_steps = max((pair.config.steps for pair in pairs), default=0)
         self._estimate = Estimate(pairs)
         self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *FAILURES), 0))
         self._statuses: Sequence[Status] = ()

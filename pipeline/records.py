@@ -1,38 +1,112 @@
-"""What travels between the parts of the batch: Pair, Input, Result. Standard library only."""
+"""What travels between the parts of the batch: Pair, Input, Result.
+
+Imports the standard library and stylize's settings, nothing else.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
-__all__ = ["FAILURES", "PREVIEW", "Input", "Pair", "Result", "pair_key", "preview_of"]
+from stylize.config import ALGORITHM, StyleConfig
+
+__all__ = [
+    "FAILURES",
+    "PREVIEW",
+    "Input",
+    "InputRef",
+    "Pair",
+    "Result",
+    "Task",
+    "join_styles",
+    "objective",
+    "pair_key",
+    "preview_of",
+    "settings_digest",
+    "split_styles",
+]
+
+_BETWEEN_STYLES = "|"
 
 PREVIEW = ".preview.jpg"
-"""How a name ends that no output may have, but what `--preview-every` leaves beside one."""
+"""The ending of the preview that `--preview-every` leaves beside an output. No output may have it.
+"""
 
 FAILURES = ("failed", "timeout", "poison")
-"""The kinds of failure. `poison`: the pair took its worker down with it, twice."""
+"""The kinds of failure. `poison`: two workers died while they painted the pair."""
 
 
-@dataclass(frozen=True)
+def split_styles(cell: str) -> tuple[str, ...]:
+    """Return the styles that a cell ``a.jpg|b.jpg`` names, as written."""
+    return tuple(cell.split(_BETWEEN_STYLES))
+
+
+def join_styles(styles: Iterable[str]) -> str:
+    """Return the cell that names these styles."""
+    return _BETWEEN_STYLES.join(styles)
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """One file that a pair names."""
+
+    role: str  # content, style, style2 …, init, mask
+    written: str  # as the manifest has it
+    path: str  # the path or URI that opens it
+
+    @property
+    def is_style(self) -> bool:
+        """Whether it is one of the pair's styles."""
+        return self.role.startswith("style")
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """One row of a manifest, understood: what is to be painted, how, and where it goes."""
+    """One row of a manifest, understood: what to paint, how, and where the picture goes."""
 
-    row: int  # line in the manifest, from 1 for the first row of data
+    row: int  # number of the row in the manifest; the first row of data is 1
     pair_id: str
-    content: str  # as written in the manifest
-    style: str  # as written; several are separated by |
     output: str  # relative to OUT, with / between folders
-    inputs: tuple[tuple[str, str], ...]  # (role, path or URI that opens): content, style, …
-    settings: Mapping[str, Any]  # values of StyleConfig, preset included, after all precedence
+    inputs: tuple[InputRef, ...]  # content, styles, then init and mask where they are files
+    config: StyleConfig  # after all precedence
+    generated_id: bool = False  # the manifest gives no id, so `pair_id` was made from the row
     meta: Mapping[str, str] = field(default_factory=dict)  # meta.* columns, without the prefix
 
+    @property
+    def content(self) -> str:
+        """The photograph as the manifest has it."""
+        return next((ref.written for ref in self.inputs if ref.role == "content"), "")
 
-@dataclass(frozen=True)
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles as the manifest has them, apart."""
+        return tuple(ref.written for ref in self.inputs if ref.is_style)
+
+    @property
+    def style(self) -> str:
+        """The cell `style`: several styles are joined by ``|``."""
+        return join_styles(self.styles)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One attempt at a pair."""
+
+    pair: Pair
+    attempt: int = 1
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the pair failed before. Retries come last: what stopped one run must not stop
+        the next one before it reaches the other pairs."""
+        return self.attempt > 1
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """One file that went into a picture."""
 
@@ -46,7 +120,7 @@ class Input:
 class Result:
     """One attempt at one pair: a row of the index. `status` is ok or one of `FAILURES`.
 
-    Losses and curve are of the picture that was kept; a curve is a tuple of
+    Losses and curve describe the picture that was kept. A curve is a tuple of
     (step, seconds, loss, content_loss, style_loss, tv_loss). Times are UTC, ISO 8601.
     """
 
@@ -93,11 +167,31 @@ class Result:
     schema_version: int = 1
     started_at: str = ""
     finished_at: str = ""
+    generated_id: bool | None = None  # None in rows of versions that did not record it
     meta: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The styles as the manifest had them, apart."""
+        return split_styles(self.style)
+
+
+@functools.lru_cache(maxsize=1024)  # most pairs of a manifest share their settings
+def settings_digest(config: StyleConfig, algorithm: int = ALGORITHM) -> str:
+    """Return `StyleConfig.digest`, computed once for each distinct config."""
+    return config.digest(algorithm)
+
+
+def objective(pair: Pair) -> tuple[object, ...]:
+    """Return what pairs must have in common to be painted together, as far as the manifest tells.
+
+    The worker adds the size of the photograph, which only the file tells.
+    """
+    return settings_digest(pair.config), len(pair.inputs)
 
 
 def preview_of(output: str) -> str:
-    """The name of an output's preview, beside it."""
+    """Return the name of an output's preview, which lies beside it."""
     path = PurePosixPath(output)
     stem = path.stem.encode()[: 255 - len(PREVIEW)].decode(errors="ignore")
     return str(path.with_name(stem + PREVIEW))
@@ -106,10 +200,10 @@ def preview_of(output: str) -> str:
 def pair_key(
     inputs: Mapping[str, str], settings_digest: str, weights_sha256: str, algorithm: int
 ) -> str:
-    """The identity of a picture: hex of SHA-256 over all that decides its pixels.
+    """Return the identity of a picture: the hex SHA-256 of everything that decides its pixels.
 
-    `inputs` is role -> SHA-256 of the bytes. Device, type, threads, batch and tiles are left out:
-    they are recorded beside the picture and never make it another one.
+    `inputs` maps each role to the SHA-256 of its bytes. Device, type, threads, batch and tiles are
+    left out: the row records them, but they do not make it another picture.
     """
     text = json.dumps([sorted(inputs.items()), settings_digest, weights_sha256, algorithm])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -28,6 +28,7 @@ from pipeline import __version__, storage
 from pipeline.index import read_index
 from pipeline.pages import asset, fill
 from pipeline.pictures import Inputs, open_small
+from pipeline.records import join_styles, split_styles
 from pipeline.signals import Handlers
 from pipeline.tables import as_text
 from stylize.errors import StylizeError
@@ -140,7 +141,7 @@ def collect(table: pa.Table, out: str) -> dict[str, Any]:
         "columns": columns,
         "content_paths": encode_column([inputs.from_out(c) for c in _texts(table, "content")]),
         "style_paths": encode_column(
-            ["|".join(map(inputs.from_out, _split(s))) for s in _texts(table, "style")]
+            [join_styles(map(inputs.from_out, split_styles(s))) for s in _texts(table, "style")]
         ),
         "curves": encode_curves(table),
         "totals": totals(table),
@@ -171,10 +172,6 @@ def _short(value: Any) -> Any:
 
 def _texts(table: pa.Table, name: str) -> list[str]:
     return [value or "" for value in table[name].to_pylist()]
-
-
-def _split(style: str) -> list[str]:
-    return [part.strip() for part in style.split("|")]
 
 
 def _meta(table: pa.Table) -> dict[str, list[str]]:
@@ -292,14 +289,17 @@ def _thumbnails(table: pa.Table, local: str, say: Say) -> dict[str, Any]:
         )
     ]
     paths = dict.fromkeys(map(inputs.path, contents))
-    paths |= dict.fromkeys(inputs.path(part) for style in styles for part in _split(style))
+    paths |= dict.fromkeys(inputs.path(part) for style in styles for part in split_styles(style))
     paths |= dict.fromkeys(os.path.join(local, output) for output in shown if output)
     names = _make(list(paths), local, folder, say)
     _remove_old(folder, set(names.values()))
     return {
         "content": encode_column([names[inputs.path(c)] for c in contents]),
         "style": encode_column(
-            ["|".join(names[inputs.path(part)] for part in _split(style)) for style in styles]
+            [
+                join_styles(names[inputs.path(part)] for part in split_styles(style))
+                for style in styles
+            ]
         ),
         "result": encode_column([names[os.path.join(local, o)] if o else "" for o in shown]),
     }

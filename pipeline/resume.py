@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from pipeline.records import Pair, Result
 from pipeline.tables import as_text
+from stylize.config import SETTINGS
 
 __all__ = ["Facts", "Picture", "Plan", "pending"]
 
@@ -45,8 +46,8 @@ class Facts(Protocol):
         Without a result: "changed" for a file there that this program did not make.
         """
 
-    def adoptable(self, pair: Pair) -> bool:
-        """Whether the picture at the pair's output already carries today's key."""
+    def adoptable(self, pair: Pair) -> Result | None:
+        """Return the row of the picture at the pair's output if that carries today's key."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Plan:
     """Every pair in exactly one of todo, adopt, done and skipped."""
 
     todo: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
-    adopt: list[Pair] = field(default_factory=list)  # the picture is finished, only its row lacks
+    adopt: list[Result] = field(default_factory=list)  # rows of pictures that have none yet
     done: list[Pair] = field(default_factory=list)
     skipped: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
     older: list[Pair] = field(default_factory=list)  # those of done by an older algorithm
@@ -80,13 +81,13 @@ def pending(
     plan = Plan()
     for pair in pairs:
         result = results.get(pair.pair_id)
-        verdict, reason = _judge(pair, result, facts, force, retry_failed, redo_changed, redo_older)
-        if verdict == "todo":
-            plan.todo.append((pair, reason))
-        elif verdict == "skip":
-            plan.skipped.append((pair, reason))
-        elif verdict == "adopt":
-            plan.adopt.append(pair)
+        verdict = _judge(pair, result, facts, force, retry_failed, redo_changed, redo_older)
+        if isinstance(verdict, Result):
+            plan.adopt.append(verdict)
+        elif verdict[0] == "todo":
+            plan.todo.append((pair, verdict[1]))
+        elif verdict[0] == "skip":
+            plan.skipped.append((pair, verdict[1]))
         else:
             plan.done.append(pair)
             if result is not None and result.algorithm < facts.algorithm:
@@ -94,7 +95,7 @@ def pending(
     return plan
 
 
-_Verdict = tuple[Literal["todo", "adopt", "done", "skip"], str]
+_Verdict = tuple[Literal["todo", "done", "skip"], str]  # and the reason
 
 
 def _judge(
@@ -105,7 +106,8 @@ def _judge(
     retry_failed: str,
     redo_changed: bool,
     redo_older: bool,
-) -> _Verdict:
+) -> _Verdict | Result:
+    """Return what is to become of a pair; a row means that its picture is adopted with it."""
     verdict = _judge_row(pair, result, facts, force, retry_failed, redo_older)
     if verdict[0] == "skip":
         return verdict
@@ -115,8 +117,8 @@ def _judge(
     if picture == "missing":
         return verdict if verdict[0] == "todo" else ("todo", "picture is missing")
     # A crash between picture and row leaves a picture that is newer than the row.
-    if verdict[0] == "todo" and not force and facts.adoptable(pair):
-        return "adopt", ""
+    if verdict[0] == "todo" and not force and (row := facts.adoptable(pair)):
+        return row
     if picture == "changed":
         return _judge_stranger(verdict, known, redo_changed)
     if picture == "rowless" and verdict[0] == "done":
@@ -200,14 +202,14 @@ def _settings_changed(pair: Pair, result: Result) -> str:
         before = json.loads(result.settings)
     except ValueError:
         return ""
-    today = json.loads(json.dumps(dict(pair.settings)))
-    found = []
-    for name, value in today.items():
+    changes = []
+    for name in SETTINGS:
+        value = getattr(pair.config, name)
         # A preset counts by its values; auto stands for whatever backbone the row names.
         if name == "preset" or (name, value) == ("backbone", "auto") or name not in before:
             continue
-        if before[name] != value:
-            old, new = (as_text(name, one) or "none" for one in (before[name], value))
-            found.append(f"{name} {old} -> {new}")
-    more = [f"{len(found) - 3} more"] if len(found) > 3 else []
-    return ", ".join(found[:3] + more)
+        old, new = as_text(name, before[name]), as_text(name, value)
+        if old != new:
+            changes.append(f"{name} {old or 'none'} -> {new or 'none'}")
+    more = [f"{len(changes) - 3} more"] if len(changes) > 3 else []
+    return ", ".join(changes[:3] + more)

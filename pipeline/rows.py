@@ -85,6 +85,7 @@ def _schema() -> pa.Schema:
         ("version", text),
         ("schema_version", pa.int32()),
         ("started_at finished_at", _UTC),
+        ("generated_id", pa.bool_()),
         ("meta", pa.map_(text, text)),
     ]
     fields = []

@@ -26,7 +26,7 @@ from pipeline.index import Index, read_results
 from pipeline.lock import Lock, LockedError, read_run, write_run
 from pipeline.manifest import Manifest, ManifestError, Problem, overwritten, read_manifest
 from pipeline.progress import Progress
-from pipeline.records import FAILURES, Pair, Result
+from pipeline.records import FAILURES, Pair, Result, Task
 from pipeline.resume import Plan, pending
 from pipeline.signals import Handlers
 from pipeline.words import count, duration
@@ -101,6 +101,12 @@ class UnableError(Exception):
     """The run cannot go on, for a reason outside the pairs; the text has the remedy."""
 
 
+@functools.lru_cache(maxsize=1024)  # most pairs of a manifest share their settings
+def _with_backbone(config: StyleConfig, backbone: str) -> StyleConfig:
+    """Raises `ConfigError` for layers that the backbone does not have."""
+    return replace(config, backbone=backbone)
+
+
 class Backbones:
     """Which weights a run uses: fixed by the first run of OUT, found when first asked for.
 
@@ -123,17 +129,12 @@ class Backbones:
         --weights is of a backbone that no pair wants.
         """
         resolved, problems = [], []
-        sound = set()  # layers that were checked; most pairs have the same
         for pair in pairs:
-            if pair.settings["backbone"] == "auto":
+            if pair.config.backbone == "auto":
                 if not self._auto:
                     self._find("auto")
-                pair = replace(pair, settings={**pair.settings, "backbone": self._auto})
-                layers = pair.settings["content_layers"], pair.settings["style_layers"]
                 try:
-                    if layers not in sound:
-                        StyleConfig(**pair.settings)
-                        sound.add(layers)
+                    pair = replace(pair, config=_with_backbone(pair.config, self._auto))
                 except ConfigError as error:
                     problems.append(Problem(pair.row, None, "", str(error)))
             resolved.append(pair)
@@ -141,7 +142,7 @@ class Backbones:
             raise ManifestError(problems)
         if self._options.weights_file:
             _, given, _ = self._given
-            wanted = sorted({pair.settings["backbone"] for pair in resolved})
+            wanted = sorted({pair.config.backbone for pair in resolved})
             if given not in wanted:
                 raise UnableError(
                     f"--weights is a {given}, and the pairs want {' and '.join(wanted)}; give such "
@@ -339,20 +340,19 @@ class _Session:
             results = read_results(self.options.out)
             facts = _facts(self.options, self.backbones)  # which looks at each file once
             plan = _plan(pairs, results, self.options, facts)
-            self._adopt(plan, facts)
+            self._adopt(plan)
             self._restate(plan, results, facts)
-        # What failed before comes last, so that --limit gets to the others.
-        attempts = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
-        todo = sorted((pair for pair, _ in plan.todo), key=lambda pair: pair.pair_id in attempts)
-        todo = todo[: self.options.limit or None]
+        failed = {pair_id: r.attempt for pair_id, r in results.items() if r.status != "ok"}
+        todo = [Task(pair, failed.get(pair.pair_id, 0) + 1) for pair, _ in plan.todo]
+        todo = sorted(todo, key=lambda task: task.is_retry)[: self.options.limit or None]
         if todo:
-            names = sorted({pair.settings["backbone"] for pair in todo})
+            names = sorted({task.pair.config.backbone for task in todo})
             paths = self.backbones.paths(names)
             self.backbones.fix()
             if self.options.address:
                 paths = self._at_hand_everywhere(paths)
             self._check_space(todo)
-            self._schedule(todo, attempts, paths)
+            self._schedule(todo, paths)
         return plan
 
     def _at_hand_everywhere(self, paths: Mapping[str, str]) -> dict[str, str]:
@@ -372,9 +372,9 @@ class _Session:
             self.on_note(problem)
         self.told = len(self.index.problems)
 
-    def _adopt(self, plan: Plan, facts: FileFacts) -> None:
+    def _adopt(self, plan: Plan) -> None:
         if plan.adopt:
-            self.index.extend([facts.adopt(pair) for pair in plan.adopt])
+            self.index.extend(plan.adopt)
             self.counts["adopted"] += len(plan.adopt)
 
     def _restate(self, plan: Plan, results: Mapping[str, Result], facts: FileFacts) -> None:
@@ -385,15 +385,15 @@ class _Session:
         if changed:
             self.index.restate(changed)
 
-    def _check_space(self, todo: Sequence[Pair]) -> None:
+    def _check_space(self, todo: Sequence[Task]) -> None:
         """Refuse to begin what the disk cannot hold: a PNG of paint takes 1.5 bytes a pixel or
         more, of a picture whose shorter side is about two thirds of the longer."""
         root = storage.local_path(self.options.out) or "."
         need = 0.0
-        for pair in todo:
+        for task in todo:
             with contextlib.suppress(OSError):  # a picture that is there makes room
-                need -= os.path.getsize(os.path.join(root, pair.output))
-            need += pair.settings["size"] ** 2 * 2 / 3 * 1.5
+                need -= os.path.getsize(os.path.join(root, task.pair.output))
+            need += task.pair.config.size**2 * 2 / 3 * 1.5
         free = shutil.disk_usage(root).free
         if need > free:
             raise storage.StorageError(
@@ -401,9 +401,7 @@ class _Session:
                 "free; make room, choose another --out, or take fewer with --limit"
             )
 
-    def _schedule(
-        self, todo: list[Pair], attempts: dict[str, int], paths: Mapping[str, str]
-    ) -> None:
+    def _schedule(self, todo: list[Task], paths: Mapping[str, str]) -> None:
         options = self.options
         out = os.path.abspath(storage.local_path(options.out) or options.out)
         probe = os.path.join(out, "_state", f"probe-{self.run_id}")
@@ -427,14 +425,14 @@ class _Session:
             options.device,
             options.address,
             rows=len(self.pairs),
-            side=max(pair.settings["size"] for pair in self.pairs),
+            side=max(pair.config.size for pair in self.pairs),
         )
         start = scheduler.run_local if options.in_process else scheduler.run_ray
         storage.put(probe, b"")
-        self.progress = Progress(todo, style=options.progress)
+        self.progress = Progress([task.pair for task in todo], style=options.progress)
         with self.progress, self.handlers:
             try:
-                start(todo, attempts, job, wanted, self)
+                start(todo, job, wanted, self)
             finally:
                 storage.remove(probe)
                 storage.sweep_temporaries(options.out)  # of workers that died
@@ -472,7 +470,7 @@ class _Session:
         if self.options.force or self.options.redo_changed:
             return None  # what stands there may be the picture from before
         facts = FileFacts(self.options.out, self.backbones.sha256)
-        return facts.adopt(pair) if facts.adoptable(pair) else None
+        return facts.adoptable(pair)
 
     def on_status(self, statuses: Sequence[Status]) -> None:
         self.progress.status(statuses)

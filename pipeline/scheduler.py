@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from pipeline import storage
 from pipeline.guard import ray_folder
 from pipeline.memory import cores, kernel_kills, memory_limit
-from pipeline.records import Pair, Result
+from pipeline.records import Pair, Result, Task, objective
 from pipeline.timing import work
 from pipeline.words import count
 from pipeline.worker import Job, NotReadyError, Status, Worker, new_result
@@ -140,37 +140,30 @@ class Events(Protocol):
     def stop(self) -> int: ...  # 0 go on, 1 stop soon, 2 stop at once
 
 
-def order(
-    pairs: Sequence[Pair], attempts: Mapping[str, int], by_objective: bool = False
-) -> list[Pair]:
-    """Longest first, so that no long one is left for the end; of equal ones those of one objective
-    together where they are optimised together, and by style, whose targets are then at hand. Those
-    that failed before are last: what stopped a run must not stop the next one before it comes to
-    the others."""
+def order(tasks: Sequence[Task], *, by_objective: bool = False) -> list[Task]:
+    """Return the tasks in the order in which they are begun.
 
-    def turn(pair: Pair) -> tuple[Any, ...]:
-        objective = _objective(pair) if by_objective else ()
-        return (pair.pair_id in attempts, -work(pair.settings), objective, pair.style, pair.row)
+    Retries come last. The longest come first, so that no long one is left for the end. Of equally
+    long ones those with one style are together, whose targets are then at hand; with
+    `by_objective`, so are those that can be painted together.
+    """
 
-    return sorted(pairs, key=turn)
+    def turn(task: Task) -> tuple[Any, ...]:
+        pair = task.pair
+        group = objective(pair) if by_objective else ()
+        return task.is_retry, -work(pair.config), group, pair.style, pair.row
 
-
-def _objective(pair: Pair) -> tuple[object, ...]:
-    """What pairs that are optimised together must have in common, as far as the manifest says."""
-    roles = [role for role, _ in pair.inputs]
-    ours = {**pair.settings, "preset": "", **dict.fromkeys({"init", "mask"} & {*roles}, True)}
-    return tuple(sorted((name, str(value)) for name, value in ours.items())), len(roles)
+    return sorted(tasks, key=turn)
 
 
 def _batch(pair: Pair, fleet: Fleet) -> int:
-    """How many pairs of a size are optimised together: the CPU is full with one."""
-    return together(pair.settings["size"]) if fleet.gpus else 1
+    """How many pairs of a size are painted together: one fills a CPU."""
+    return together(pair.config.size) if fleet.gpus else 1
 
 
-def run_local(
-    pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
-) -> None:
-    """All pairs in this process, one after the other, without Ray; same contract as `run_ray`."""
+def run_local(tasks: Sequence[Task], job: Job, wanted: Wanted, events: Events) -> None:
+    """Make all attempts in this process, one after the other, without Ray; the same contract as
+    `run_ray`."""
 
     def on_status(status: Status) -> None:
         events.on_status([status])
@@ -183,11 +176,11 @@ def run_local(
     except NotReadyError as error:
         raise ClusterError(str(error)) from error
     events.on_started()
-    for pair in order(pairs, attempts):
+    for task in order(tasks):
         if events.stop():
             return
-        events.on_status([Status(pair.pair_id, 0, pair.settings["steps"])])
-        (result,) = worker.run([pair], [attempts.get(pair.pair_id, 0) + 1])
+        events.on_status([Status(task.pair.pair_id, 0, task.pair.config.steps)])
+        (result,) = worker.run([task])
         if result is not None:
             events.on_results([result])
 
@@ -199,8 +192,8 @@ class _Slot:
     actor: Any
     node: str = ""
     ready: Any = None  # the pending answer to ready(), until it came
-    task: Any = None  # the pending answer to run()
-    pairs: list[Pair] = field(default_factory=list)  # in hand
+    answer: Any = None  # the pending answer to run()
+    tasks: list[Task] = field(default_factory=list)  # in hand
     began: float = 0.0
     kernel_kills: int = 0  # for memory, when the pairs were begun
     asked: Any = None  # the pending answer to status()
@@ -211,31 +204,29 @@ class _Slot:
 class _Death:
     """Of a worker with pairs in hand, on a node of which it shows in a while whether it lives."""
 
-    pairs: list[Pair]
+    tasks: list[Task]
     slot: _Slot
     error: Exception
     until: float
 
 
-def run_ray(
-    pairs: Sequence[Pair], attempts: dict[str, int], job: Job, wanted: Wanted, events: Events
-) -> None:
-    """All pairs on Ray actors; returns when each has a result, or when told to stop.
+def run_ray(tasks: Sequence[Task], job: Job, wanted: Wanted, events: Events) -> None:
+    """Make all attempts on Ray actors; return when each has a result, or when told to stop.
 
-    `attempts` counts earlier tries by pair id. Raises `ClusterError` where there is nothing to
-    run on, and `storage.StorageError` where a picture cannot be written.
+    Raises `ClusterError` where there is nothing to run on, and `storage.StorageError` where a
+    picture cannot be written.
     """
     with _ray(wanted) as ray:
         events.on_started()
-        fleet = size_fleet(list(_nodes(ray).values()), wanted, len(pairs))
+        fleet = size_fleet(list(_nodes(ray).values()), wanted, len(tasks))
         job = replace(
             job,
             threads=wanted.threads or max(1, int(fleet.cpus)),
             device=job.device if fleet.gpus and not _logical_gpus() else _without_gpu(job.device),
             expect_gpu=bool(fleet.gpus) and not _logical_gpus(),
         )
-        queue = order(pairs, attempts, by_objective=bool(fleet.gpus))
-        _Run(ray, queue, attempts, job, fleet, wanted, events).run()
+        queue = order(tasks, by_objective=bool(fleet.gpus))
+        _Run(ray, queue, job, fleet, wanted, events).run()
 
 
 def _nodes(ray: Any) -> dict[str, Mapping[str, float]]:
@@ -260,8 +251,7 @@ class _Run:
     def __init__(
         self,
         ray: Any,
-        queue: list[Pair],
-        attempts: dict[str, int],
+        queue: list[Task],
         job: Job,
         fleet: Fleet,
         wanted: Wanted,
@@ -269,7 +259,6 @@ class _Run:
     ) -> None:
         self.ray = ray
         self.queue = queue[::-1]  # taken from the end
-        self.attempts = attempts
         self.job = job
         self.fleet = fleet
         self.wanted = wanted
@@ -305,7 +294,7 @@ class _Run:
         if self.wanted.address:
             threading.Thread(target=self._watch_nodes, daemon=True).start()
         try:
-            while self.queue or self.parked or any(slot.task for slot in self.slots):
+            while self.queue or self.parked or any(slot.answer for slot in self.slots):
                 level = self.events.stop()
                 if level and not self._wind_down(level):
                     return
@@ -329,12 +318,12 @@ class _Run:
             for slot in self.slots:
                 slot.actor.stop.remote()
         waited = time.monotonic() - self.stopping_since
-        return level < 2 and waited < _STOP and any(slot.task for slot in self.slots)
+        return level < 2 and waited < _STOP and any(slot.answer for slot in self.slots)
 
     def _hire(self) -> None:
         """Give idle workers a pair, and ask for more workers while pairs are left over."""
         for slot in self.slots:
-            if slot.ready is None and slot.task is None and self.queue:
+            if slot.ready is None and slot.answer is None and self.queue:
                 self._give(slot)
         most = self._most_workers()
         pending = [slot for slot in self.slots if slot.ready is not None]
@@ -370,38 +359,36 @@ class _Run:
                 self.counted = time.monotonic()
 
     def _give(self, slot: _Slot) -> None:
-        if self.short_of_memory and any(s.task for s in self.slots):
-            if self.queue[-1].pair_id in self.short_of_memory:
+        if self.short_of_memory and any(s.answer for s in self.slots):
+            if self.queue[-1].pair.pair_id in self.short_of_memory:
                 return  # it is tried alone
-            if any(p.pair_id in self.short_of_memory for s in self.slots for p in s.pairs):
+            if any(t.pair.pair_id in self.short_of_memory for s in self.slots for t in s.tasks):
                 return
-        slot.pairs = self._take()
+        slot.tasks = self._take()
         slot.began = time.monotonic()
         slot.kernel_kills = kernel_kills()
-        first = slot.pairs[0]
-        slot.status = Status(first.pair_id, 0, first.settings["steps"], batch=len(slot.pairs))
-        attempts = [self.attempts.get(pair.pair_id, 0) + 1 for pair in slot.pairs]
-        slot.task = slot.actor.run.remote(slot.pairs, attempts)
+        first = slot.tasks[0].pair
+        slot.status = Status(first.pair_id, 0, first.config.steps, batch=len(slot.tasks))
+        slot.answer = slot.actor.run.remote(slot.tasks)
 
-    def _take(self) -> list[Pair]:
-        """The next pair, and those behind it that may be optimised together with it: of one
-        objective, as far as the manifest tells. Whether they are of one shape the worker sees."""
-        pairs = [self.queue.pop()]
-        objective = _objective(pairs[0])
+    def _take(self) -> list[Task]:
+        """Return the next task, and those behind it that can be painted together with it."""
+        tasks = [self.queue.pop()]
+        first = tasks[0].pair
         # Towards the end the last workers must not wait for one that has many.
         share = -(-(len(self.queue) + 1) // self._most_workers())
-        size = self.job.batch or min(_batch(pairs[0], self.fleet), share)
+        size = self.job.batch or min(_batch(first, self.fleet), share)
         while (
-            len(pairs) < size
+            len(tasks) < size
             and self.queue
-            and _objective(self.queue[-1]) == objective
-            and not self.apart & {pairs[0].pair_id, self.queue[-1].pair_id}
+            and objective(self.queue[-1].pair) == objective(first)
+            and not self.apart & {first.pair_id, self.queue[-1].pair.pair_id}
         ):
-            pairs.append(self.queue.pop())
-        return pairs
+            tasks.append(self.queue.pop())
+        return tasks
 
     def _wait(self) -> None:
-        waiting = {s.task if s.ready is None else s.ready: s for s in self.slots}
+        waiting = {s.answer if s.ready is None else s.ready: s for s in self.slots}
         waiting.pop(None, None)
         if not waiting:
             time.sleep(0.05)
@@ -418,7 +405,7 @@ class _Run:
             raise ClusterError("the cluster's head does not answer; run again when it does")
         # With workers at work a cluster may take its time to grant another one.
         idle = time.monotonic() - self.progressed
-        if idle < _LOST or any(slot.task for slot in self.slots):
+        if idle < _LOST or any(slot.answer for slot in self.slots):
             return
         if not _nodes(self.ray):
             raise ClusterError("Ray itself ended: it has no node left; run again to go on")
@@ -458,31 +445,31 @@ class _Run:
             raise ClusterError(reason)
 
     def _finished(self, slot: _Slot) -> None:
-        task, pairs, slot.task, slot.pairs = slot.task, slot.pairs, None, []
+        answer, tasks, slot.answer, slot.tasks = slot.answer, slot.tasks, None, []
         slot.status = Status()
         try:
-            results = self.ray.get(task)
+            results = self.ray.get(answer)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, storage.StorageError):
                 raise error.cause from None
-            for pair in pairs:
-                self._fail(pair, "failed", type(error.cause).__name__, _line(error.cause))
+            for task in tasks:
+                self._fail(task, "failed", type(error.cause).__name__, _line(error.cause))
             return
         except self.ray.exceptions.RayError as error:
             self._drop(slot)
-            self._died(pairs, slot, error)
+            self._died(tasks, slot, error)
             return
         # What was stopped stays pending.
-        self.queue += [pair for pair, one in zip(pairs, results, strict=True) if one is None]
-        if painted := [one for one in results if one is not None]:
-            self.short_of_memory -= {one.pair_id for one in painted}
+        self.queue += [task for task, row in zip(tasks, results, strict=True) if row is None]
+        if painted := [row for row in results if row is not None]:
+            self.short_of_memory -= {row.pair_id for row in painted}
             if not self.stopping_since:
                 self._hire()  # before what takes the disk's time
             self.events.on_results(painted)
 
-    def _died(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
+    def _died(self, tasks: list[Task], slot: _Slot, error: Exception) -> None:
         """A worker died with pairs in hand: is it a pair's doing?"""
-        left = [pair for pair in pairs if not self._is_finished(pair)]
+        left = [task for task in tasks if not self._is_finished(task)]
         if not left or self.stopping_since:
             self.queue += left[::-1]
         elif self.wanted.address:
@@ -500,52 +487,47 @@ class _Run:
         for death in list(self.parked):
             if death.slot.node not in self.nodes or self.stopping_since:
                 self.parked.remove(death)
-                self.queue += death.pairs[::-1]
+                self.queue += death.tasks[::-1]
             elif time.monotonic() > death.until:
                 self.parked.remove(death)
-                self._blame(death.pairs, death.slot, death.error)
+                self._blame(death.tasks, death.slot, death.error)
 
-    def _blame(self, pairs: list[Pair], slot: _Slot, error: Exception) -> None:
+    def _blame(self, tasks: list[Task], slot: _Slot, error: Exception) -> None:
         """What becomes of pairs that took their worker down."""
-        if len(pairs) > 1:  # whose, shows when each is alone
-            self.apart |= {pair.pair_id for pair in pairs}
+        first = tasks[0].pair.pair_id
+        if len(tasks) > 1:  # whose, shows when each is alone
+            self.apart |= {task.pair.pair_id for task in tasks}
             self.events.on_note(
-                f"{pairs[0].pair_id} and {len(pairs) - 1} more: their worker died; each is tried "
-                "alone"
+                f"{first} and {len(tasks) - 1} more: their worker died; each is tried alone"
             )
-            self.queue += pairs[::-1]
+            self.queue += tasks[::-1]
             return
-        (pair,) = pairs
         # Ray's text for any death by SIGKILL speaks of memory; these words are its monitor's own.
         memory = (
             isinstance(error, self.ray.exceptions.OutOfMemoryError)
             or "running low on memory" in str(error)
             or kernel_kills() > slot.kernel_kills
         )
-        if memory and pair.pair_id not in self.short_of_memory:
-            self.short_of_memory.add(pair.pair_id)
+        if memory and first not in self.short_of_memory:
+            self.short_of_memory.add(first)
             self.lost += 1
             self.events.on_note(
-                f"{pair.pair_id}: its worker was killed for memory; it is tried alone, and "
+                f"{first}: its worker was killed for memory; it is tried alone, and "
                 f"{count(self._most_workers(), 'worker')} at most from now on"
             )
-            self.queue.insert(0, pair)
+            self.queue.insert(0, tasks[0])
             return
-        self.deaths[pair.pair_id] = self.deaths.get(pair.pair_id, 0) + 1
-        if self.deaths[pair.pair_id] >= DEATHS:
-            self._fail(
-                pair,
-                "poison",
-                "WorkerDied",
-                f"its worker died {DEATHS} times: {_line(error)}",
-            )
+        self.deaths[first] = self.deaths.get(first, 0) + 1
+        if self.deaths[first] >= DEATHS:
+            message = f"its worker died {DEATHS} times: {_line(error)}"
+            self._fail(tasks[0], "poison", "WorkerDied", message)
             return
-        self.events.on_note(f"{pair.pair_id}: its worker died; trying again")
-        self.queue.insert(0, pair)
+        self.events.on_note(f"{first}: its worker died; trying again")
+        self.queue.insert(0, tasks[0])
 
-    def _is_finished(self, pair: Pair) -> bool:
+    def _is_finished(self, task: Task) -> bool:
         """Whether its picture was written before its worker died; then it is recorded."""
-        result = self.events.finished(pair)
+        result = self.events.finished(task.pair)
         if result is not None:
             self.events.on_results([result])
         return result is not None
@@ -554,15 +536,15 @@ class _Run:
         """Kill what is past its time limit and does not answer."""
         if not self.job.timeout:
             return
-        for slot in [s for s in self.slots if s.task]:
-            limit = self.job.timeout * len(slot.pairs)
+        for slot in [s for s in self.slots if s.answer]:
+            limit = self.job.timeout * len(slot.tasks)
             if time.monotonic() - slot.began > limit + _GRACE:
                 self._drop(slot)
-                left = [pair for pair in slot.pairs if not self._is_finished(pair)]
+                left = [task for task in slot.tasks if not self._is_finished(task)]
                 if not left:
                     continue
-                if len(slot.pairs) > 1:
-                    self.apart |= {pair.pair_id for pair in left}
+                if len(slot.tasks) > 1:
+                    self.apart |= {task.pair.pair_id for task in left}
                     self.queue += left[::-1]
                     continue
                 self._fail(
@@ -572,8 +554,8 @@ class _Run:
                     f"hung: no answer {_GRACE:g} s after the limit of {limit:g} s",
                 )
 
-    def _fail(self, pair: Pair, status: str, kind: str, message: str) -> None:
-        row = new_result(pair, self.attempts.get(pair.pair_id, 0) + 1)
+    def _fail(self, task: Task, status: str, kind: str, message: str) -> None:
+        row = new_result(task)
         failed = replace(
             row,
             status=status,
@@ -600,11 +582,11 @@ class _Run:
             if slot.asked in done:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     status = self.ray.get(slot.asked)
-                    if slot.task and status.pair_id in {p.pair_id for p in slot.pairs}:
+                    if slot.answer and status.pair_id in {t.pair.pair_id for t in slot.tasks}:
                         slot.status = status
                 slot.asked = None
         for slot in self.slots:
-            if slot.task and slot.asked is None:
+            if slot.answer and slot.asked is None:
                 slot.asked = slot.actor.status.remote()
         self.events.on_status([slot.status for slot in self.slots])
 

@@ -20,11 +20,18 @@ from stylize.stages import plan_stages
 __all__ = ["estimate", "share_done", "work"]
 
 
-def work(settings: Mapping[str, Any]) -> int:
-    """Of a pair with these settings, as if its picture were square; rows of older versions may
-    lack some."""
-    names = ("size", "steps", "scales", "coarsest")
-    return _square(*(settings.get(name, getattr(StyleConfig, name)) for name in names))
+_DECIDING = ("size", "steps", "scales", "coarsest")
+"""The settings that the work depends on."""
+
+
+def work(config: StyleConfig) -> int:
+    """Return the work of a pair with these settings, as if its picture were square."""
+    return _square(*(getattr(config, name) for name in _DECIDING))
+
+
+def _work_of_row(settings: Mapping[str, Any]) -> int:
+    """Return the same by a row's settings; a row of an older version may lack some."""
+    return _square(*(settings.get(name, getattr(StyleConfig, name)) for name in _DECIDING))
 
 
 @functools.cache
@@ -59,7 +66,9 @@ def estimate(pairs: Sequence[Pair], results: Iterable[Result]) -> dict[str, floa
         if r.status == "ok" and r.seconds and r.evaluations:
             settings = json.loads(r.settings)
             planned = r.stop_reason == "steps"  # it may be fewer than `steps`, for the same work
-            done = work(settings) * (1 if planned else r.evaluations / max(1, settings["steps"]))
+            done = _work_of_row(settings) * (
+                1 if planned else r.evaluations / max(1, settings["steps"])
+            )
             rates[r.device].append(r.seconds / (done * (r.batch or 1)))
-    left = sum(work(pair.settings) for pair in pairs)
+    left = sum(work(pair.config) for pair in pairs)
     return {device: left * statistics.median(found) for device, found in sorted(rates.items())}

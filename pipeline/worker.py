@@ -18,10 +18,20 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import __version__, storage
-from pipeline.carried import metadata, utc_now, written_path
+from pipeline.carried import metadata, utc_now
 from pipeline.crash import crash_point
 from pipeline.memory import peak_memory
-from pipeline.records import Input, Pair, Result, pair_key, preview_of
+from pipeline.records import (
+    Input,
+    InputRef,
+    Pair,
+    Result,
+    Task,
+    objective,
+    pair_key,
+    preview_of,
+    settings_digest,
+)
 from pipeline.timing import share_done
 from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
@@ -87,13 +97,17 @@ class _Opened:
 
     pair: Pair
     row: Result
-    config: StyleConfig
     pictures: Mapping[str, Any]  # role -> PIL image
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the result, pixels."""
+        return fit(self.pictures["content"].size, self.pair.config.size)
+
+    @property
     def group(self) -> tuple[object, ...]:
-        """What pairs that are optimised together have in common."""
-        size = fit(self.pictures["content"].size, self.config.size)
-        return self.row.backbone, self.config.digest(), size, len(self.pictures)
+        """What pairs that are painted together have in common."""
+        return objective(self.pair), self.size
 
 
 class NotReadyError(Exception):
@@ -147,10 +161,10 @@ class Worker:
         """End the pair in hand at its next evaluation, and take no other."""
         self._stopping.set()
 
-    def run(self, pairs: Sequence[Pair], attempts: Sequence[int]) -> list[Result | None]:
-        """One attempt at each of some pairs; None for one that was stopped and stays pending.
+    def run(self, tasks: Sequence[Task]) -> list[Result | None]:
+        """Make each attempt and return its row; None for one that was stopped and stays pending.
 
-        Those of one size and objective are optimised together. Raises `storage.StorageError`
+        Pairs of one size and objective are painted together. Raises `storage.StorageError`
         where a picture cannot be written: that is the run's trouble, not the pair's.
         """
         import torch
@@ -158,17 +172,17 @@ class Worker:
         if self.job.threads:
             torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
 
-        def open_one(pair: Pair, attempt: int) -> Any:
-            row = replace(new_result(pair, attempt), host=socket.gethostname())
-            return self._guarded([row], functools.partial(self._open, pair, row))
+        def open_one(task: Task) -> Any:
+            row = replace(new_result(task), host=socket.gethostname())
+            return self._guarded([row], functools.partial(self._open, task.pair, row))
 
         results: dict[str, Result | None] = {}
         groups: dict[tuple[object, ...], list[_Opened]] = {}
-        for pair, opened in zip(pairs, _each(open_one, pairs, attempts), strict=True):
+        for task, opened in zip(tasks, _each(open_one, tasks), strict=True):
             if isinstance(opened, _Opened):
-                groups.setdefault(opened.group(), []).append(opened)
+                groups.setdefault(opened.group, []).append(opened)
             else:
-                results[pair.pair_id] = opened[0]
+                results[task.pair.pair_id] = opened[0]
         for group in groups.values():
             rows = [opened.row for opened in group]
             painted = self._guarded(rows, functools.partial(self._paint, group))
@@ -179,7 +193,7 @@ class Worker:
                         alone = self._guarded([one.row], functools.partial(self._paint, [one]))
                         painted[at] = alone[0]
             results.update(zip((opened.pair.pair_id for opened in group), painted, strict=True))
-        return [results[pair.pair_id] for pair in pairs]
+        return [results[task.pair.pair_id] for task in tasks]
 
     def _guarded(self, rows: Sequence[Result], work: Callable[[], Any]) -> Any:
         """What `work` returns, or what its failure makes of the rows."""
@@ -214,16 +228,15 @@ class Worker:
         import torch
 
         crash_point("pair-begun", pair_id=pair.pair_id)
-        config = StyleConfig(**pair.settings)
-        stylizer = self._stylizer(config.backbone)
+        stylizer = self._stylizer(pair.config.backbone)
         inputs: list[Input] = []
         pictures: dict[str, Any] = {}
-        for role, path in pair.inputs:
-            given, pictures[role] = self._read(pair, role, path, config)
-            inputs.append(given)
+        for ref in pair.inputs:
+            read, pictures[ref.role] = self._read(ref, pair.config)
+            inputs.append(read)
         key = pair_key(
-            {given.role: given.sha256 for given in inputs},
-            config.digest(),
+            {read.role: read.sha256 for read in inputs},
+            settings_digest(pair.config),
             stylizer.weights.sha256,
             ALGORITHM,
         )
@@ -237,12 +250,12 @@ class Worker:
             dtype=str(stylizer.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
         )
-        return _Opened(pair, row, config, pictures)
+        return _Opened(pair, row, pictures)
 
     def _paint(self, group: Sequence[_Opened]) -> list[Result | None]:
         """Paint pairs of one size and objective together, and write their pictures."""
         started = time.monotonic()
-        stylizer = self._stylizer(group[0].config.backbone)
+        stylizer = self._stylizer(group[0].pair.config.backbone)
 
         def finish(opened: _Opened, done: Any) -> Result | None:
             row = replace(opened.row, batch=len(group))
@@ -287,8 +300,8 @@ class Worker:
 
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
         """The callback of a pair's steps, which ends the pair when it is to stop or out of time."""
-        pair, steps = opened.pair, opened.config.steps
-        share_of = share_done(opened.pictures["content"].size, opened.config)
+        pair, steps = opened.pair, opened.pair.config.steps
+        share_of = share_done(opened.pictures["content"].size, opened.pair.config)
 
         def on_step(step: Any, image: Any) -> None:
             if self._stopping.is_set():
@@ -328,13 +341,13 @@ class Worker:
                 Request(
                     pictures["content"],
                     [picture for role, picture in pictures.items() if role.startswith("style")],
-                    opened.config,
+                    opened.pair.config,
                     pictures.get("init"),
                     pictures.get("mask"),
                     self._on_step(opened, together, opened is group[0], started),
                 )
             )
-        pixels = len(group) * math.prod(fit(pictures["content"].size, group[0].config.size))
+        pixels = len(group) * math.prod(group[0].size)
         if pixels <= self._fits or len(group) == 1:
             try:
                 return list(stylizer.transfer_batch(requests))
@@ -376,29 +389,29 @@ class Worker:
             )
         return self._stylizers[backbone]
 
-    def _read(self, pair: Pair, role: str, path: str, config: StyleConfig) -> tuple[Input, Any]:
-        """One input, hashed and decoded from the same bytes, and made as small as it is needed."""
-        where = storage.join(self.job.folder, path)
-        written = written_path(pair, role)
+    def _read(self, ref: InputRef, config: StyleConfig) -> tuple[Input, Any]:
+        """Hash and decode one input from the same bytes; it is made as small as it is needed."""
+        where = storage.join(self.job.folder, ref.path)
+        name = f"{ref.role} {ref.written}"
         try:
             stat = storage.stat(where)  # before the bytes: a change in between is then seen
             data = storage.read_bytes(where)
         except FileNotFoundError:
-            why = storage.space_at_end(written)
-            raise ImageReadError(f"{role} {written}: there is no such file{why}") from None
+            why = storage.space_at_end(ref.written)
+            raise ImageReadError(f"{name}: there is no such file{why}") from None
         except OSError as error:
-            raise ImageReadError(f"{role} {written}: {error.strerror or error}") from error
+            raise ImageReadError(f"{name}: {error.strerror or error}") from error
         digest = hashlib.sha256(data).hexdigest()
         try:
-            if role.startswith("style"):
+            if ref.is_style:
                 picture = self._painting(data, digest, config)
             else:
-                picture = decode(data, self.job.limits, "black" if role == "mask" else "white")
+                picture = decode(data, self.job.limits, "black" if ref.role == "mask" else "white")
         except StylizeError as error:
-            raise type(error)(f"{role} {written}: {error}") from error
-        if role == "content":
+            raise type(error)(f"{name}: {error}") from error
+        if ref.role == "content":
             picture = scaled(picture, config.size)
-        return Input(role, written, stat, digest), picture
+        return Input(ref.role, ref.written, stat, digest), picture
 
     def _painting(self, data: bytes, digest: str, config: StyleConfig) -> Any:
         """A style picture, decoded once while it is among the latest."""
@@ -436,8 +449,8 @@ def _is_short_of_memory(error: Exception) -> bool:
 
 
 def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
-    """What `work` makes of each. Several are worked on in threads: Pillow decodes, resizes and
-    encodes outside the interpreter, and one after the other would keep a GPU waiting."""
+    """Return what `work` makes of each item. Several are worked on in threads: Pillow decodes,
+    resizes and encodes outside the interpreter, and one after another would keep a GPU waiting."""
     if len(lists[0]) == 1:
         return [work(*(one for (one,) in lists))]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -456,8 +469,9 @@ def _check_not_black(picture: Any, photograph: Any) -> None:
         )
 
 
-def new_result(pair: Pair, attempt: int) -> Result:
-    """The row of an attempt that begins now; failed, until something comes of it."""
+def new_result(task: Task) -> Result:
+    """Return the row of an attempt that begins now. It says `failed` until the pair is painted."""
+    pair = task.pair
     return Result(
         pair_id=pair.pair_id,
         row=pair.row,
@@ -465,12 +479,13 @@ def new_result(pair: Pair, attempt: int) -> Result:
         style=pair.style,
         output=pair.output,
         status="failed",
-        settings=StyleConfig(**pair.settings).to_json(),
-        preset=pair.settings["preset"],
+        settings=pair.config.to_json(),
+        preset=pair.config.preset,
         algorithm=ALGORITHM,
-        attempt=attempt,
+        attempt=task.attempt,
         version=__version__,
         started_at=utc_now(),
+        generated_id=pair.generated_id,
         meta=pair.meta,
     )
 

@@ -12,16 +12,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipeline import storage
-from pipeline.carried import carried, metadata, utc_now, written_path
+from pipeline.carried import carried, metadata, utc_now
 from pipeline.facts import FileFacts
 from pipeline.index import Index, read_results
 from pipeline.lock import Lock, write_run
 from pipeline.manifest import read_manifest
-from pipeline.records import Input, Pair, Result, pair_key
+from pipeline.records import Input, Pair, Result, Task, pair_key
 from pipeline.resume import pending
 from pipeline.run import Options, make_plan
 from pipeline.worker import new_result
-from stylize.config import ALGORITHM, StyleConfig
+from stylize.config import ALGORITHM
 from stylize.image import encode
 
 WEIGHTS = "w" * 64
@@ -49,16 +49,15 @@ class House:
         """Put a picture at the output, as a worker does; its row is not written."""
         pair = self.pair(steps)
         inputs = tuple(
-            Input(role, written_path(pair, role), storage.stat(path), storage.sha256(path))
-            for role, path in pair.inputs
+            Input(ref.role, ref.written, storage.stat(ref.path), storage.sha256(ref.path))
+            for ref in pair.inputs
         )
         hashes = {given.role: given.sha256 for given in inputs}
-        digest = StyleConfig(**pair.settings).digest()
         result = replace(
-            new_result(pair, 1),
+            new_result(Task(pair)),
             status="ok",
             inputs=inputs,
-            key=pair_key(hashes, digest, WEIGHTS, ALGORITHM),
+            key=pair_key(hashes, pair.config.digest(), WEIGHTS, ALGORITHM),
             backbone="vgg16",
             weights_sha256=WEIGHTS,
             steps=steps,
@@ -125,7 +124,8 @@ def test_a_picture_saved_by_an_editor_is_kept_with_and_without_its_metadata(hous
 
 def test_an_adopted_row_knows_its_inputs_as_one_that_was_painted_does(house: House) -> None:
     painted = house.paint(100)
-    adopted = house.facts().adopt(house.pair(100))
+    adopted = house.facts().adoptable(house.pair(100))
+    assert adopted is not None
     assert adopted.inputs == painted.inputs
     house.record(adopted)
     shutil.rmtree(house.folder / "photos")
@@ -150,7 +150,7 @@ def test_a_plan_where_a_picture_has_no_row_yet_looks_for_the_backbone_once(house
     options = Options(out=house.out)
     plan, pairs, results = make_plan(str(house.folder / "m.csv"), {}, options, print)
     assert results == {}
-    assert [pair.settings["backbone"] for pair in pairs] == ["vgg16"]
+    assert [pair.config.backbone for pair in pairs] == ["vgg16"]
     assert [reason for _, reason in plan.todo] == ["new"]
 
 
@@ -174,7 +174,8 @@ def test_a_picture_carries_names_beyond_ascii_in_every_format(house: House, endi
 
 
 def test_a_file_that_is_not_there_for_a_space_is_told_with_the_space(house: House) -> None:
-    pair = replace(house.pair(100), style=" photos/s.png")
-    written = written_path(pair, "style")
+    manifest = house.folder / "m.csv"
+    manifest.write_text(manifest.read_text().replace("photos/s.png", '" photos/s.png"'))
+    (written,) = house.pair(100).styles
     assert storage.space_at_end(written) == "; its name begins or ends with a space"
     assert storage.space_at_end(written.strip()) == ""

@@ -111,7 +111,7 @@ def style_losses(bundled: Weights) -> StyleLosses:
 def test_the_manifests_of_the_figures_are_valid_and_can_be_planned(figure: str) -> None:
     manifest = ROOT / "manifests" / f"{figure}.csv"
     pairs = read_manifest(str(manifest))
-    assert all(Path(path).is_file() for pair in pairs for _, path in pair.inputs)
+    assert all(Path(ref.path).is_file() for pair in pairs for ref in pair.inputs)
     done = cli("plan", manifest, "--out", "/nonexistent", "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["todo"]) == len(pairs) == len(rows_of(figure))

@@ -31,8 +31,8 @@ from pipeline.manifest import (
     write_manifest,
     zip_,
 )
-from pipeline.records import Pair
-from stylize.config import SETTINGS, StyleConfig
+from pipeline.records import InputRef, Pair
+from stylize.config import StyleConfig
 
 Write = Callable[..., str]
 
@@ -69,27 +69,30 @@ def test_a_row_becomes_a_pair_with_paths_beside_the_manifest(write: Write, tmp_p
     assert pair == Pair(
         row=1,
         pair_id=digest,
-        content="in/a.jpg",
-        style="s.png",
         output=f"images/a.s.{digest}.png",
-        inputs=(("content", f"{tmp_path}/in/a.jpg"), ("style", f"{tmp_path}/s.png")),
-        settings={name: getattr(StyleConfig(size=64), name) for name in SETTINGS},
+        inputs=(
+            InputRef("content", "in/a.jpg", f"{tmp_path}/in/a.jpg"),
+            InputRef("style", "s.png", f"{tmp_path}/s.png"),
+        ),
+        config=StyleConfig(size=64),
+        generated_id=True,
         meta={},
     )
+    assert (pair.content, pair.style, pair.styles) == ("in/a.jpg", "s.png", ("s.png",))
     assert pairs.lines == {1: 2}
 
 
 def test_several_styles_init_and_mask_are_inputs_by_role(write: Write, tmp_path: Path) -> None:
     text = "content,style,style_blend,init,mask\ns3://b/c.jpg,a.jpg|b.jpg,0.7|0.3,i.png,m.png\n"
     (pair,) = read_manifest(write(text))
-    assert dict(pair.inputs) == {
+    assert {ref.role: ref.path for ref in pair.inputs} == {
         "content": "s3://b/c.jpg",
         "style": f"{tmp_path}/a.jpg",
         "style2": f"{tmp_path}/b.jpg",
         "init": f"{tmp_path}/i.png",
         "mask": f"{tmp_path}/m.png",
     }
-    assert pair.settings["style_blend"] == (0.7, 0.3)
+    assert pair.config.style_blend == (0.7, 0.3)
     assert pair.output == f"images/c.a+b.{pair.pair_id}.png"
 
 
@@ -101,7 +104,10 @@ def test_precedence_is_defaults_then_options_then_the_rows_preset_then_its_cells
     rows = read_manifest(write(text), defaults=options)
     # draft: size 256, steps 40. neural-style: history 100, max pooling. Default: 20, average.
     found = [
-        tuple(pair.settings[n] for n in ("preset", "size", "steps", "seed", "history", "pooling"))
+        tuple(
+            getattr(pair.config, n)
+            for n in ("preset", "size", "steps", "seed", "history", "pooling")
+        )
         for pair in rows
     ]
     assert found == [
@@ -143,7 +149,7 @@ def test_csv_tsv_jsonl_and_parquet_give_the_same_pairs(write: Write, tmp_path: P
     read["parquet"] = read_manifest(str(tmp_path / "m.parquet"))
     first = read.pop(".csv")
     assert first[0].meta == {"shot": "ü 1"}
-    assert first[1].settings["style_layers"] == (("relu1_1", 1.0), ("relu2_1", 0.5))
+    assert first[1].config.style_layers == (("relu1_1", 1.0), ("relu2_1", 0.5))
     for kind, pairs in read.items():
         assert pairs == first, kind
 
@@ -154,8 +160,8 @@ def test_a_csv_that_pandas_wrote_gives_the_settings_of_whole_numbers(write: Writ
     assert "a,s,64.0\n" in text
     first, second = read_manifest(write(text), defaults={"size": "32.0"})
     as_int = read_manifest(write("content,style,size\na,s,64\n"))[0]
-    assert repr(first.settings) == repr(as_int.settings)
-    assert second.settings["size"] == 32
+    assert repr(first.config) == repr(as_int.config)
+    assert second.config.size == 32
 
 
 def test_blank_lines_are_no_rows_and_lines_count_from_one(write: Write) -> None:
@@ -193,7 +199,7 @@ def test_40000_rows_are_read_in_seconds(write: Write) -> None:
     pairs = read_manifest(path)
     assert time.perf_counter() - begun < 15  # about 2 s on one core
     assert len(pairs) == 40_000
-    assert len({id(pair.settings) for pair in pairs}) == 1
+    assert len({id(pair.config) for pair in pairs}) == 1
 
 
 # What is refused, and how it is said
@@ -506,7 +512,7 @@ def test_a_written_manifest_reads_back_with_paths_beside_it(
         ("../c/2|3.jpg", "../s/x\n.jpg"),
         ("../c/2|3.jpg", "s3://b/y.jpg"),
     ]
-    assert pairs[0].inputs[0] == ("content", "sub/../c/ü, 1.jpg")
+    assert pairs[0].inputs[0].path == "sub/../c/ü, 1.jpg"
 
 
 def test_a_name_that_is_a_formula_to_a_spreadsheet_is_written_as_a_path(
@@ -517,7 +523,7 @@ def test_a_name_that_is_a_formula_to_a_spreadsheet_is_written_as_a_path(
     write_manifest("m.csv", cross(names, ["s"]))
     lines = Path("m.csv").read_text().splitlines()[1:]
     assert lines == [f"./{name},s" for name in names[:4]] + ["plain,s"]
-    assert [str(Path(pair.inputs[0][1])) for pair in read_manifest("m.csv")] == names
+    assert [str(Path(pair.inputs[0].path)) for pair in read_manifest("m.csv")] == names
 
 
 def test_zip_pairs_one_to_one_and_refuses_other_lengths() -> None:
@@ -571,7 +577,7 @@ def check_contract(path: str) -> None:
     assert len({pair.pair_id for pair in pairs}) == len(pairs)
     for pair in pairs:
         assert output_problem(pair.output) is None
-        assert all(math.isfinite(v) for v in pair.settings.values() if isinstance(v, float))
+        assert all(math.isfinite(v) for v in vars(pair.config).values() if isinstance(v, float))
 
 
 FUZZ = settings(

@@ -28,7 +28,7 @@ from helpers import COMMAND, TINY, cli, pictures, wait_for, write_csv
 import pipeline.live
 import pipeline.progress
 from pipeline.progress import Estimate, Progress
-from pipeline.records import Pair, Result
+from pipeline.records import InputRef, Pair, Result
 from pipeline.timing import estimate
 from pipeline.worker import Status
 from stylize.config import StyleConfig
@@ -61,9 +61,9 @@ print("after the end")
 
 
 def pairs_of(number: int) -> list[Pair]:
-    settings = {"size": 512, "steps": 140, "preset": "default"}
+    inputs = InputRef("content", "a.jpg", "a.jpg"), InputRef("style", "s.jpg", "s.jpg")
     return [
-        Pair(n + 1, f"frame-{n:03}", "a.jpg", "s.jpg", f"images/{n}.png", (), settings)
+        Pair(n + 1, f"frame-{n:03}", f"images/{n}.png", inputs, StyleConfig())
         for n in range(number)
     ]
 
@@ -350,7 +350,7 @@ def test_time_left_is_by_the_work_done_and_failures_are_none(clock: list[float])
 def test_the_time_of_pairs_to_come_counts_the_pixels_of_all_scales() -> None:
     def pair(name: str) -> Pair:
         config = StyleConfig.of(name, size=512, steps=140)
-        return dataclasses.replace(pairs_of(1)[0], settings=dataclasses.asdict(config))
+        return dataclasses.replace(pairs_of(1)[0], config=config)
 
     settings = StyleConfig(size=512, steps=140).to_json()
     before = dataclasses.replace(

@@ -1,7 +1,6 @@
 """What is to be done and why: every case of the contract, with facts given by hand."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,18 +9,21 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import Input, Pair, Result
+from pipeline.records import Input, InputRef, Pair, Result
 from pipeline.resume import Picture, Plan, pending
+from stylize.config import StyleConfig
 
-SETTINGS = {"preset": "default", "backbone": "auto", "size": 512, "steps": 100}
-SETTINGS |= {"style_blend": ()}
-SETTINGS |= {"content_layers": (("relu4_2", 1.0),), "clamp": True, "strength": 0.5}
+CONFIG = StyleConfig(steps=100)
 
 
 def pair(pair_id: str = "a", **changes: Any) -> Pair:
-    values = {"output": f"images/{pair_id}.png", "settings": SETTINGS} | changes
-    inputs = (("content", "c.jpg"), ("style", "s.jpg"))
-    return Pair(1, pair_id, "c.jpg", "s.jpg", inputs=inputs, **values)
+    values = {"output": f"images/{pair_id}.png", "config": CONFIG} | changes
+    inputs = InputRef("content", "c.jpg", "c.jpg"), InputRef("style", "s.jpg", "s.jpg")
+    return Pair(1, pair_id, inputs=inputs, **values)
+
+
+def with_settings(**settings: Any) -> Pair:
+    return pair(config=dataclasses.replace(CONFIG, **settings))
 
 
 def result(pair_id: str = "a", **changes: Any) -> Result:
@@ -31,7 +33,7 @@ def result(pair_id: str = "a", **changes: Any) -> Result:
         "key": "k1" if ok else "",
         "output": f"images/{pair_id}.png",
         "output_sha256": "p1" if ok else "",
-        "settings": json.dumps({**SETTINGS, "backbone": "vgg16"}),
+        "settings": dataclasses.replace(CONFIG, backbone="vgg16").to_json(),
         "inputs": (Input("content", "c.jpg", "1:1", "h"),),
         "algorithm": 2,
     }
@@ -61,9 +63,9 @@ class Known:
         self.asked.append("picture" if result else "picture of nobody")
         return self.file
 
-    def adoptable(self, pair: Pair) -> bool:
+    def adoptable(self, pair: Pair) -> Result | None:
         self.asked.append("adoptable")
-        return self.carries_key
+        return result(pair.pair_id) if self.carries_key else None
 
 
 def plan(before: Result | None, given: Pair | None = None, **options: Any) -> Plan:
@@ -113,15 +115,18 @@ def test_a_missing_picture_is_made_again() -> None:
     ],
 )
 def test_the_reason_names_the_setting_that_changed(name: str, value: Any, words: str) -> None:
-    today = pair(settings={**SETTINGS, name: value})
+    today = with_settings(**{name: value})
     assert verdict(result(), today, today="k2") == f"todo: settings changed: {words}"
 
 
 def test_the_reason_names_three_settings_at_most_and_never_the_preset() -> None:
-    four = {"size": 64, "steps": 1, "strength": 1.0, "clamp": False, "preset": "draft"}
-    today = pair(settings={**SETTINGS, **four})
-    expected = "size 512 -> 64, steps 100 -> 1, clamp true -> false, 1 more"
+    four = {"size": 64, "steps": 1, "strength": 1.0, "clamp": False}
+    today = with_settings(**four)
+    expected = "size 512 -> 64, steps 100 -> 1, strength 0.5 -> 1, 1 more"
     assert verdict(result(), today, today="k2") == f"todo: settings changed: {expected}"
+    draft = pair(config=StyleConfig(**(vars(CONFIG) | {"preset": "draft"})))
+    assert draft.config.preset == "draft"
+    assert "settings" not in verdict(result(), draft, today="k2", differs=["content"])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_the_reason_names_the_input_that_changed(roles: list[str], words: str) -
 
 
 def test_settings_that_differ_only_in_paths_of_the_same_bytes_are_no_change() -> None:
-    today = pair(settings={**SETTINGS, "size": 1})  # the key is what counts
+    today = with_settings(size=16)  # the key is what counts
     assert verdict(result(), today, today="k1") == "done"
 
 
@@ -189,7 +194,7 @@ def test_retry_of_one_kind_leaves_the_other_failures_and_not_the_new_pairs() -> 
 @pytest.mark.parametrize("status", ["failed", "timeout", "poison"])
 def test_no_retry_leaves_all_failures(status: str) -> None:
     before = result(status=status, **FAILED)
-    today = pair(settings={**SETTINGS, "steps": 1})
+    today = with_settings(steps=1)
     for given in (pair(), today):
         words = verdict(before, given, file="missing", retry_failed="none")
         assert words.startswith("skipped: ")
@@ -198,7 +203,7 @@ def test_no_retry_leaves_all_failures(status: str) -> None:
 
 def test_a_poison_pair_whose_settings_changed_is_tried_again() -> None:
     before = result(status="poison", **FAILED)
-    words = verdict(before, pair(settings={**SETTINGS, "size": 64}), file="missing")
+    words = verdict(before, with_settings(size=64), file="missing")
     assert words == "todo: settings changed: size 512 -> 64 (poison before: file is cut short)"
 
 
@@ -212,7 +217,7 @@ def test_a_failure_that_never_got_to_its_settings_is_still_compared() -> None:
 
 
 def test_a_picture_that_was_finished_before_a_crash_is_adopted() -> None:
-    changed = pair(settings={**SETTINGS, "steps": 200})
+    changed = with_settings(steps=200)
     assert verdict(None, carries_key=True) == "adopt"
     assert verdict(result(status="failed", **FAILED), carries_key=True) == "adopt"
     # The row is of the picture before; the one that stands there is newer than the row.
@@ -223,7 +228,7 @@ def test_a_picture_of_a_run_that_was_broken_off_is_painted_over() -> None:
     words = verdict(result(), file="rowless")
     assert words == "todo: picture is of other settings, by a run that was broken off"
     assert verdict(result(), file="rowless", force=True) == "todo: forced"
-    changed = pair(settings={**SETTINGS, "steps": 300})
+    changed = with_settings(steps=300)
     assert verdict(result(), changed, today="k3", file="rowless").startswith("todo: settings")
 
 
@@ -293,4 +298,6 @@ def test_resume_touches_no_file_and_needs_the_standard_library_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     ours = ["pipeline", *(f"pipeline.{name}" for name in ("records", "resume", "tables", "words"))]
-    assert done.stdout == f"{[*ours, 'stylize']}\n", done.stderr
+    settings = ["config", "errors", "layers", "presets"]
+    ours += ["stylize", *(f"stylize.{name}" for name in settings)]
+    assert done.stdout == f"{ours}\n", done.stderr

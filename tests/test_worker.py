@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline import worker as worker_module
-from pipeline.records import Pair, Result
+from pipeline.records import InputRef, Pair, Result, Task
 from pipeline.worker import Job, Worker
 from stylize.config import StyleConfig
 from stylize.transfer import Request, Stylizer
@@ -36,18 +36,19 @@ def pairs(*names: str) -> list[Pair]:
         Pair(
             row=number,
             pair_id=name,
-            content=f"{name}.png",
-            style="style.png",
             output=f"images/{name}.png",
-            inputs=(("content", f"{name}.png"), ("style", "style.png")),
-            settings=dataclasses.asdict(CONFIG),
+            inputs=(
+                InputRef("content", f"{name}.png", f"{name}.png"),
+                InputRef("style", "style.png", "style.png"),
+            ),
+            config=CONFIG,
         )
         for number, name in enumerate(names, 1)
     ]
 
 
 def run(worker: Worker, *names: str) -> dict[str, Result]:
-    results = worker.run(pairs(*names), [1] * len(names))
+    results = worker.run([Task(pair) for pair in pairs(*names)])
     return {result.pair_id: result for result in results if result}
 
 

@@ -36,7 +36,7 @@
   // The id that the manifest gave; a made one tells nobody anything.
   const title = (row) => {
     const id = String(get("pair_id", row));
-    return /^[0-9a-f]{12}$/.test(id) ? `${stem(get("content", row))} × ${styleName(get("style", row))}` : id;
+    return get("generated_id", row) ? `${stem(get("content", row))} × ${styleName(get("style", row))}` : id;
   };
   const plural = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
 
@@ -399,7 +399,7 @@
       const text = shown(name, get(name, row));
       if (text) entries.push(make("dt", { textContent: name.replace(/_/g, " ") }), make("dd", { textContent: text }));
     };
-    const rest = Object.keys(readers).filter((name) => !FIRST.includes(name) && !["error_type", "error_message"].includes(name));
+    const rest = Object.keys(readers).filter((name) => !FIRST.includes(name) && !["error_type", "error_message", "generated_id"].includes(name));
     FIRST.forEach(add);
     entries.push(make("div", { className: "break" }));
     rest.filter((name) => name.startsWith("meta.")).forEach(add);
