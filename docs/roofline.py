@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.bench import multiply_adds
+from pipeline.paint.bench import multiply_adds
 from stylize.config import StyleConfig
 from stylize.layers import CONVS, block, cell, relu_of
 from stylize.stages import plan_stages

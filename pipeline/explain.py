@@ -16,13 +16,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline import __version__, storage
-from pipeline.one import One, check_targets
-from pipeline.pages import fill
-from pipeline.progress import shown
-from pipeline.tables import as_text
-from pipeline.timing import share_done
-from pipeline.words import duration
-from stylize.config import SETTINGS, StyleConfig, parse_setting
+from pipeline.cost import share_done
+from pipeline.display.progress import shown
+from pipeline.single import SinglePair, check_targets
+from pipeline.text import duration
+from pipeline.views.templates import fill
+from stylize.config import SETTINGS, StyleConfig, as_text, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from stylize.explain import Explanation, Grams, Look, Maps
     from stylize.transfer import Stylizer
 
-__all__ = ["explain_one", "film", "gram_figure", "loss_figure", "map_figure", "parse_layers"]
+__all__ = ["explain", "film", "gram_figure", "loss_figure", "map_figure", "parse_layers"]
 
 _FILM_SIDE = 384  # pixels
 _FRAME, _LAST = 90, 2500  # milliseconds that a frame of the film stands, and the last one
@@ -51,7 +50,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
         raise ConfigError(f"--layers is {text!r}; it must be {limit}") from error
 
 
-def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -> str:
+def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str]) -> str:
     """Paint the pair and write the folder `out`; the line to print at the end.
 
     Raises `StylizeError` in its forms, and `StorageError`, the latter before anything is painted
@@ -61,20 +60,20 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
 
     folder = glob.escape(storage.local_path(out) or out)
     kept = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
-    check_targets(one, [*kept, *(storage.join(out, name) for name in _FILES)])
+    check_targets(pair, [*kept, *(storage.join(out, name) for name in _FILES)])
     page = storage.join(out, "explain.html")
-    photo = match_size(one.photo, fit(one.photo.size, one.config.size))
+    photo = match_size(pair.photo, fit(pair.photo.size, pair.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
-    share_of = share_done(one.photo.size, one.config)
-    with shown(one.content, one.styles, one.config.steps, share_of) as on_step:
+    share_of = share_done(pair.photo.size, pair.config)
+    with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
         found = explain_transfer(
-            one.photo,
-            one.paintings[0],
-            one.config,
+            pair.photo,
+            pair.paintings[0],
+            pair.config,
             stylizer,
             layers=layers,
-            init=one.init,
-            mask=one.mask,
+            init=pair.init,
+            mask=pair.mask,
             on_step=on_step,
         )
     files = {name: make(found) for name, make in _FILES.items() if name != _GRAMS or found.grams}
@@ -82,11 +81,10 @@ def explain_one(one: One, out: str, stylizer: Stylizer, layers: Sequence[str]) -
         files[f"features-{layer}.png"] = _png(map_figure(layer, maps))
     for name, data in files.items():
         storage.put(storage.join(out, name), data)
-    storage.put(page, _page(found, (one.content, one.styles[0])).encode("utf-8", "replace"))
+    storage.put(page, _page(found, (pair.content, pair.styles[0])).encode("utf-8", "replace"))
     done = found.result
-    return f"{page}: loss {done.loss:.4g} after {done.evaluations} evaluations, " + duration(
-        done.seconds
-    )
+    took = duration(done.seconds)
+    return f"{page}: loss {done.loss:.4g} after {done.evaluations} evaluations, {took}"
 
 
 def _png(figure: Figure) -> bytes:

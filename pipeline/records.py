@@ -169,11 +169,12 @@ class Result:
     finished_at: str = ""
     generated_id: bool | None = None  # None in rows of versions that did not record it
     meta: Mapping[str, str] = field(default_factory=dict)
+    traceback: str = ""  # of an error that nobody foresaw: for the run's log, not for the index
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The styles as the manifest had them, apart."""
-        return split_styles(self.style)
+        """The styles, apart and without the spaces around a ``|``."""
+        return tuple(style.strip() for style in split_styles(self.style))
 
 
 @functools.lru_cache(maxsize=1024)  # most pairs of a manifest share their settings

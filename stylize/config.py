@@ -32,6 +32,7 @@ __all__ = [
     "LayerWeights",
     "Setting",
     "StyleConfig",
+    "as_text",
     "parse_setting",
     "side_problem",
     "together",
@@ -427,3 +428,38 @@ SETTINGS: Mapping[str, Setting] = {
 def parse_setting(name: str, text: str) -> Any:
     """The value of a setting from its text form. Raises `ConfigError` naming value and limit."""
     return SETTINGS[name].checked(name, text.strip())
+
+
+_JOINED = {"style_blend": "|", "content_layers": ",", "style_layers": ","}
+"""Between the parts of a setting that is a list, in its text form."""
+
+
+def as_text(name: str, value: Any) -> str:
+    """Return the text form of a value, which `parse_setting` reads. Raises `ValueError`.
+
+    `name` is a setting, or anything else whose value is no list.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) < 1e15
+        return str(int(value)) if whole else repr(value)
+    if isinstance(value, list | tuple | dict):
+        if name not in _JOINED:
+            raise ValueError("a list or object is given; write one value")
+        items = value.items() if isinstance(value, dict) else value
+        return _JOINED[name].join(_part_as_text(name, item) for item in items)
+    return str(value)
+
+
+def _part_as_text(name: str, value: Any) -> str:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if is_pair and name.endswith("_layers") and isinstance(value[0], str):
+        return f"{value[0]}:{_part_as_text(name, value[1])}"
+    if isinstance(value, str | int | float):
+        return as_text(name, value)
+    raise ValueError("the list holds something that is neither text nor number")

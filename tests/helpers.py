@@ -22,7 +22,7 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.guard import base_folder
+from pipeline.paint.ray_folder import base_folder
 
 COMMAND = str(Path(sys.executable).with_name("stylize-batch"))
 TINY = ("--size", "32", "--steps", "3", "--scales", "1", "--backbone", "vgg16", "--threads", "1")
@@ -142,6 +142,7 @@ def check_whole(out: Path) -> None:
     files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     state = {name for name in files if name.startswith("_state/")}
     files -= {name for name in state if name.startswith("_state/weights/")}  # for a cluster
+    files -= {name for name in state if name.startswith("_state/log/")}
     assert state & files <= {"_state/run.json", "_state/lock"}
     assert {n for n in files - state if not n.startswith("index/")} == named
 

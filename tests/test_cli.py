@@ -398,12 +398,13 @@ def test_make_manifest_names_a_photo_whose_name_is_no_utf8(good: Path) -> None:
 
 
 def test_out_of_a_manifest_that_is_a_uri() -> None:
-    from pipeline.cli import _beside, _default_out
+    from pipeline.cli_options import default_out, from_manifest
 
-    assert _default_out("file:///home/me/m.csv") == "/home/me/m"
-    assert _default_out("jobs.v2/m.csv") == "jobs.v2/m"
-    assert _default_out("s3://bucket/jobs/m.csv") == "s3://bucket/jobs/m"  # which run() refuses
-    assert _beside("s3://bucket/m.csv", {"mask": "a.png"}) == {"mask": os.path.abspath("a.png")}
+    assert default_out("file:///home/me/m.csv") == "/home/me/m"
+    assert default_out("jobs.v2/m.csv") == "jobs.v2/m"
+    assert default_out("s3://bucket/jobs/m.csv") == "s3://bucket/jobs/m"  # which run() refuses
+    from_options = from_manifest({"mask": "a.png"}, "s3://bucket/m.csv")
+    assert from_options == {"mask": os.path.abspath("a.png")}
 
 
 def test_help_says_of_each_setting_what_it_may_be_and_is() -> None:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from pipeline import plot_curves
 from pipeline.explain import _coarse, film, gram_figure, loss_figure, map_figure
-from pipeline.index import Index
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import Index
 from pipeline.records import Result
 from stylize.config import StyleConfig
 from stylize.explain import (
@@ -400,7 +401,7 @@ def _row(number: int, weight: float, **changes: object) -> Result:
 
 
 def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "test") as index:
+    with Index(OutFolder(tmp_path), "test") as index:
         for number, weight in enumerate((8.0, 2.0, 8.0)):
             index.append(_row(number, weight))
         index.append(_row(9, 1.0, status="failed", loss_curve=()))
@@ -422,7 +423,7 @@ def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
 
 
 def test_curves_are_told_apart_by_meta_columns_too(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "test") as index:
+    with Index(OutFolder(tmp_path), "test") as index:
         for number, client in enumerate(("Ada", "Bo", "Ada")):
             index.append(_row(number, 1.0, meta={"client": client}))
         index.append(_row(3, 1.0))  # a pair of an older manifest, without the column
@@ -439,7 +440,7 @@ def test_curves_are_told_apart_by_meta_columns_too(tmp_path: Path) -> None:
 def test_as_many_curves_have_a_legend_as_there_are_colours(
     number: int, colours: int, tmp_path: Path
 ) -> None:
-    with Index(str(tmp_path), "test") as index:
+    with Index(OutFolder(tmp_path), "test") as index:
         for place in range(number):
             index.append(_row(place, 1.0))
     made = plot_curves(str(tmp_path))
@@ -450,7 +451,7 @@ def test_as_many_curves_have_a_legend_as_there_are_colours(
 def test_matplotlib_is_loaded_only_when_something_is_drawn() -> None:
     code = (
         "import sys, stylize.transfer, stylize.explain, stylize.plot, pipeline.explain\n"
-        "import pipeline.curves, pipeline.cli\n"
+        "import pipeline.views.curves, pipeline.cli\n"
         "print('matplotlib' in sys.modules)"
     )
     done = subprocess.run(

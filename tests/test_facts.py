@@ -12,15 +12,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipeline import storage
-from pipeline.carried import carried, metadata, utc_now
-from pipeline.facts import FileFacts
-from pipeline.index import Index, read_results
-from pipeline.lock import Lock, write_run
-from pipeline.manifest import read_manifest
+from pipeline.manifest.reader import read_manifest
+from pipeline.options import Options
+from pipeline.out.facts import FileFacts
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import Index, read_results
+from pipeline.out.lock import Lock
+from pipeline.out.metadata import carried, metadata, utc_now
+from pipeline.paint.worker import new_row
+from pipeline.plan import pending
 from pipeline.records import Input, Pair, Result, Task, pair_key
-from pipeline.resume import pending
-from pipeline.run import Options, make_plan
-from pipeline.worker import new_result
+from pipeline.run import make_plan
 from stylize.config import ALGORITHM
 from stylize.image import encode
 
@@ -34,8 +36,8 @@ class House:
     folder: Path
 
     @property
-    def out(self) -> str:
-        return str(self.folder / "m")
+    def out(self) -> OutFolder:
+        return OutFolder(self.folder / "m")
 
     def pair(self, steps: int) -> Pair:
         defaults = {"steps": str(steps), "backbone": "vgg16"}
@@ -54,7 +56,7 @@ class House:
         )
         hashes = {given.role: given.sha256 for given in inputs}
         result = replace(
-            new_result(Task(pair)),
+            new_row(Task(pair)),
             status="ok",
             inputs=inputs,
             key=pair_key(hashes, pair.config.digest(), WEIGHTS, ALGORITHM),
@@ -64,7 +66,7 @@ class House:
         )
         picture = Image.effect_noise((64, 64), 1 + steps / 10).convert("RGB")
         data = encode(picture, ".png", metadata(result))
-        storage.put(storage.output_path(self.out, pair.output), data)
+        storage.put(self.out.path(pair.output), data)
         return replace(
             result,
             output_sha256=hashlib.sha256(data).hexdigest(),
@@ -107,7 +109,7 @@ def test_a_run_broken_off_between_picture_and_row_is_not_taken_for_an_edit(house
 
 def test_a_picture_saved_by_an_editor_is_kept_with_and_without_its_metadata(house: House) -> None:
     house.record(house.paint(100))
-    path = Path(house.out, "images/a.png")
+    path = Path(house.out.path("images/a.png"))
     with Image.open(path) as image:
         assert isinstance(image, PngImageFile)
         text, edited = dict(image.text), image.transpose(Image.Transpose.ROTATE_180)
@@ -147,7 +149,7 @@ def test_another_file_of_the_same_size_and_time_is_not_the_same(house: House) ->
 
 def test_a_plan_where_a_picture_has_no_row_yet_looks_for_the_backbone_once(house: House) -> None:
     house.paint(100)
-    options = Options(out=house.out)
+    options = Options(out=house.out.written)
     plan, pairs, results = make_plan(str(house.folder / "m.csv"), {}, options, print)
     assert results == {}
     assert [pair.config.backbone for pair in pairs] == ["vgg16"]
@@ -158,8 +160,8 @@ def test_a_plan_sees_that_a_picture_without_a_row_will_be_adopted(house: House) 
     rows = "id,content,style,output\na,photos/c.png,photos/s.png,mine/a.png\n"
     (house.folder / "m.csv").write_text(rows)
     house.paint(100)
-    write_run(house.out, {"backbone": "vgg16", "weights": {"vgg16": WEIGHTS}})
-    options = Options(out=house.out)
+    house.out.fix(backbone="vgg16", weights={"vgg16": WEIGHTS})
+    options = Options(out=house.out.written)
     plan, _, _ = make_plan(str(house.folder / "m.csv"), {"steps": "100"}, options, print)
     assert [pair.pair_id for pair in plan.adopt] == ["a"]
 

@@ -17,7 +17,7 @@ import torch
 from helpers import cli, index_rows
 from PIL import Image, ImageChops, ImageStat
 
-from pipeline.manifest import read_manifest
+from pipeline.manifest.reader import read_manifest
 from stylize import StyleConfig
 from stylize.image import match_size, to_tensor
 from stylize.losses import gram_matrix

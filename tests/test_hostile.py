@@ -13,7 +13,7 @@ from forks import Forks
 from helpers import TINY, check_whole, index_rows, picture, pictures, statuses, write_csv
 from PIL import Image
 
-from pipeline.pictures import size_of
+from pipeline.views.originals import size_of
 from stylize.errors import ImageReadError, ImageSizeError
 from stylize.image import decode
 
@@ -23,7 +23,8 @@ FORMATS = ("jpg", "png", "webp", "tif", "gif", "bmp", "jp2", "avif", "tga", "ppm
 _TRY = """
 import json, resource, sys, time
 from pathlib import Path
-from pipeline.manifest import ManifestError, read_manifest
+from pipeline.manifest.reader import read_manifest
+from pipeline.manifest.table import ManifestError
 from stylize.errors import ImageError
 from stylize.image import Limits, check_header, decode, read_metadata
 resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))

@@ -193,7 +193,7 @@ def test_a_run_begins_without_torch_or_pandas_and_without_a_network(tmp_path: Pa
         "said = []\n"
         "assert weights.find('auto', said.append) == weights.BUNDLED\n"
         "assert 'cannot be downloaded' in said[-1]\n"
-        "from pipeline.index import Index\n"
+        "from pipeline.out.index import Index\n"
         f"Index({str(tmp_path)!r}, 'r1')"
     )
     assert not loaded_after(code) & {"torch", "pandas"}

@@ -21,10 +21,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.index import Index, read_index, read_results
-from pipeline.lock import Lock, LockedError, read_run, write_run
+from pipeline.out.folder import Fixed, OutFolder
+from pipeline.out.index import Index, read_index, read_results
+from pipeline.out.lock import Lock, LockedError
+from pipeline.out.rows import SCHEMA, Stamp, newest
 from pipeline.records import Input, Result
-from pipeline.rows import SCHEMA, Stamp, newest
 from pipeline.storage import StorageError
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
@@ -56,7 +57,7 @@ def result(pair_id: str = "a", **changes: Any) -> Result:
 
 def fill(out: Path, run_id: str, *names: str, **options: Any) -> None:
     """One clean run that does the named pairs."""
-    with Index(str(out), run_id, **options) as index:
+    with Index(OutFolder(out), run_id, **options) as index:
         for name in names:
             index.append(result(name))
 
@@ -79,10 +80,11 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
         "backbone weights_sha256 algorithm status error_type error_message attempt notes width "
         "height steps evaluations stop_reason loss content_loss style_loss tv_loss loss_curve "
         "seconds device dtype threads batch host peak_memory run_id epoch seq version "
-        "schema_version started_at finished_at meta"
+        "schema_version started_at finished_at meta generated_id"
     )
     assert SCHEMA.names == columns.split()
-    assert set(SCHEMA.names) == {field.name for field in dataclasses.fields(Result)}
+    fields = {field.name for field in dataclasses.fields(Result)}
+    assert set(SCHEMA.names) == fields - {"traceback"}
     assert SCHEMA.field("loss").type == pa.float64()
     assert SCHEMA.field("started_at").type == pa.timestamp("us", tz="UTC")
     assert SCHEMA.field("meta").type == pa.map_(pa.string(), pa.string())
@@ -91,11 +93,11 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
 
 
 def test_a_result_comes_back_as_it_was_with_run_epoch_and_seq(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1") as index:
+    with Index(OutFolder(tmp_path), "r1") as index:
         written = index.append(result())
         bare = index.append(Result("b", 2, "c", "s", "b.png", "failed"))
     assert (written.run_id, written.epoch, written.seq, bare.seq) == ("r1", 1, 1, 2)
-    read = read_results(str(tmp_path))
+    read = read_results(OutFolder(tmp_path))
     later = "2025-01-02T03:04:06.000000+00:00"  # Parquet has microseconds
     assert read["a"] == dataclasses.replace(written, loss_curve=(), finished_at=later)
     assert read["b"] == bare
@@ -112,9 +114,9 @@ def test_names_that_are_no_utf8_and_odd_numbers_do_not_stop_the_index(tmp_path: 
     name = os.fsdecode(b"a\xff.jpg")
     odd = result(content=name, meta={name: name}, loss=float("nan"), tv_loss=1e300, host="\0\n")
     fill(tmp_path, "r0", "b")
-    with Index(str(tmp_path), "r1") as index:
+    with Index(OutFolder(tmp_path), "r1") as index:
         index.append(odd)
-    read = read_results(str(tmp_path))["a"]
+    read = read_results(OutFolder(tmp_path))["a"]
     assert read.content == "a\\udcff.jpg"
     assert read.meta == {"a\\udcff.jpg": "a\\udcff.jpg"}
     assert read.loss != read.loss
@@ -122,11 +124,11 @@ def test_names_that_are_no_utf8_and_odd_numbers_do_not_stop_the_index(tmp_path: 
 
 
 def test_an_impossible_value_is_refused_before_it_reaches_the_journal(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1") as index:
+    with Index(OutFolder(tmp_path), "r1") as index:
         with pytest.raises((pa.ArrowException, TypeError, ValueError)):
             index.append(result(width="wide"))
         index.append(result("b"))
-    assert set(read_results(str(tmp_path))) == {"b"}
+    assert set(read_results(OutFolder(tmp_path))) == {"b"}
 
 
 def test_a_folder_that_is_not_there_is_no_empty_index(tmp_path: Path) -> None:
@@ -135,8 +137,8 @@ def test_a_folder_that_is_not_there_is_no_empty_index(tmp_path: Path) -> None:
 
 
 def test_an_empty_output_folder_reads_as_an_empty_index(tmp_path: Path) -> None:
-    assert read_results(str(tmp_path / "none")) == {}
-    assert read_results(str(tmp_path)) == {}
+    assert read_results(OutFolder(tmp_path / "none")) == {}
+    assert read_results(OutFolder(tmp_path)) == {}
     assert read_index(tmp_path).schema.equals(SCHEMA)
     fill(tmp_path, "r1")
     assert parts(tmp_path) == []
@@ -186,7 +188,7 @@ def test_of_a_row_and_its_compacted_copy_the_one_that_knows_the_picture_wins() -
 def test_a_failure_after_a_success_keeps_key_and_hash_over_every_later_run(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
     for run in ("r2", "r3"):
-        with Index(str(tmp_path), run) as index:
+        with Index(OutFolder(tmp_path), run) as index:
             index.append(result(status="failed", error_message=run))
         (row,) = read_index(str(tmp_path)).to_pylist()
         assert (row["status"], row["error_message"], row["epoch"]) == ("failed", run, int(run[1]))
@@ -198,27 +200,27 @@ def test_a_failure_after_a_success_keeps_key_and_hash_over_every_later_run(tmp_p
 
 def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path) -> None:
     fill(tmp_path, "r9", "a")
-    with Index(str(tmp_path), "r1") as index:
+    with Index(OutFolder(tmp_path), "r1") as index:
         index.append(result(key="second", finished_at="1999-01-01T00:00:00+00:00"))
     os.utime(tmp_path / "index" / parts(tmp_path)[0], (0, 0))
-    assert read_results(str(tmp_path))["a"].key == "second"
+    assert read_results(OutFolder(tmp_path))["a"].key == "second"
 
 
 # Segments and parts
 
 
 def test_segments_are_sealed_by_rows_and_by_time(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1", rows_per_part=2) as index:
+    with Index(OutFolder(tmp_path), "r1", rows_per_part=2) as index:
         for name in "abcde":
             index.append(result(name))
         assert parts(tmp_path) == ["part-r1-000001.parquet", "part-r1-000002.parquet"]
         assert journals(tmp_path) == ["r1-000003.jsonl"]
     assert parts(tmp_path) == [f"part-r1-00000{i}.parquet" for i in (1, 2, 3)]
     assert journals(tmp_path) == []
-    with Index(str(tmp_path), "r2", seconds_per_part=0) as index:
+    with Index(OutFolder(tmp_path), "r2", seconds_per_part=0) as index:
         index.append(result("f"))
         assert journals(tmp_path) == []
-    assert set(read_results(str(tmp_path))) == set("abcdef")
+    assert set(read_results(OutFolder(tmp_path))) == set("abcdef")
 
 
 def stats(out: Path) -> dict[str, tuple[int, int, int]]:
@@ -229,8 +231,8 @@ def stats(out: Path) -> dict[str, tuple[int, int, int]]:
 
 def test_rows_that_are_restated_keep_their_curves_and_are_the_newest(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a", "b", "c")
-    before = read_results(str(tmp_path))
-    with Index(str(tmp_path), "r2") as index:
+    before = read_results(OutFolder(tmp_path))
+    with Index(OutFolder(tmp_path), "r2") as index:
         index.append(result("d"))
         index.restate([dataclasses.replace(before[name], row=7) for name in ("c", "a")])
         index.append(result("e"))
@@ -283,7 +285,7 @@ def test_a_run_that_does_nothing_rewrites_nothing(tmp_path: Path) -> None:
 
 
 def test_after_a_clean_exit_each_pair_is_there_once_in_the_order_of_rows(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1") as index:
+    with Index(OutFolder(tmp_path), "r1") as index:
         for name, row in (("b", 2), ("a", 1), ("b", 2)):
             index.append(result(name, row=row))
     table = pq.read_table(tmp_path / "index")
@@ -294,10 +296,10 @@ def test_after_a_clean_exit_each_pair_is_there_once_in_the_order_of_rows(tmp_pat
 def test_a_run_id_used_twice_overwrites_no_part(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
     fill(tmp_path, "r1", "b")
-    results = read_results(str(tmp_path))
+    results = read_results(OutFolder(tmp_path))
     assert {name: row.epoch for name, row in results.items()} == {"a": 1, "b": 2}
     with pytest.raises(ValueError, match="run_id"):
-        Index(str(tmp_path), "../r")
+        Index(OutFolder(tmp_path), "../r")
 
 
 def test_rows_are_read_in_the_manifests_order_and_those_without_a_number_last(
@@ -307,11 +309,11 @@ def test_rows_are_read_in_the_manifests_order_and_those_without_a_number_last(
     (name,) = parts(tmp_path)
     path = tmp_path / "index" / name
     pq.write_table(pq.read_table(path).drop_columns(["row"]), path)
-    with Index(str(tmp_path), "r2", rows_per_part=2) as index:
+    with Index(OutFolder(tmp_path), "r2", rows_per_part=2) as index:
         for pair_id, row in (("c", 3), ("b", 2), ("d", 2), ("a", 10), ("rebuilt", 0)):
             index.append(result(pair_id, row=row))
         ordered = ["rebuilt", "b", "d", "c", "a", "unnumbered"]
-        assert list(read_results(str(tmp_path))) == ordered  # parts and journal
+        assert list(read_results(OutFolder(tmp_path))) == ordered  # parts and journal
     assert read_index(str(tmp_path))["pair_id"].to_pylist() == ordered
 
 
@@ -322,7 +324,7 @@ def test_parts_of_older_and_newer_versions_are_read_and_kept(tmp_path: Path) -> 
     older = pq.read_table(path).drop_columns(["peak_memory", "meta", "notes"])
     pq.write_table(older.append_column("new_in_v9", pa.array(["x"])), path)
     fill(tmp_path, "r2", "b")
-    read = read_results(str(tmp_path))
+    read = read_results(OutFolder(tmp_path))
     assert (read["a"].peak_memory, read["a"].meta, read["a"].notes) == (None, {}, "")
     assert read_index(str(tmp_path)).schema.equals(SCHEMA)
     raw = pq.read_table(tmp_path / "index")
@@ -360,7 +362,7 @@ def check_readers(out: Path, count: int) -> None:
 
 
 def test_pyarrow_pandas_polars_and_duckdb_read_the_folder(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1", rows_per_part=2) as index:
+    with Index(OutFolder(tmp_path), "r1", rows_per_part=2) as index:
         for name in "abcd":
             index.append(result(name))
         check_readers(tmp_path, 4)
@@ -368,7 +370,7 @@ def test_pyarrow_pandas_polars_and_duckdb_read_the_folder(tmp_path: Path) -> Non
 
 
 def test_one_line_of_sql_drops_older_rows(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1", rows_per_part=1) as index:
+    with Index(OutFolder(tmp_path), "r1", rows_per_part=1) as index:
         for key in ("first", "second"):
             index.append(result(key=key))
         sql = (
@@ -379,10 +381,10 @@ def test_one_line_of_sql_drops_older_rows(tmp_path: Path) -> None:
 
 
 def test_live_rows_are_read_while_the_writer_works(tmp_path: Path) -> None:
-    with Index(str(tmp_path), "r1", rows_per_part=2) as index:
+    with Index(OutFolder(tmp_path), "r1", rows_per_part=2) as index:
         for number, name in enumerate("abc", 1):
             index.append(result(name))
-            assert len(read_results(str(tmp_path))) == number
+            assert len(read_results(OutFolder(tmp_path))) == number
         assert read_index(str(tmp_path)).num_rows == 3
 
 
@@ -398,11 +400,11 @@ def test_a_reader_never_sees_a_row_vanish_while_parts_are_sealed_and_merged(
     writer = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     seen, reads = 0, 0
     while writer.poll() is None:
-        count = len(read_results(str(tmp_path)))
+        count = len(read_results(OutFolder(tmp_path)))
         assert count >= seen
         seen, reads = count, reads + 1
     assert writer.returncode == 0
-    assert len(read_results(str(tmp_path))) == 40
+    assert len(read_results(OutFolder(tmp_path))) == 40
     assert reads > 10
 
 
@@ -417,7 +419,7 @@ def test_40000_rows_are_read_in_about_a_second(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     pq.write_table(table, tmp_path / "index" / "part-r2-000001.parquet")
     begun = time.perf_counter()
-    results = read_results(str(tmp_path))
+    results = read_results(OutFolder(tmp_path))
     seconds = time.perf_counter() - begun
     assert len(results) == 40_001
     assert results["p7"].inputs == result().inputs
@@ -432,9 +434,10 @@ def kill(out: Path, code: str, **env: str) -> None:
     """Run code with an open index in another process, which must end by SIGKILL."""
     lines = (
         "import os, signal",
-        "from pipeline.index import Index",
+        "from pipeline.out.folder import OutFolder",
+        "from pipeline.out.index import Index",
         "from pipeline.records import Input, Result",
-        f"out = {str(out)!r}",
+        f"out = OutFolder({str(out)!r})",
         "def row(i, **k):",
         "    d = dict(status='ok', key='k', output_sha256='p', meta={'shot': '12 ü'},",
         "             loss_curve=((1, .1, 8., 1., 1., 1.),), output=f'images/{i}.png',",
@@ -461,12 +464,12 @@ def test_a_torn_last_line_costs_only_that_row(tmp_path: Path) -> None:
     text = (tmp_path / "_state" / "journal" / name).read_text()
     assert text.count("\n") == 1
     assert not text.endswith("\n")
-    assert set(read_results(str(tmp_path))) == {"a"}
-    with Index(str(tmp_path), "r2") as index:
+    assert set(read_results(OutFolder(tmp_path))) == {"a"}
+    with Index(OutFolder(tmp_path), "r2") as index:
         assert parts(tmp_path) == ["part-r1-000001.parquet"]
         assert [p for p in index.problems if "cut short" in p]
         assert index.append(result("b")).epoch == 2
-    assert set(read_results(str(tmp_path))) == {"a", "b"}
+    assert set(read_results(OutFolder(tmp_path))) == {"a", "b"}
 
 
 def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
@@ -481,9 +484,9 @@ def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> N
     path.write_bytes(
         b"\n".join([lines[0], b'{"pair_id": 7, "row": "x"}', b"\xff[]", lines[2], b""])
     )
-    with Index(str(tmp_path), "r2") as index:
+    with Index(OutFolder(tmp_path), "r2") as index:
         assert "2 unreadable line(s) (2, 3)" in index.problems[0]
-    assert set(read_results(str(tmp_path))) == {"a", "c"}
+    assert set(read_results(OutFolder(tmp_path))) == {"a", "c"}
     assert os.listdir(tmp_path / "_state" / "damaged") == ["r1-000001.jsonl"]
     assert journals(tmp_path) == []
 
@@ -515,8 +518,8 @@ def test_a_damaged_part_is_set_aside_and_named(tmp_path: Path, damage: Any, word
     (name,) = parts(tmp_path)
     damage(tmp_path / "index" / name)
     with pytest.warns(UserWarning, match=name):
-        assert read_results(str(tmp_path)) == {}
-    with Index(str(tmp_path), "r2") as index:
+        assert read_results(OutFolder(tmp_path)) == {}
+    with Index(OutFolder(tmp_path), "r2") as index:
         (problem,) = index.problems
         assert words in problem
         assert name in problem
@@ -524,7 +527,7 @@ def test_a_damaged_part_is_set_aside_and_named(tmp_path: Path, damage: Any, word
     assert os.listdir(tmp_path / "_state" / "damaged") == [name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert set(read_results(str(tmp_path))) == {"c"}
+        assert set(read_results(OutFolder(tmp_path))) == {"c"}
     check_readers(tmp_path, 1)
 
 
@@ -539,7 +542,7 @@ def test_damage_that_only_shows_in_a_loss_curve_costs_no_other_part(tmp_path: Pa
     end = curve.data_page_offset + 60
     data[end - 8 : end] = bytes(b ^ 0xFF for b in data[end - 8 : end])
     path.write_bytes(data)
-    with Index(str(tmp_path), "r2") as index:
+    with Index(OutFolder(tmp_path), "r2") as index:
         index.append(result("b"))
         index.compact()
     assert any(name in problem for problem in index.problems)
@@ -550,10 +553,10 @@ def test_a_stray_file_is_named_and_left_alone(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
     (tmp_path / "index" / "no\x1btes.txt").write_text("mine")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "index" / "other.parquet")
-    with Index(str(tmp_path), "r2") as index:
+    with Index(OutFolder(tmp_path), "r2") as index:
         assert len(index.problems) == 2
         assert all(problem.isprintable() for problem in index.problems)
-    assert set(read_results(str(tmp_path))) == {"a"}
+    assert set(read_results(OutFolder(tmp_path))) == {"a"}
     assert {"no\x1btes.txt", "other.parquet"} < set(parts(tmp_path))
 
 
@@ -561,7 +564,7 @@ def test_a_stray_file_is_named_and_left_alone(tmp_path: Path) -> None:
 def test_a_folder_removed_during_the_run_is_a_storage_error(tmp_path: Path, rows: int) -> None:
     """Before the first row, too: a journal made anew would tell of pictures that are gone."""
     out = tmp_path / "out"
-    index = Index(str(out), "r1")
+    index = Index(OutFolder(out), "r1")
     for _ in range(rows):
         index.append(result("a"))
     out.rename(tmp_path / "gone")
@@ -578,7 +581,7 @@ def test_a_full_disk_is_a_storage_error_and_the_next_run_goes_on(tmp_path: Path)
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        index = Index(str(tmp_path), "r1", rows_per_part=20)
+        index = Index(OutFolder(tmp_path), "r1", rows_per_part=20)
 
         def fill_up() -> None:
             with index:
@@ -591,10 +594,10 @@ def test_a_full_disk_is_a_storage_error_and_the_next_run_goes_on(tmp_path: Path)
         assert written > 20
         # The row that could not be written may or may not be there; all others are.
         names = {f"p{number}" for number in range(written)}
-        assert names <= set(read_results(str(tmp_path))) <= names | {f"p{written}"}
+        assert names <= set(read_results(OutFolder(tmp_path))) <= names | {f"p{written}"}
         subprocess.run(["mount", "-o", "remount,size=3m", str(tmp_path)], check=True)
         fill(tmp_path, "r2", "last")
-        assert names | {"last"} <= set(read_results(str(tmp_path)))
+        assert names | {"last"} <= set(read_results(OutFolder(tmp_path)))
         assert journals(tmp_path) == []
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
@@ -612,7 +615,7 @@ POINTS = [
     "compaction-inputs-deleted",
 ]
 STEP = """
-from pipeline.index import read_results
+from pipeline.out.index import read_results
 done = {n for n, r in read_results(out).items() if r.status == 'ok'}
 with Index(out, 'r' + str(os.getpid()), rows_per_part=2) as index:
     index.append(row('z', status='failed', key='', output_sha256='', loss_curve=()))
@@ -629,16 +632,16 @@ def test_a_kill_at_each_point_loses_no_row_that_was_returned(tmp_path: Path, poi
     kill(tmp_path, STEP, STYLIZE_CRASH_AT=f"{point}:{tmp_path}/flag")
     raw = ds.dataset(tmp_path / "index").to_table()  # between crash and restart
     check_readers(tmp_path, raw.num_rows)
-    before = read_results(str(tmp_path))
+    before = read_results(OutFolder(tmp_path))
     assert before["z"].output_sha256 == "pp"
     names = ["a", "b", "c", "d", "e"]
     at_least = {"compaction-begun": 5, "compaction-merged": 5, "compaction-inputs-deleted": 5}
     assert set(names[: at_least.get(point, 0)]) <= set(before)
-    with Index(str(tmp_path), "last", rows_per_part=2) as index:
-        again = [name for name in names if name not in read_results(str(tmp_path))]
+    with Index(OutFolder(tmp_path), "last", rows_per_part=2) as index:
+        again = [name for name in names if name not in read_results(OutFolder(tmp_path))]
         for name in again:
             index.append(result(name))
-    after = read_results(str(tmp_path))
+    after = read_results(OutFolder(tmp_path))
     assert sorted(after) == [*names, "z"]
     for name, row in before.items():
         if name not in again:
@@ -664,28 +667,29 @@ def test_kills_at_every_point_in_turn_end_with_each_pair_once(tmp_path: Path) ->
 
 
 def test_a_second_driver_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
-    with Lock(str(tmp_path), "r1"):
+    with Lock(OutFolder(tmp_path), "r1"):
         with pytest.raises(LockedError) as caught:
-            Lock(str(tmp_path), "r2")
+            Lock(OutFolder(tmp_path), "r2")
         assert f"process {os.getpid()} on " in str(caught.value)
         assert "run r1" in str(caught.value)
         assert "--out" in str(caught.value)
-    lock = Lock(str(tmp_path), "r3")
+    lock = Lock(OutFolder(tmp_path), "r3")
     lock.release()
     lock.release()
 
 
 def test_the_lock_of_a_dead_driver_is_taken(tmp_path: Path) -> None:
-    code = "from pipeline.lock import Lock; Lock(out, 'r1'); os.kill(os.getpid(), signal.SIGKILL)"
-    kill(tmp_path, code)
-    kill(tmp_path, "from pipeline.lock import Lock; Lock(out, 'r2')", STYLIZE_CRASH_AT="lock-taken")
-    with Lock(str(tmp_path), "r3"):
+    take = "from pipeline.out.lock import Lock; Lock(out, 'r1')"
+    kill(tmp_path, f"{take}; os.kill(os.getpid(), signal.SIGKILL)")
+    kill(tmp_path, take.replace("r1", "r2"), STYLIZE_CRASH_AT="lock-taken")
+    with Lock(OutFolder(tmp_path), "r3"):
         assert json.loads((tmp_path / "_state" / "lock").read_text())["run_id"] == "r3"
 
 
 def test_the_lock_of_a_living_driver_in_another_process_holds(tmp_path: Path) -> None:
     code = (
-        f"from pipeline.lock import Lock; lock = Lock({str(tmp_path)!r}, 'r1')\n"
+        "from pipeline.out.folder import OutFolder; from pipeline.out.lock import Lock\n"
+        f"lock = Lock(OutFolder({str(tmp_path)!r}), 'r1')\n"
         "print('held', flush=True); input()"
     )
     holder = subprocess.Popen(
@@ -694,54 +698,59 @@ def test_the_lock_of_a_living_driver_in_another_process_holds(tmp_path: Path) ->
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(LockedError, match=f"process {holder.pid} on "):
-        Lock(str(tmp_path), "r2")
+        Lock(OutFolder(tmp_path), "r2")
     holder.communicate("\n")
-    Lock(str(tmp_path), "r2").release()
+    Lock(OutFolder(tmp_path), "r2").release()
 
 
 def test_run_json_is_what_was_written_last_or_empty(tmp_path: Path) -> None:
-    assert read_run(str(tmp_path)) == {}
-    write_run(str(tmp_path), {"backbone": "vgg16", "weights_sha256": "ü"})
-    assert read_run(str(tmp_path)) == {"backbone": "vgg16", "weights_sha256": "ü"}
-    for damaged in ("", "[]", '{"backbone'):
-        (tmp_path / "_state" / "run.json").write_text(damaged)
+    out = OutFolder(tmp_path)
+    assert out.read_fixed() == Fixed()
+    out.fix(backbone="vgg16", weights={"vgg16": "ü"})
+    assert out.read_fixed() == Fixed("vgg16", {"vgg16": "ü"})
+    path = Path(out.run_file)
+    path.write_text(path.read_text().replace("{", '{"of a later version": 1, ', 1))
+    out.fix(inputs="../lists")
+    assert json.loads(path.read_text())["of a later version"] == 1
+    for damaged in ("", "[]", '{"backbone', '{"weights": "vgg16"}'):
+        path.write_text(damaged)
         with pytest.raises(StorageError, match="is damaged"):
-            read_run(str(tmp_path))
+            out.read_fixed()
 
 
 def test_an_index_on_object_storage_is_refused_clearly() -> None:
     with pytest.raises(StorageError, match="object storage"):
-        Index("s3://bucket/out", "r1")
+        OutFolder("s3://bucket/out")
 
 
 def test_a_folder_whose_name_is_no_utf8_has_an_index_like_others(tmp_path: Path) -> None:
-    out = str(tmp_path / os.fsdecode(b"caf\xe9"))
+    out = OutFolder(tmp_path / os.fsdecode(b"caf\xe9"))
     for run in ("r1", "r2"):
         with Lock(out, run), Index(out, run) as index:
             index.append(result(f"pair-{run}"))
             assert index.problems == []
     assert sorted(read_results(out)) == ["pair-r1", "pair-r2"]
-    assert not os.path.exists(os.path.join(out, "_state", "damaged"))
+    assert not os.path.exists(out.damaged)
 
 
 def test_an_index_that_may_not_be_read_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = str(tmp_path / "out")
+    out = OutFolder(tmp_path / "out")
     with Lock(out, "r"), Index(out, "r") as index:
         index.append(result())
 
     def refuse(path: str) -> list[str]:  # root, which may read all, runs this too
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
-    monkeypatch.setattr("pipeline.index.os.listdir", refuse)
+    monkeypatch.setattr("pipeline.out.index.os.listdir", refuse)
     with pytest.raises(StorageError, match=r"cannot read '.*out': permission denied; see to it"):
         read_results(out)
 
 
 def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
-    write_run(out, {"backbone": "vgg16"})
+    out = OutFolder(tmp_path / "out")
+    out.fix(backbone="vgg16")
     index, run = tmp_path / "out" / "index", tmp_path / "out" / "_state" / "run.json"
     index.mkdir()
     (index / "part-r-000001.parquet").symlink_to("gone")
@@ -750,4 +759,4 @@ def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: 
     run.unlink()
     run.mkdir()
     with pytest.raises(StorageError, match=r"run.json': is a directory; see to it"):
-        read_run(out)
+        out.read_fixed()

@@ -18,19 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.manifest import (
-    COLUMNS,
-    Manifest,
-    ManifestError,
-    Problem,
-    cross,
-    find_problems,
-    id_problem,
-    output_problem,
-    read_manifest,
-    write_manifest,
-    zip_,
-)
+from pipeline.manifest.files import find_problems
+from pipeline.manifest.names import id_problem, output_problem
+from pipeline.manifest.reader import COLUMNS, Manifest, read_manifest
+from pipeline.manifest.table import ManifestError, Problem
+from pipeline.manifest.writer import cross, write_manifest, zip_
 from pipeline.records import InputRef, Pair
 from stylize.config import StyleConfig
 
@@ -543,7 +535,7 @@ def test_a_style_whose_name_has_a_bar_cannot_be_written(tmp_path: Path) -> None:
 def test_reading_a_csv_loads_no_pyarrow_torch_or_ray(write: Write) -> None:
     path = write("content,style\na,b\n")
     code = (
-        f"import sys, pipeline.manifest as m; m.read_manifest({path!r})\n"
+        f"import sys, pipeline.manifest.reader as m; m.read_manifest({path!r})\n"
         "print({'pyarrow', 'torch', 'ray', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

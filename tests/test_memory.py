@@ -20,12 +20,12 @@ from helpers import (
     write_csv,
 )
 
-from pipeline.memory import cores, kernel_kills, memory_limit
+from pipeline.paint.resources import cores, kernel_kills, memory_limit
 
 EAT = "x = [b'1' * 2**24 for _ in range(64)]"  # 1 GB at most, whatever the group lets it have
 LOOK = f"""
 import subprocess, sys
-from pipeline.memory import kernel_kills
+from pipeline.paint.resources import kernel_kills
 def ended(code): return subprocess.run([sys.executable, "-c", code]).returncode
 counts = [kernel_kills(), ended("import os; os.kill(os.getpid(), 9)"), kernel_kills()]
 print(*counts, ended({EAT!r}), kernel_kills())

@@ -10,13 +10,13 @@ import pytest
 from helpers import cli
 from PIL import Image, ImageChops
 
-from pipeline.index import Index
-from pipeline.layout import Cell, Grid, lay_out, natural
-from pipeline.lock import read_run, write_run
-from pipeline.montage import draw, montage
-from pipeline.pictures import Inputs
+from pipeline.out.folder import Fixed, OutFolder
+from pipeline.out.index import Index
 from pipeline.records import Result
-from pipeline.run import _note_inputs
+from pipeline.run import _folder_of_inputs
+from pipeline.views.grid import Cell, Grid, lay_out, natural
+from pipeline.views.montage import draw, montage
+from pipeline.views.originals import Inputs
 from stylize.errors import ConfigError
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 60), (40, 60, 200)
@@ -48,13 +48,13 @@ def failed(number: int, **changes: Any) -> Result:
     )
 
 
-def write(out: Path, *results: Result) -> str:
+def write(out: Path, *results: Result) -> OutFolder:
     """OUT with these rows; its manifest's folder is the one above."""
-    with Index(str(out), "test") as index:
+    with Index(OutFolder(out), "test") as index:
         for row in results:
             index.append(row)
-    write_run(str(out), {"inputs": ".."})
-    return str(out)
+    OutFolder(out).fix(inputs="..")
+    return OutFolder(out)
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def test_no_picture_of_the_run_is_written_over(out: Path) -> None:
     for path in (out / "images" / "2.png", *out.parent.glob("*/red.png")):
         before = path.read_bytes()
         with pytest.raises(ValueError, match="the montage shows it, and it would be lost"):
-            montage(str(out), str(path))
+            montage(OutFolder(out), str(path))
         assert path.read_bytes() == before
     target = out / "strip.png"
-    montage(str(out), str(target))
-    montage(str(out), str(target))  # one of its own may be
+    montage(OutFolder(out), str(target))
+    montage(OutFolder(out), str(target))  # one of its own may be
 
 
 def test_a_photograph_that_is_gone_is_an_empty_frame(out: Path) -> None:
@@ -104,26 +104,28 @@ def test_a_photograph_that_is_gone_is_an_empty_frame(out: Path) -> None:
 
 def test_inputs_are_found_by_what_run_json_says(out: Path) -> None:
     write(out, result(1))
-    write_run(str(out), {"inputs": "../elsewhere"})
-    grid = lay_out([result(1)], str(out))
+    OutFolder(out).fix(inputs="../elsewhere")
+    grid = lay_out([result(1)], OutFolder(out))
     assert grid.cells[0, 0].path == str(out.parent / "elsewhere" / "photos" / "red.png")
 
 
 def test_a_run_notes_where_its_manifest_is_and_tells_no_folder_of_this_machine(out: Path) -> None:
-    write_run(str(out), {"backbone": "vgg16"})
+    OutFolder(out).fix(backbone="vgg16")
     link = out.parent / "link"
     link.symlink_to(out)
     for folder in (out, link):
-        _note_inputs(str(out.parent / "lists" / "pairs.csv"), str(folder))
-        assert read_run(str(out)) == {"backbone": "vgg16", "inputs": "../lists"}
-        assert Inputs(str(folder)).path("a.jpg") == str(out.parent / "lists" / "a.jpg")
-    _note_inputs("s3://bucket/lists/pairs.csv", str(out))
-    assert Inputs(str(out)).path("a.jpg") == "s3://bucket/lists/a.jpg"
-    assert Inputs(str(out)).from_out("a.jpg") == ""
+        inputs = _folder_of_inputs(str(out.parent / "lists" / "pairs.csv"), OutFolder(folder))
+        OutFolder(folder).fix(inputs=inputs)
+        assert OutFolder(out).read_fixed() == Fixed(backbone="vgg16", inputs="../lists")
+        assert Inputs(OutFolder(folder)).path("a.jpg") == str(out.parent / "lists" / "a.jpg")
+    inputs = _folder_of_inputs("s3://bucket/lists/pairs.csv", OutFolder(out))
+    OutFolder(out).fix(inputs=inputs)
+    assert Inputs(OutFolder(out)).path("a.jpg") == "s3://bucket/lists/a.jpg"
+    assert Inputs(OutFolder(out)).from_out("a.jpg") == ""
 
 
 def test_without_a_note_inputs_are_looked_for_beside_out(out: Path) -> None:
-    assert Inputs(str(out)).path("a.jpg") == str(out.parent / "a.jpg")
+    assert Inputs(OutFolder(out)).path("a.jpg") == str(out.parent / "a.jpg")
 
 
 def test_values_are_sorted_as_people_sort_them() -> None:
@@ -138,29 +140,29 @@ def test_settings_columns_and_meta_are_rows_and_columns(out: Path) -> None:
         result(1, settings={"strength": 0.9}, meta={"client": "Ada"}, loss=10.0),
         result(2, settings={"strength": 0.25}, meta={"client": "Bo"}, loss=9.0),
     ]
-    by_setting = lay_out(rows, str(out), "strength", "meta.client")
+    by_setting = lay_out(rows, OutFolder(out), "strength", "meta.client")
     assert (by_setting.rows, by_setting.cols) == (["0.25", "0.9"], ["Ada", "Bo"])
     assert set(by_setting.cells) == {(1, 0), (0, 1)}
     assert by_setting.cells[1, 0].path.endswith("1.png")
-    assert lay_out(rows, str(out), "", "loss").cols == ["9", "10"]
+    assert lay_out(rows, OutFolder(out), "", "loss").cols == ["9", "10"]
 
 
 def test_paths_are_labelled_by_stem_unless_that_confuses_two(out: Path) -> None:
     rows = [result(1, style="a/x.png"), result(2, style="b/y.png")]
-    assert lay_out(rows, str(out), "style").rows == ["x", "y"]
+    assert lay_out(rows, OutFolder(out), "style").rows == ["x", "y"]
     rows = [result(1, style="a/x.png"), result(2, style="b/x.png")]
-    assert lay_out(rows, str(out), "style").rows == ["a/x.png", "b/x.png"]
+    assert lay_out(rows, OutFolder(out), "style").rows == ["a/x.png", "b/x.png"]
 
 
 def test_layers_of_equal_weight_are_labelled_without_it(out: Path) -> None:
     equal = result(1, settings={"style_layers": [["conv1_1", 0.5], ["conv2_1", 0.5]]})
     other = result(2, settings={"style_layers": [["conv1_1", 0.5], ["conv2_1", 2]]})
-    grid = lay_out([equal, other], str(out), "style_layers")
+    grid = lay_out([equal, other], OutFolder(out), "style_layers")
     assert grid.rows == ["conv1_1, conv2_1", "conv1_1:0.5, conv2_1:2"]
 
 
 def test_a_cell_of_several_pairs_shows_the_first_that_is_painted_and_says_so(out: Path) -> None:
-    grid = lay_out([failed(1), result(2), result(3)], str(out), "style")
+    grid = lay_out([failed(1), result(2), result(3)], OutFolder(out), "style")
     assert grid.cells[0, 0].path.endswith("2.png")
     assert grid.cells[0, 0].note == "1 of 3"
     assert "1 of 1 cells stand for several pairs" in grid.notes[0]
@@ -168,7 +170,7 @@ def test_a_cell_of_several_pairs_shows_the_first_that_is_painted_and_says_so(out
 
 def test_a_failure_is_said_and_a_missing_cell_is_blank(out: Path) -> None:
     rows = [failed(1, meta={"x": "1"}), result(2, meta={"x": "2"}, content="photos/b.png")]
-    grid = lay_out(rows, str(out), "content", "meta.x")
+    grid = lay_out(rows, OutFolder(out), "content", "meta.x")
     assert len(grid.cells) == 2
     bad = next(cell for cell in grid.cells.values() if cell.alarm)
     assert bad.words == "failed\nImageReadError"
@@ -180,7 +182,7 @@ def test_a_failure_is_said_and_a_missing_cell_is_blank(out: Path) -> None:
 def test_originals_stand_beside_what_they_went_into(out: Path) -> None:
     """One photograph in two styles: each style above its column, the photograph left of the row."""
     rows = [result(1, style="styles/a.png"), result(2, style="styles/b.png")]
-    grid = lay_out(rows, str(out), "", "style", inputs="beside")
+    grid = lay_out(rows, OutFolder(out), "", "style", inputs="beside")
     assert grid.aside == (1, 1)
     assert grid.cols == ["", "a", "b"]
     shown = {place: (Path(cell.path).name, cell.note) for place, cell in grid.cells.items()}
@@ -194,7 +196,7 @@ def test_originals_stand_beside_what_they_went_into(out: Path) -> None:
 
 
 def beside(rows: list[Result], out: Path, *axes: str) -> dict[tuple[int, int], str]:
-    cells = lay_out(rows, str(out), *axes, inputs="beside").cells
+    cells = lay_out(rows, OutFolder(out), *axes, inputs="beside").cells
     return {at: Path(cell.path).stem for at, cell in cells.items() if cell.note and cell.path}
 
 
@@ -231,7 +233,7 @@ def test_an_original_without_weight_is_not_shown(out: Path) -> None:
         result(1, settings=content, meta={"kind": "content"}),
         result(2, settings=style, meta={"kind": "style"}),
     ]
-    grid = lay_out(rows, str(out), "meta.kind", inputs="beside")
+    grid = lay_out(rows, OutFolder(out), "meta.kind", inputs="beside")
     assert (grid.rows, grid.row_heading, grid.aside) == (["content", "style"], "kind", (0, 1))
     notes = {place: cell.note for place, cell in grid.cells.items() if cell.note}
     assert notes == {(0, 0): "photograph", (1, 0): "style"}
@@ -267,10 +269,10 @@ def test_a_style_that_is_gone_leaves_out_the_inset_and_not_the_picture(out: Path
 
 def test_pictures_are_wrapped_in_the_manifests_order_and_captioned(out: Path) -> None:
     rows = [result(n, meta={"panel": p}) for n, p in enumerate("CAB", 1)]
-    grid = lay_out(rows, str(out), wrap=2, caption="meta.panel")
+    grid = lay_out(rows, OutFolder(out), wrap=2, caption="meta.panel")
     notes = {place: cell.note for place, cell in grid.cells.items()}
     assert notes == {(0, 0): "C", (0, 1): "A", (1, 0): "B"}
-    assert [cell.note for cell in lay_out(rows, str(out), wrap=9).cells.values()] == [
+    assert [cell.note for cell in lay_out(rows, OutFolder(out), wrap=9).cells.values()] == [
         "p1",
         "p2",
         "p3",
@@ -279,11 +281,11 @@ def test_pictures_are_wrapped_in_the_manifests_order_and_captioned(out: Path) ->
 
 def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
     with pytest.raises(ValueError, match="--wrap 2: it goes without --rows and --cols"):
-        lay_out([result(1)], str(out), "style", wrap=2)
+        lay_out([result(1)], OutFolder(out), "style", wrap=2)
     with pytest.raises(ValueError, match="--inputs: they go with --rows, --cols or --wrap"):
-        lay_out([result(1)], str(out), inputs="beside")
+        lay_out([result(1)], OutFolder(out), inputs="beside")
     with pytest.raises(ValueError, match="--inputs 'aside': it must be none or beside or inset"):
-        lay_out([result(1)], str(out), "style", inputs="aside")
+        lay_out([result(1)], OutFolder(out), "style", inputs="aside")
 
 
 def test_a_run_without_a_pair_is_refused_and_no_option_is_blamed() -> None:
@@ -293,7 +295,7 @@ def test_a_run_without_a_pair_is_refused_and_no_option_is_blamed() -> None:
 
 def test_what_is_passed_through_is_labelled_as_it_is_written(out: Path) -> None:
     rows = [result(1, meta={"a/b": "1e-4"}), result(2, meta={"a/b": "1e-5"})]
-    grid = lay_out(rows, str(out), "", "meta.a/b")
+    grid = lay_out(rows, OutFolder(out), "", "meta.a/b")
     assert (grid.cols, grid.col_heading) == (["1e-5", "1e-4"], "a/b")
 
 
@@ -302,27 +304,27 @@ def test_a_text_that_reads_like_a_number_is_labelled_as_it_is_written(out: Path)
         result(n, pair_id=name, run_id="1_0", loss=1234.56)
         for n, name in enumerate(["2024_10", "2024_11", "12e7"], 1)
     ]
-    notes = [cell.note for cell in lay_out(rows, str(out), wrap=3).cells.values()]
+    notes = [cell.note for cell in lay_out(rows, OutFolder(out), wrap=3).cells.values()]
     assert notes == ["2024_10", "2024_11", "12e7"]
-    assert lay_out(rows[:1], str(out), "pair_id", "run_id").rows == ["2024_10"]
-    assert lay_out(rows[:1], str(out), "pair_id", "run_id").cols == ["1_0"]
-    captioned = lay_out(rows, str(out), wrap=3, caption="loss")
+    assert lay_out(rows[:1], OutFolder(out), "pair_id", "run_id").rows == ["2024_10"]
+    assert lay_out(rows[:1], OutFolder(out), "pair_id", "run_id").cols == ["1_0"]
+    captioned = lay_out(rows, OutFolder(out), wrap=3, caption="loss")
     assert captioned.cells[0, 0].note == "1235"  # a number is still rounded
 
 
 def test_an_unknown_column_is_refused_with_the_nearest(out: Path) -> None:
     with pytest.raises(ValueError, match=r"--rows 'stlye'.*did you mean style\?"):
-        lay_out([result(1)], str(out), "stlye")
+        lay_out([result(1)], OutFolder(out), "stlye")
 
 
 def test_a_meta_column_that_no_pair_has_is_refused_with_the_nearest(out: Path) -> None:
     rows = [result(1), result(2, meta={"client": "Ada"})]
-    assert lay_out(rows, str(out), "meta.client").rows == ["none", "Ada"]  # one has it
+    assert lay_out(rows, OutFolder(out), "meta.client").rows == ["none", "Ada"]  # one has it
     for axis in ("rows", "cols"):
         with pytest.raises(ValueError, match=rf"--{axis} 'meta\.clinet'.*mean meta\.client\?"):
-            lay_out(rows, str(out), **{axis: "meta.clinet"})
+            lay_out(rows, OutFolder(out), **{axis: "meta.clinet"})
     with pytest.raises(ValueError, match=r"--caption 'meta\.x'.*see the columns"):
-        lay_out(rows, str(out), wrap=2, caption="meta.x")
+        lay_out(rows, OutFolder(out), wrap=2, caption="meta.x")
 
 
 def test_pictures_are_fitted_and_never_cut(tmp_path: Path) -> None:

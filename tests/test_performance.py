@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from helpers import cli
 
-from pipeline import bench
+from pipeline.paint import bench
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -25,12 +25,12 @@ import pyte
 import pytest
 from helpers import COMMAND, TINY, cli, pictures, wait_for, write_csv
 
-import pipeline.live
-import pipeline.progress
-from pipeline.progress import Estimate, Progress
+import pipeline.display.progress
+import pipeline.display.terminal
+from pipeline.cost import estimate
+from pipeline.display.progress import Estimate, Progress
+from pipeline.paint.worker import Status
 from pipeline.records import InputRef, Pair, Result
-from pipeline.timing import estimate
-from pipeline.worker import Status
 from stylize.config import StyleConfig
 
 WHY = "content boat.jpg: the picture is damaged or cut short: image file is truncated"
@@ -367,14 +367,14 @@ def test_the_time_of_pairs_to_come_counts_the_pixels_of_all_scales() -> None:
     [(60.0, r"\d\d:\d\d"), (2 * 86400.0, r"\w{3} \d\d:\d\d"), (9e5, r"\d\d \w{3} \d\d:\d\d")],
 )
 def test_the_end_has_its_day_where_it_is_not_today(seconds: float, shown: str) -> None:
-    class Noon(pipeline.live.datetime):
+    class Noon(pipeline.display.terminal.datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return cls(2026, 3, 2, 12)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.live, "datetime", Noon)
-        assert re.fullmatch(shown, pipeline.live._clock(seconds))
+        patch.setattr(pipeline.display.terminal, "datetime", Noon)
+        assert re.fullmatch(shown, pipeline.display.terminal._clock(seconds))
 
 
 def test_a_log_gets_at_most_a_line_a_second_but_every_failure(clock: list[float]) -> None:

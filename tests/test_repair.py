@@ -27,8 +27,9 @@ from helpers import (
     write_csv,
 )
 
+from pipeline.options import Options
 from pipeline.records import preview_of
-from pipeline.run import Options, run
+from pipeline.run import run
 from pipeline.storage import StorageError
 
 NAMES = ["g0", "g1", "g2"]
@@ -128,7 +129,7 @@ def test_rebuild_takes_neither_strange_nor_damaged_nor_copied_pictures(
     picture(out / "images" / "mine.png", 4)
     done = forks("rebuild-index", out)
     assert statuses(out) == {"g1": "ok", "g2": "ok"}
-    assert "c0.s.g0.png: does not open to its end" in done.stderr
+    assert "c0.s.g0.png: is damaged or cut short" in done.stderr
     assert "my favourite.png: was moved or copied by hand" in done.stderr
     assert "mine.png" not in done.stderr
     run = forks(manifest, "--in-process", *TINY)
@@ -381,8 +382,8 @@ def test_a_run_that_the_disk_cannot_hold_does_not_begin(forks: Forks, tmp_path: 
     rows = [{"id": f"p{i}", "content": "c0.jpg", "size": 16384} for i in range(number)]
     done = forks(write_csv(tmp_path / "m.csv", rows), "--in-process", "--backbone", "vgg16")
     assert done.returncode == 5
-    assert f"{number} pictures need about {number * 268.435456:,.0f} MB, " in done.stderr
-    assert "or take fewer with --limit" in done.stderr
+    assert f"{number} pictures: about {number * 268.435456:,.0f} MB are needed" in done.stderr
+    assert "or paint fewer with --limit" in done.stderr
     assert not (tmp_path / "m" / "images").exists()
 
 
@@ -390,11 +391,13 @@ def test_pictures_that_are_painted_again_need_no_room(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"size": "32", "steps": "1", "scales": "1", "backbone": "vgg16"}
-    options = Options(str(manifest.with_suffix("")), in_process=True, threads=1, progress="none")
+    options = Options(
+        out=str(manifest.with_suffix("")), in_process=True, threads=1, progress="none"
+    )
     usage = shutil.disk_usage(manifest)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    assert run(str(manifest), settings, replace(options, force=True)).ok == 3
-    with pytest.raises(StorageError, match="1 pictures need about 0 MB, 0 MB are free"):
+    assert run(str(manifest), settings, replace(options, force=True)).ledger.painted == 3
+    with pytest.raises(StorageError, match="1 picture: about 0 MB are needed, 0 MB are free"):
         run(str(manifest), settings, replace(options, out=str(manifest.parent / "new"), limit=1))
 
 

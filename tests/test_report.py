@@ -15,11 +15,12 @@ import pytest
 from helpers import cli, picture, start, wait_for
 from PIL import Image
 
-from pipeline.index import Index
-from pipeline.lock import write_run
-from pipeline.manifest import output_problem
+from pipeline.manifest.names import output_problem
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import Index
+from pipeline.out.rows import to_table
 from pipeline.records import Result
-from pipeline.report import (
+from pipeline.views.report import (
     CURVE_POINTS,
     THUMB_SIDE,
     collect,
@@ -29,7 +30,6 @@ from pipeline.report import (
     totals,
     write_report,
 )
-from pipeline.rows import to_table
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 META = {"client": "Bo", "Alpha/beta": "1E-4", "Paper size": "Din A4", "Place": "Graz"}
@@ -72,7 +72,7 @@ def failed(number: int, **changes: Any) -> Result:
 
 
 def append(out: Path, *results: Result) -> None:
-    with Index(str(out), "test") as index:
+    with Index(OutFolder(out), "test") as index:
         for row in results:
             index.append(row)
 
@@ -95,7 +95,7 @@ def out(tmp_path: Path) -> Path:
         failed(5, content="photos/gone.jpg"),
         failed(6, status="timeout", error_type="TimeLimitError", error_message=EVIL),
     )
-    write_run(str(folder), {"inputs": ".."})
+    OutFolder(folder).fix(inputs="..")
     return folder
 
 
@@ -174,7 +174,7 @@ def test_totals_can_be_counted_by_hand() -> None:
 
 
 def test_the_page_has_every_row_its_settings_and_meta(out: Path) -> None:
-    text = Path(write_report(str(out))).read_text()
+    text = Path(write_report(OutFolder(out))).read_text()
     data = embedded(text)
     columns = data["columns"]
     assert decoded(columns["pair_id"], 6)[2] == EVIL
@@ -185,7 +185,7 @@ def test_the_page_has_every_row_its_settings_and_meta(out: Path) -> None:
 
 
 def test_markup_in_names_cannot_end_the_script(out: Path) -> None:
-    text = Path(write_report(str(out))).read_text()
+    text = Path(write_report(OutFolder(out))).read_text()
     assert EVIL not in text
     begin = text.index('id="data">')
     assert "<" not in text[begin : text.index("</script>", begin)]
@@ -199,14 +199,14 @@ def test_a_placeholder_in_a_name_is_not_filled_in(out: Path) -> None:
 
 
 def test_the_page_asks_the_network_for_nothing(out: Path) -> None:
-    text = Path(write_report(str(out))).read_text()
+    text = Path(write_report(OutFolder(out))).read_text()
     before_data = text[: text.index('id="data">')]
     assert "http" not in before_data.replace("http-equiv", "")
     assert "default-src 'none'" in before_data
 
 
 def test_thumbnails_are_made_once_and_again_when_the_picture_changes(out: Path) -> None:
-    write_report(str(out))
+    write_report(OutFolder(out))
     folder = out / "report" / "thumbs"
     first = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(first) == 3 + 4  # each input once, each result
@@ -214,22 +214,22 @@ def test_thumbnails_are_made_once_and_again_when_the_picture_changes(out: Path) 
         with Image.open(path) as image:
             assert image.format == "JPEG"
             assert max(image.size) <= THUMB_SIDE
-    write_report(str(out))
+    write_report(OutFolder(out))
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == first
     picture(out / "images" / "1.png", 99, (64, 96))
-    write_report(str(out))
+    write_report(OutFolder(out))
     second = {path.name for path in folder.iterdir()}
     assert (len(second - set(first)), len(set(first) - second)) == (1, 1)
 
 
 def test_a_result_thinner_than_any_input_has_a_thumbnail(out: Path) -> None:
     picture(out / "images" / "1.png", 1, (128, 13))
-    write_report(str(out))
+    write_report(OutFolder(out))
     assert len(list((out / "report" / "thumbs").iterdir())) == 3 + 4
 
 
 def test_no_absolute_folder_is_in_the_page(out: Path, tmp_path: Path) -> None:
-    assert str(tmp_path) not in Path(write_report(str(out))).read_text()
+    assert str(tmp_path) not in Path(write_report(OutFolder(out))).read_text()
 
 
 @pytest.mark.parametrize("output", ["report/a.png", "report.html/a.png", "Report/thumbs/a.jpg"])
@@ -328,7 +328,7 @@ class Page:
 
 @pytest.fixture
 def shown(browser: Any, out: Path) -> Iterator[Page]:
-    opened = Page(browser, Path(write_report(str(out))))
+    opened = Page(browser, Path(write_report(OutFolder(out))))
     yield opened
     assert opened.errors() == []
     opened.js("sessionStorage.clear()")
@@ -351,7 +351,7 @@ def test_rows_show_three_pictures_each_with_words_for_them(shown: Page) -> None:
 def test_an_input_that_is_no_picture_is_not_said_to_be_gone(browser: Any, out: Path) -> None:
     for name in ("photos/boat.jpg", "styles/waves.png"):
         (out.parent / name).write_text("no picture")
-    shown = Page(browser, Path(write_report(str(out))))
+    shown = Page(browser, Path(write_report(OutFolder(out))))
     assert shown.texts(".pair:first-child .frame") == ["cannot be shown"] * 2
     shown.js("document.querySelector('.pair').click()")
     assert shown.texts("#d-styles figcaption") == ["Style: waves (cannot be shown)"]
@@ -430,7 +430,7 @@ def test_a_failure_shows_its_reason_and_no_empty_frame(shown: Page) -> None:
 
 def test_a_pair_without_an_id_is_named_by_its_pictures(browser: Any, tmp_path: Path) -> None:
     append(tmp_path, result(1, pair_id="6ecff96c7732"), result(2, pair_id="harbour"))
-    shown = Page(browser, Path(write_report(str(tmp_path))))
+    shown = Page(browser, Path(write_report(OutFolder(tmp_path))))
     assert shown.names() == ["boat \N{MULTIPLICATION SIGN} waves", "harbour"]
     assert shown.texts(".pair .facts h3 + p") == ["6ecff96c7732", "boat in the style of waves"]
     assert shown.errors() == []
@@ -495,17 +495,17 @@ def test_a_phone_shows_it_without_scrolling_sideways(shown: Page) -> None:
 
 def test_a_run_without_a_pair_has_a_page_too(browser: Any, tmp_path: Path) -> None:
     append(tmp_path)
-    shown = Page(browser, Path(write_report(str(tmp_path))))
+    shown = Page(browser, Path(write_report(OutFolder(tmp_path))))
     assert shown.texts("#count") == ["0 pairs"]
     assert shown.errors() == []
 
 
 def test_a_watched_page_loads_itself_again_and_keeps_the_filter(browser: Any, out: Path) -> None:
-    shown = Page(browser, Path(write_report(str(out), watched=True)))
+    shown = Page(browser, Path(write_report(OutFolder(out), watched=True)))
     shown.press("/")
     shown.press("pair-")
     append(out, result(7))
-    write_report(str(out), watched=True)
+    write_report(OutFolder(out), watched=True)
     shown.until("document.getElementById('count').textContent === '6 of 7'")
     assert shown.js("document.getElementById('query').value") == "pair-"
     assert shown.js("document.activeElement.id") == "query"
@@ -529,7 +529,7 @@ def test_ten_thousand_pairs_stay_fluid(browser: Any, tmp_path: Path) -> None:
     number = 10_000
     table = many(number)
     picture(tmp_path / "report" / "thumbs" / "a.jpg", 1, (300, 200))
-    data = collect(table, str(tmp_path))
+    data = collect(table, OutFolder(tmp_path))
     data["thumbs"] = {name: {"one": "a.jpg"} for name in ("content", "style", "result")}
     (tmp_path / "report.html").write_text(page(data))
     assert (tmp_path / "report.html").stat().st_size < 6e6

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.plan import Picture, Plan, pending
 from pipeline.records import Input, InputRef, Pair, Result
-from pipeline.resume import Picture, Plan, pending
 from stylize.config import StyleConfig
 
 CONFIG = StyleConfig(steps=100)
@@ -290,14 +290,14 @@ def test_every_pair_is_in_exactly_one_list() -> None:
     assert (len(found.done), len(found.skipped), len(found.adopt)) == (10, 10, 0)
 
 
-def test_resume_touches_no_file_and_needs_the_standard_library_alone() -> None:
+def test_planning_touches_no_file_and_needs_records_and_settings_alone() -> None:
     code = (
-        "import sys, pipeline.resume\n"
+        "import sys, pipeline.plan\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in\n"
         "  ('pipeline', 'stylize', 'pyarrow', 'torch', 'ray', 'numpy', 'PIL')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    ours = ["pipeline", *(f"pipeline.{name}" for name in ("records", "resume", "tables", "words"))]
+    ours = ["pipeline", "pipeline.plan", "pipeline.records"]
     settings = ["config", "errors", "layers", "presets"]
     ours += ["stylize", *(f"stylize.{name}" for name in settings)]
     assert done.stdout == f"{ours}\n", done.stderr

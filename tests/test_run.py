@@ -42,7 +42,7 @@ from helpers import (
 from PIL import ExifTags, Image
 from test_weights import narrow
 
-from pipeline.guard import sweep
+from pipeline.paint.ray_folder import sweep
 
 GOOD = [f"g{i}" for i in range(5)]
 BAD = ["missing", "cut", "text"]

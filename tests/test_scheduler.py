@@ -4,14 +4,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import psutil
 import pytest
 
+from pipeline.paint.caller import ClusterError
+from pipeline.paint.fleet import WORKER_MEMORY, Fleet, Wanted, order, size_fleet
 from pipeline.records import InputRef, Pair, Task
-from pipeline.scheduler import WORKER_MEMORY, ClusterError, Fleet, Wanted, order, size_fleet
 from stylize.config import StyleConfig
 
-TOTAL = psutil.virtual_memory().total
+PLENTY = 10**12  # bytes
 
 
 @pytest.mark.parametrize(
@@ -30,18 +30,18 @@ TOTAL = psutil.virtual_memory().total
 def test_cores_become_workers_as_far_as_pairs_suffice_and_then_threads(
     cpus: int, wanted: Wanted, fleet: Fleet
 ) -> None:
-    if cpus * sum((WORKER_MEMORY[0], WORKER_MEMORY[1] * 64**2)) > 0.75 * TOTAL:
-        pytest.skip("too little memory here for so many workers")
-    assert size_fleet([{"CPU": cpus}], wanted) == fleet
+    assert size_fleet([{"CPU": cpus}], wanted, memory=PLENTY) == fleet
 
 
 def test_no_more_workers_than_the_memory_holds_and_their_cores_are_threads() -> None:
     need = WORKER_MEMORY[0] + WORKER_MEMORY[1] * 2048**2  # beyond that, tiles
-    fit = max(1, int(0.75 * TOTAL // need))
-    fleet = size_fleet([{"CPU": 10 * fit}], Wanted(rows=1000, side=4096))
-    assert (fleet.workers, fleet.cpus) == (fit, 10)
-    there = size_fleet([{"CPU": 10 * fit}], Wanted(rows=1000, side=4096, address="auto"))
-    assert there.workers == 10 * fit  # a cluster's memory is not this machine's
+    memory = round(3.5 * need / 0.75)  # three workers in three quarters of it
+    fleet = size_fleet([{"CPU": 30}], Wanted(rows=1000, side=4096), memory=memory)
+    assert (fleet.workers, fleet.cpus) == (3, 10)
+    least = size_fleet([{"CPU": 30}], Wanted(rows=1000, side=4096), memory=1)
+    assert least.workers == 1
+    there = Wanted(rows=1000, side=4096, address="auto")
+    assert size_fleet([{"CPU": 30}], there, memory=memory).workers == 30  # not this machine's
 
 
 def nodes(*given: tuple[int, int]) -> list[dict[str, float]]:
@@ -92,14 +92,15 @@ def test_ray_starts_here_without_its_processes_that_a_run_has_no_use_for() -> No
     code = """
 import psutil
 import ray._private.node
-from pipeline.scheduler import Wanted, _UNUSED, _ray
+from pipeline.paint.fleet import Wanted
+from pipeline.paint.ray_session import UNUSED_STARTERS, session
 node = ray._private.node.Node
-before = [getattr(node, name) for name in _UNUSED]  # a newer Ray may have other names
-with _ray(Wanted(workers=1, threads=1, device="cpu")) as started:
+before = [getattr(node, name) for name in UNUSED_STARTERS]  # a newer Ray may have other names
+with session(Wanted(workers=1, threads=1, device="cpu")) as started:
     assert started.get(started.remote(num_cpus=1)(lambda: 7).remote()) == 7
     for process in psutil.Process().children(recursive=True):
         print(*(part for part in process.cmdline()[:4] if part.endswith((".py", "raylet"))))
-assert before == [getattr(node, name) for name in _UNUSED]
+assert before == [getattr(node, name) for name in UNUSED_STARTERS]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

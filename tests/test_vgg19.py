@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.one import make_stylizer
+from pipeline.options import Options
+from pipeline.single import make_stylizer
 from stylize import weights as weights_module
 from stylize.calibration import feature_scales
 from stylize.config import StyleConfig
@@ -75,15 +76,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def stylizer_of(file: Path) -> Stylizer:
     """What the command makes of `--weights FILE`."""
-    return make_stylizer(
-        "auto",
-        weights_file=str(file),
-        convention="torchvision",
-        device="cpu",
-        dtype="float32",
-        threads=1,
-        say=lambda line: None,
-    )
+    options = Options(out="", weights=str(file), device="cpu", dtype="float32", threads=1)
+    return make_stylizer("auto", options, lambda line: None)
 
 
 @pytest.fixture(scope="module")

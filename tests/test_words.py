@@ -1,6 +1,6 @@
 """How texts, numbers and times read in messages."""
 
-from pipeline.words import count, duration, quoted, visible
+from pipeline.text import count, duration, quoted, visible
 
 
 def test_text_is_cut_and_its_control_characters_are_made_visible() -> None:

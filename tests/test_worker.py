@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import worker as worker_module
+from pipeline.paint import worker as worker_module
+from pipeline.paint.worker import Job, Worker
 from pipeline.records import InputRef, Pair, Result, Task
-from pipeline.worker import Job, Worker
 from stylize.config import StyleConfig
 from stylize.transfer import Request, Stylizer
 from stylize.weights import BUNDLED
@@ -28,7 +28,8 @@ def job(tmp_path: Path) -> Job:
         tmp_path / "style.png"
     )
     weights = {"auto": str(BUNDLED), "vgg16": str(BUNDLED)}
-    return Job(str(tmp_path / "out"), str(tmp_path), weights, device="cpu", threads=1)
+    out, folder = str(tmp_path / "out"), str(tmp_path)
+    return Job(out=out, folder=folder, weights=weights, device="cpu", threads=1)
 
 
 def pairs(*names: str) -> list[Pair]:

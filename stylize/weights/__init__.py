@@ -174,7 +174,9 @@ def verify(path: str | os.PathLike[str]) -> str:
     return actual
 
 
-def find(backbone: str, progress: Callable[[str], None] | None = None) -> Path:
+def find(
+    backbone: str, progress: Callable[[str], None] | None = None, *, download: bool = True
+) -> Path:
     """The file that holds a backbone's weights; `auto` is VGG-19 if it can be had, else VGG-16.
 
     May download, so it is called once, by the driver and never by a worker. `progress` is told
@@ -184,7 +186,7 @@ def find(backbone: str, progress: Callable[[str], None] | None = None) -> Path:
     if backbone == "vgg16":
         return BUNDLED
     try:
-        return fetch_vgg19(say)
+        return fetch_vgg19(say, download=download)
     except WeightsError as error:
         if backbone == "vgg19":
             raise
@@ -192,7 +194,7 @@ def find(backbone: str, progress: Callable[[str], None] | None = None) -> Path:
         return BUNDLED
 
 
-def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
+def fetch_vgg19(say: Callable[[str], None] = lambda line: None, *, download: bool = True) -> Path:
     """VGG-19 (torchvision's IMAGENET1K_V1) from our cache, torch's, or downloaded once.
 
     Trimmed to the convolutions and kept in `cache_folder`. `STYLIZE_OFFLINE=1` forbids the
@@ -207,6 +209,8 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None) -> Path:
     in_hub = _hub_folder() / "checkpoints" / name
     if in_hub.exists():
         return import_file(in_hub, "torchvision", "vgg19", cached)
+    if not download:
+        raise WeightsError("VGG-19 is not on this disk, and a plan downloads nothing")
     if os.environ.get("STYLIZE_OFFLINE", "0") not in ("", "0"):
         raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids to download it")
     say("downloading VGG-19 (548 MB, once) …")

@@ -20,7 +20,7 @@ from rich.segment import ControlType, Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.words import duration
+from pipeline.text import duration
 
 __all__ = ["Row", "Screen", "overview", "table"]
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pipeline.records import Pair, Result
-from pipeline.tables import as_text
-from stylize.config import SETTINGS
+from stylize.config import SETTINGS, as_text
 
 __all__ = ["Facts", "Picture", "Plan", "pending"]
 

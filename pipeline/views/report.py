@@ -25,12 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import __version__, storage
-from pipeline.index import read_index
-from pipeline.pages import asset, fill
-from pipeline.pictures import Inputs, open_small
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import read_index
 from pipeline.records import join_styles, split_styles
 from pipeline.signals import Handlers
-from pipeline.tables import as_text
+from pipeline.views.originals import Inputs, open_small
+from pipeline.views.templates import asset, fill
+from stylize.config import as_text
 from stylize.errors import StylizeError
 
 __all__ = [
@@ -55,27 +56,26 @@ _CURVES = ("loss", "content_loss", "style_loss")
 Say = Callable[[str], None]
 
 
-def write_report(out: str, say: Say = lambda _: None, *, watched: bool = False) -> str:
+def write_report(out: OutFolder, say: Say = lambda _: None, *, watched: bool = False) -> str:
     """Write OUT/report.html and the thumbnails that are new; returns its path.
 
     `watched`: the page loads itself again when it has changed. Raises `StorageError`.
     """
-    local = storage.local_path(out) or out
     try:
         table = read_index(out)
     except FileNotFoundError as error:
-        raise storage.unreadable(error, out) from error
+        raise storage.unreadable(error, str(out)) from error
     data = collect(table, out)
-    data["thumbs"] = _thumbnails(table, local, say)
+    data["thumbs"] = _thumbnails(table, out, say)
     # The same rows and pictures are the same page: it is not loaded again for nothing.
     stamp = hashlib.sha256(_json([data, watched]).encode()).hexdigest()[:16]
-    path = os.path.join(local, "report.html")
+    path = out.report_page
     storage.put(path, page(data, stamp if watched else "").encode("utf-8", "replace"))
-    storage.put(os.path.join(local, "report", "stamp.js"), f'stylizeStamp("{stamp}")\n'.encode())
+    storage.put(os.path.join(out.report, "stamp.js"), f'stylizeStamp("{stamp}")\n'.encode())
     return path
 
 
-def watch(out: str, every: float, say: Say = lambda _: None) -> None:
+def watch(out: OutFolder, every: float, say: Say = lambda _: None) -> None:
     """Keep the report current until interrupted, and write it once more, to stay.
 
     Ends by raising `KeyboardInterrupt`; a second Ctrl-C ends it at once.
@@ -118,7 +118,7 @@ def _json(value: Any) -> str:
 # --- the index, compactly ----------------------------------------------------------------------
 
 
-def collect(table: pa.Table, out: str) -> dict[str, Any]:
+def collect(table: pa.Table, out: OutFolder) -> dict[str, Any]:
     """What the page knows of a run: columns, not rows; each value once where values repeat."""
     inputs = Inputs(out)
     columns: dict[str, Any] = {}
@@ -135,13 +135,13 @@ def collect(table: pa.Table, out: str) -> dict[str, Any]:
         if columns.get(name) != column:  # `steps` that were asked for, and those that were made
             columns[f"setting.{name}" if name in columns else name] = column
     return {
-        "name": os.path.basename(os.path.abspath(storage.local_path(out) or out)) or "report",
+        "name": os.path.basename(out.absolute) or "report",
         "version": __version__,
         "rows": len(table),
         "columns": columns,
         "content_paths": encode_column([inputs.from_out(c) for c in _texts(table, "content")]),
         "style_paths": encode_column(
-            [join_styles(map(inputs.from_out, split_styles(s))) for s in _texts(table, "style")]
+            [join_styles(map(inputs.from_out, _styles(s))) for s in _texts(table, "style")]
         ),
         "curves": encode_curves(table),
         "totals": totals(table),
@@ -172,6 +172,10 @@ def _short(value: Any) -> Any:
 
 def _texts(table: pa.Table, name: str) -> list[str]:
     return [value or "" for value in table[name].to_pylist()]
+
+
+def _styles(cell: str) -> list[str]:
+    return [style.strip() for style in split_styles(cell)]
 
 
 def _meta(table: pa.Table) -> dict[str, list[str]]:
@@ -276,10 +280,10 @@ def totals(table: pa.Table) -> dict[str, Any]:
 # --- thumbnails --------------------------------------------------------------------------------
 
 
-def _thumbnails(table: pa.Table, local: str, say: Say) -> dict[str, Any]:
+def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, Any]:
     """Names of the thumbnails, by column: content, styles (| between), result; "" for none."""
-    inputs = Inputs(local)
-    folder = os.path.join(local, "report", "thumbs")
+    inputs = Inputs(out)
+    folder = os.path.join(out.report, "thumbs")
     storage.make_folder(folder)
     contents, styles = _texts(table, "content"), _texts(table, "style")
     shown = [
@@ -289,29 +293,26 @@ def _thumbnails(table: pa.Table, local: str, say: Say) -> dict[str, Any]:
         )
     ]
     paths = dict.fromkeys(map(inputs.path, contents))
-    paths |= dict.fromkeys(inputs.path(part) for style in styles for part in split_styles(style))
-    paths |= dict.fromkeys(os.path.join(local, output) for output in shown if output)
-    names = _make(list(paths), local, folder, say)
+    paths |= dict.fromkeys(inputs.path(part) for style in styles for part in _styles(style))
+    paths |= dict.fromkeys(out.path(output) for output in shown if output)
+    names = _make(list(paths), out, folder, say)
     _remove_old(folder, set(names.values()))
     return {
         "content": encode_column([names[inputs.path(c)] for c in contents]),
         "style": encode_column(
-            [
-                join_styles(names[inputs.path(part)] for part in split_styles(style))
-                for style in styles
-            ]
+            [join_styles(names[inputs.path(part)] for part in _styles(style)) for style in styles]
         ),
-        "result": encode_column([names[os.path.join(local, o)] if o else "" for o in shown]),
+        "result": encode_column([names[out.path(o)] if o else "" for o in shown]),
     }
 
 
-def _make(paths: Sequence[str], local: str, folder: str, say: Say) -> dict[str, str]:
+def _make(paths: Sequence[str], out: OutFolder, folder: str, say: Say) -> dict[str, str]:
     """path -> name of its thumbnail, made unless there; "" for what cannot be read."""
     there = {one.name for one in os.scandir(folder) if one.stat().st_size}  # after a power cut
     made: dict[str, str] = {}
     told = time.monotonic()
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        done = pool.map(lambda path: _thumbnail(path, local, folder, there), paths)
+        done = pool.map(lambda path: _thumbnail(path, out, folder, there), paths)
         for path, name in zip(paths, done, strict=True):
             made[path] = name
             if time.monotonic() - told > 5:
@@ -320,10 +321,10 @@ def _make(paths: Sequence[str], local: str, folder: str, say: Say) -> dict[str, 
     return made
 
 
-def _thumbnail(path: str, local: str, folder: str, there: set[str]) -> str:
+def _thumbnail(path: str, out: OutFolder, folder: str, there: set[str]) -> str:
     """Its name says which file it shows, and in which state: unchanged means made already."""
     try:
-        shown = path if storage.is_uri(path) else os.path.relpath(path, os.path.realpath(local))
+        shown = path if storage.is_uri(path) else os.path.relpath(path, os.path.realpath(out.root))
         text = f"{shown}\n{storage.stat(path)}\n{THUMB_SIDE}"
         name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20] + ".jpg"
         if name not in there:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.memory import peak_memory
+from pipeline.paint.resources import peak_memory
 from stylize.config import StyleConfig, together
 from stylize.layers import cell, deepest, relu_of
 

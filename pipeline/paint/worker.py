@@ -1,26 +1,28 @@
-"""Worker: pairs in, Results out. The only place that catches broadly. Never imports ray."""
+"""The worker: tasks in, rows out. The only place that catches broadly. Never imports ray."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import math
-import os
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import __version__, storage
-from pipeline.carried import metadata, utc_now
+from pipeline.cost import share_done
 from pipeline.crash import crash_point
-from pipeline.memory import peak_memory
+from pipeline.options import PaintOptions
+from pipeline.out.metadata import metadata, utc_now
+from pipeline.paint.resources import peak_memory
 from pipeline.records import (
     Input,
     InputRef,
@@ -32,7 +34,6 @@ from pipeline.records import (
     preview_of,
     settings_digest,
 )
-from pipeline.timing import share_done
 from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
     BlackError,
@@ -42,9 +43,18 @@ from stylize.errors import (
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import Limits, decode, encode, fit, scaled
+from stylize.image import decode, encode, fit, scaled
 
-__all__ = ["Job", "NotReadyError", "Status", "Worker", "new_result"]
+__all__ = [
+    "BUG",
+    "DeviceLostError",
+    "Job",
+    "NotReadyError",
+    "Status",
+    "Worker",
+    "failed_row",
+    "new_row",
+]
 
 _KEPT = 4 * AT_ONCE
 """Pixels of decoded style pictures that a worker keeps."""
@@ -58,24 +68,19 @@ _THREADS = 8
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average
 
 
-@dataclass(frozen=True)
-class Job:
+BUG = "bug: "
+"""How the `error_type` of an error begins that this program never raises on purpose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(PaintOptions):
     """What every pair of a run has in common. Paths are absolute, or URIs."""
 
     out: str
-    folder: str  # what relative paths of pairs are relative to
+    folder: str  # where relative paths of pairs start
     weights: Mapping[str, str]  # backbone -> path of its file
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int = 0  # 0: as torch has it
-    timeout: float = 0.0  # seconds a pair may take; 0: no limit
-    limits: Limits = field(default_factory=Limits)
     probe: str = ""  # a file under OUT that each worker must be able to read
-    expect_gpu: bool = False
-    batch: int = 0  # pairs optimised together at most; 0: on a GPU as many as it takes to fill it
-    tile: int = 0  # side of the tiles that large pictures are seen in, pixels; 0 chooses
-    compile: bool = False  # the network through torch.compile
-    previews: int = 0  # every so many steps the picture so far is left beside its output; 0: never
+    expect_gpu: bool = False  # Ray granted one
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,11 @@ class _Opened:
 
 
 class NotReadyError(Exception):
-    """This worker cannot work at all: no weights, no GPU, OUT out of reach. The run's trouble."""
+    """This worker cannot work at all: no weights, no GPU, or OUT out of reach. No pair's fault."""
+
+
+class DeviceLostError(Exception):
+    """The GPU failed in a way that this process cannot recover from. Not a pair's fault."""
 
 
 class Worker:
@@ -173,7 +182,7 @@ class Worker:
             torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
 
         def open_one(task: Task) -> Any:
-            row = replace(new_result(task), host=socket.gethostname())
+            row = replace(new_row(task), host=socket.gethostname())
             return self._guarded([row], functools.partial(self._open, task.pair, row))
 
         results: dict[str, Result | None] = {}
@@ -202,7 +211,7 @@ class Worker:
         def failed(error: BaseException, status: str = "failed") -> list[Result]:
             seconds, now = time.monotonic() - started, utc_now()
             return [
-                replace(_failed(row, error, status), seconds=seconds, finished_at=now)
+                replace(failed_row(row, error, status), seconds=seconds, finished_at=now)
                 for row in rows
             ]
 
@@ -216,9 +225,7 @@ class Worker:
             return [None for _ in rows]
         except Exception as error:
             if "CUDA error" in str(error) and not _is_short_of_memory(error):
-                # The context is lost for good; a fresh process takes over.
-                print(f"worker ends: {error}", file=sys.stderr)
-                os._exit(70)
+                raise DeviceLostError(f"{socket.gethostname()}: {error}") from error
             return failed(error)
         finally:
             self._status = Status()
@@ -262,7 +269,7 @@ class Worker:
             try:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:
-                row = _failed(row, error)
+                row = failed_row(row, error)
             seconds = time.monotonic() - started
             return replace(row, seconds=seconds, finished_at=utc_now())
 
@@ -319,7 +326,7 @@ class Worker:
                     pair.pair_id, step.step, steps, step.loss, seconds, share, together
                 )
                 self.on_status(self._status)
-            if self.job.previews and step.step % self.job.previews == 0:
+            if self.job.preview_every and step.step % self.job.preview_every == 0:
                 self._preview(pair, image)
 
         return on_step
@@ -437,14 +444,15 @@ class Worker:
         storage.put(path, encode(to_image(image), ".jpg"))
 
 
-def _is_short_of_memory(error: Exception) -> bool:
-    """Whether less at once may do: cuBLAS and the driver say it in other words than the allocator,
-    and the process can go on."""
-    import torch
-
-    texts = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        text in str(error) for text in texts
+def _is_short_of_memory(error: BaseException) -> bool:
+    """Return whether the same work with less at once may succeed. The allocators of CPU and GPU,
+    cuBLAS and the driver each say it in their own words; the process can go on."""
+    torch = sys.modules.get("torch")  # whoever painted has it
+    texts = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or any(text in str(error) for text in texts)
     )
 
 
@@ -469,7 +477,7 @@ def _check_not_black(picture: Any, photograph: Any) -> None:
         )
 
 
-def new_result(task: Task) -> Result:
+def new_row(task: Task) -> Result:
     """Return the row of an attempt that begins now. It says `failed` until the pair is painted."""
     pair = task.pair
     return Result(
@@ -490,6 +498,16 @@ def new_result(task: Task) -> Result:
     )
 
 
-def _failed(result: Result, error: BaseException, status: str = "failed") -> Result:
+def failed_row(row: Result, error: BaseException, status: str = "failed") -> Result:
+    """Return the row of an attempt that ended in an error.
+
+    An error that is neither one that the library raises on purpose nor the system's is a bug of
+    ours: the row says so, and keeps the traceback for the run's log.
+    """
+    kind, trace = type(error).__name__, ""
+    foreseen = StylizeError, OSError, MemoryError, storage.OutsideError
+    if not isinstance(error, foreseen) and not _is_short_of_memory(error):
+        kind = f"{BUG}{kind}"
+        trace = "".join(traceback.format_exception(error))
     message = str(error) or type(error).__name__
-    return replace(result, status=status, error_type=type(error).__name__, error_message=message)
+    return replace(row, status=status, error_type=kind, error_message=message, traceback=trace)

@@ -21,11 +21,11 @@ from rich.console import Console, ConsoleDimensions, ConsoleRenderable, Group
 from rich.markup import escape
 from rich.text import Text
 
-from pipeline.live import Row, Screen, overview, table
+from pipeline.cost import work
+from pipeline.display.terminal import Row, Screen, overview, table
+from pipeline.paint.worker import Status
 from pipeline.records import FAILURES, Pair, Result
-from pipeline.timing import work
-from pipeline.words import duration, visible
-from pipeline.worker import Status
+from pipeline.text import duration, visible
 
 __all__ = ["Estimate", "Progress", "shown"]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import storage
-from pipeline.pictures import Inputs
+from pipeline.out.folder import OutFolder
 from pipeline.records import Result, split_styles
-from pipeline.tables import as_text
+from pipeline.views.originals import Inputs
+from stylize.config import as_text
 from stylize.errors import ConfigError
 
 __all__ = ["Cell", "Grid", "lay_out", "natural", "values_of"]
@@ -52,7 +52,7 @@ class Grid:
 
 def lay_out(
     results: Sequence[Result],
-    out: str,
+    out: OutFolder,
     rows: str = "",
     cols: str = "",
     *,
@@ -116,7 +116,7 @@ def _wrapped(number: int, wrap: int) -> Grid:
     return Grid([""] * math.ceil(number / wrap), [""] * min(number, wrap), {})
 
 
-def _strip(results: Sequence[Result], out: str) -> Grid:
+def _strip(results: Sequence[Result], out: OutFolder) -> Grid:
     inputs = Inputs(out)
     grid = Grid([r.pair_id for r in results], ["photograph", "style", "result"], {})
     for row, result in enumerate(results):
@@ -128,11 +128,11 @@ def _strip(results: Sequence[Result], out: str) -> Grid:
     return grid
 
 
-def _painted(result: Result, out: str, note: str, inset: str = "") -> Cell:
+def _painted(result: Result, out: OutFolder, note: str, inset: str = "") -> Cell:
     if result.status != "ok":
         words = f"{result.status}\n{result.error_type}"
         return Cell(note=note, words=words, alarm=True)
-    return Cell(storage.join(out, result.output), note, "the picture is gone", inset=inset)
+    return Cell(out.path(result.output), note, "the picture is gone", inset=inset)
 
 
 # --- originals beside the grid -----------------------------------------------------------------

@@ -85,8 +85,8 @@ def _schema() -> pa.Schema:
         ("version", text),
         ("schema_version", pa.int32()),
         ("started_at finished_at", _UTC),
-        ("generated_id", pa.bool_()),
         ("meta", pa.map_(text, text)),
+        ("generated_id", pa.bool_()),
     ]
     fields = []
     for names, kind in groups:
@@ -161,7 +161,7 @@ def only_newest(table: pa.Table) -> pa.Table:
     return result
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Result)}
+_FIELDS = {f.name: f for f in dataclasses.fields(Result) if f.name in SCHEMA.names}
 
 
 def to_line(result: Result) -> bytes:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 
 from pipeline import storage
-from pipeline.carried import carried
+from pipeline.out.folder import OutFolder
+from pipeline.out.metadata import carried
+from pipeline.out.rows import clean
+from pipeline.plan import Picture
 from pipeline.records import Input, Pair, Result, pair_key, settings_digest
-from pipeline.resume import Picture
-from pipeline.rows import clean
 from stylize.config import ALGORITHM
 from stylize.image import is_whole
 
@@ -25,7 +26,7 @@ class FileFacts:
     algorithm = ALGORITHM
 
     def __init__(
-        self, out: str, weights_sha256: Callable[[str], str], *, verify_inputs: bool = False
+        self, out: OutFolder, weights_sha256: Callable[[str], str], *, verify_inputs: bool = False
     ) -> None:
         self.out = out
         self._weights_sha256 = weights_sha256
@@ -70,7 +71,7 @@ class FileFacts:
 
     def picture(self, pair: Pair, result: Result | None) -> Picture:
         """Compare the file with the row: by size, and by hash where it is younger than the row."""
-        path = storage.join(self.out, pair.output)
+        path = self.out.path(pair.output)
         try:
             size, _, mtime = storage.stat(path).partition(":")
         except OSError:
@@ -130,7 +131,7 @@ class FileFacts:
         """Return the row that the picture at the pair's output carries. The file is read once."""
         if pair.output not in self._rows:
             try:
-                data = storage.read_bytes(storage.join(self.out, pair.output))
+                data = storage.read_bytes(self.out.path(pair.output))
             except OSError:
                 data = b""
             row = carried(data, pair)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
-from pipeline.progress import shown
-from pipeline.timing import share_done
-from pipeline.words import duration
+from pipeline.cost import share_done
+from pipeline.display.progress import shown
+from pipeline.options import Options
+from pipeline.paint.backbones import GivenWeights, locate
+from pipeline.text import duration
 from stylize.config import StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode
@@ -20,11 +23,11 @@ if TYPE_CHECKING:
 
     from stylize.transfer import Stylizer
 
-__all__ = ["One", "check_targets", "paint_one", "read_one"]
+__all__ = ["SinglePair", "check_targets", "make_stylizer", "paint", "read"]
 
 
 @dataclass(frozen=True)
-class One:
+class SinglePair:
     """One pair, its pictures decoded."""
 
     content: str  # as given on the command line
@@ -36,14 +39,14 @@ class One:
     mask: Image.Image | None
 
 
-def read_one(
+def read(
     content: str, styles: Sequence[str], settings: Mapping[str, str], limits: Limits
-) -> One:
+) -> SinglePair:
     """Settings checked and pictures read. Raises `StylizeError` in its forms."""
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
     config = StyleConfig.of(values.pop("preset", "default"), **values)
     config.shares(len(styles))
-    return One(
+    return SinglePair(
         content,
         styles,
         config,
@@ -54,10 +57,10 @@ def read_one(
     )
 
 
-def check_targets(one: One, targets: Iterable[str]) -> None:
+def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
     """Raise `ConfigError` where a file to be written is one that the pair is made from."""
-    config = one.config
-    given = [("photograph", one.content), *(("style", path) for path in one.styles)]
+    config = pair.config
+    given = [("photograph", pair.content), *(("style", path) for path in pair.styles)]
     given += [("init picture", config.init_path), ("mask", config.mask)]
     for target in targets:
         for role, path in given:
@@ -65,61 +68,53 @@ def check_targets(one: One, targets: Iterable[str]) -> None:
                 raise ConfigError(f"-o: {target} is the {role}, and would be lost; choose another")
 
 
-def make_stylizer(
-    backbone: str,
-    *,
-    weights_file: str,
-    convention: str,
-    device: str,
-    dtype: str,
-    threads: int,
-    say: Callable[[str], None],
-) -> Stylizer:
-    """The backbone of a config, or that of a file, ready. Raises `StylizeError` in its forms."""
+def make_stylizer(backbone: str, options: Options, say: Callable[[str], None]) -> Stylizer:
+    """Return the backbone of a config, or that of --weights, ready to paint.
+
+    Raises `StylizeError` in its forms.
+    """
     import torch
 
     from stylize import weights
     from stylize.device import choose_device
     from stylize.transfer import Stylizer
 
-    choose_device(device)  # before anything is downloaded
-    if convention not in ("torchvision", "caffe"):
+    choose_device(options.device)  # before anything is downloaded
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    given = GivenWeights(options.weights, options.weights_convention).read()
+    if given is not None and backbone not in ("auto", given.backbone):
         raise ConfigError(
-            f"--weights-convention is {convention!r}; it must be torchvision or caffe"
+            f"--weights is a {given.backbone}, and --backbone is {backbone}; give such a file, or "
+            "leave out --backbone"
         )
-    if threads:
-        torch.set_num_threads(threads)
-    path = (
-        weights.import_file(weights_file, convention)  # type: ignore[arg-type]
-        if weights_file
-        else weights.find(backbone, say)
-    )
-    return Stylizer(weights.load(path), device=device, dtype=dtype)
+    file = locate(backbone, given, say)
+    return Stylizer(weights.load(Path(file.path)), device=options.device, dtype=options.dtype)
 
 
-def paint_one(one: One, out: str, stylizer: Stylizer) -> str:
+def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
     """Paint a pair into the file `out`; the line to print at the end.
 
     Raises `StylizeError` in its forms, and `storage.StorageError`.
     """
     from stylize.image import encode
 
-    check_targets(one, [out])
+    check_targets(pair, [out])
     suffix = os.path.splitext(out)[1]
-    if problem := side_problem(suffix, one.config.size):
+    if problem := side_problem(suffix, pair.config.size):
         raise ConfigError(f"-o {out}: {problem}")
     storage.check_writable(out)
-    share_of = share_done(one.photo.size, one.config)
-    with shown(one.content, one.styles, one.config.steps, share_of) as on_step:
+    share_of = share_done(pair.photo.size, pair.config)
+    with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
         result = stylizer.transfer(
-            one.photo,
-            one.paintings,
-            one.config,
-            init=one.init,
-            mask=one.mask,
+            pair.photo,
+            pair.paintings,
+            pair.config,
+            init=pair.init,
+            mask=pair.mask,
             on_step=on_step,
         )
-    data = encode(result.image, suffix, one.config.without_folders().to_json())
+    data = encode(result.image, suffix, pair.config.without_folders().to_json())
     storage.put(out, data)
     took = f"loss {result.loss:.4g} after {result.evaluations} evaluations, "
     notes = f" ({result.notes})" if result.notes else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from pipeline.index import read_curves, read_results
-from pipeline.layout import values_of
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import read_curves, read_results
+from pipeline.views.grid import values_of
 from stylize.plot import figure, loss_axes
 
 if TYPE_CHECKING:
@@ -19,7 +21,11 @@ _NAMED = 10  # lines that a legend still tells apart: matplotlib's cycle has so 
 
 
 def plot_curves(
-    out: str, loss: str = "loss", *, label: str = "pair_id", only: Collection[str] = ()
+    out: str | os.PathLike[str],
+    loss: str = "loss",
+    *,
+    label: str = "pair_id",
+    only: Collection[str] = (),
 ) -> Figure:
     """Loss over evaluations, a line for each pair of the output folder `out`, safe during a run.
 
@@ -30,8 +36,9 @@ def plot_curves(
     """
     if loss not in _LOSSES:
         raise ValueError(f"loss is {loss!r}; it must be {' or '.join(_LOSSES)}")
-    results = [r for r in read_results(str(out)).values() if not only or r.pair_id in only]
-    curves = read_curves(str(out), [result.pair_id for result in results])
+    folder = OutFolder(out)
+    results = [r for r in read_results(folder).values() if not only or r.pair_id in only]
+    curves = read_curves(folder, [result.pair_id for result in results])
     results = [result for result in results if curves.get(result.pair_id)]
     if not results:
         raise ValueError(f"{out} has no loss curve{' of these pairs' if only else ' yet'}")

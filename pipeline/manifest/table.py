@@ -9,17 +9,21 @@ import csv
 import functools
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.words import count, quoted, visible
+from pipeline import storage
+from pipeline.records import join_styles
+from pipeline.text import count, quoted, visible
+from stylize.config import as_text
 
 if TYPE_CHECKING:
     from pipeline.records import Pair
 
-__all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "as_text", "read_table"]
+__all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "folder_of", "read_table"]
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 """The endings that a manifest's name may have."""
@@ -99,6 +103,11 @@ class Table:
         self, message: str, line: int | None = None, column: str = "", row: int | None = None
     ) -> None:
         self.problems.append(Problem(row, line, column, message))
+
+
+def folder_of(path: str) -> str:
+    """Return where the relative paths of a manifest start."""
+    return path.rpartition("/")[0] if storage.is_uri(path) else os.path.dirname(path)
 
 
 def read_table(path: str, data: bytes) -> Table:
@@ -276,7 +285,7 @@ def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, Any]]) -
         if table.is_hopeless:
             break
         try:
-            text = as_text(name, value)
+            text = _cell(name, value)
             (name + text).encode()
         except UnicodeEncodeError:
             table.complain("half a surrogate pair, which is no text", line, name, number)
@@ -290,36 +299,12 @@ def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, Any]]) -
     table.rows.append(Row(number, line, found))
 
 
-_JOINED = {"style": "|", "style_blend": "|", "content_layers": ",", "style_layers": ","}
-
-
-def as_text(column: str, value: Any) -> str:
-    """A value of JSON or Parquet as the cell that csv would have. Raises `ValueError`."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        whole = value.is_integer() and abs(value) < 1e15
-        return str(int(value)) if whole else repr(value)
-    if isinstance(value, list | tuple | dict):
-        if column.startswith("meta."):
-            return json.dumps(value, default=str, ensure_ascii=False)
-        if column not in _JOINED:
-            raise ValueError(f"a list or object is given; write {quoted(column)} as one value")
-        items = value.items() if isinstance(value, dict) else value
-        return _JOINED[column].join(_item(column, item) for item in items)
+def _cell(column: str, value: Any) -> str:
+    """Return a value of JSON or Parquet as the cell that csv would have. Raises `ValueError`."""
     if isinstance(value, bytes):
         return value.decode()
-    return str(value)
-
-
-def _item(column: str, value: Any) -> str:
-    pair = isinstance(value, list | tuple) and len(value) == 2
-    if pair and column.endswith("_layers") and isinstance(value[0], str):
-        return f"{value[0]}:{_item(column, value[1])}"
-    if isinstance(value, str | int | float):
-        return as_text(column, value)
-    raise ValueError("the list holds something that is neither text nor number")
+    if column.startswith("meta.") and isinstance(value, list | tuple | dict):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    if column == "style" and isinstance(value, list | tuple):
+        return join_styles(as_text(column, style) for style in value)
+    return as_text(column, value)

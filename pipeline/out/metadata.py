@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipeline import __version__
-from pipeline.records import Input, Pair, Result, join_styles
+from pipeline.records import Input, Pair, Result, join_styles, split_styles
 from stylize.image import read_metadata
 
 __all__ = ["carried", "metadata", "utc_now"]
@@ -49,7 +49,7 @@ def metadata(result: Result) -> str:
         "pair_id": result.pair_id,
         "key": result.key,
         "content": PurePosixPath(result.content).name,
-        "style": join_styles(PurePosixPath(style).name for style in result.styles),
+        "style": join_styles(PurePosixPath(style).name for style in split_styles(result.style)),
         "output": result.output,
         "inputs": [
             {"role": i.role, "path": PurePosixPath(i.path).name, "sha256": i.sha256}

@@ -14,10 +14,11 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline import storage
-from pipeline.index import read_results
-from pipeline.layout import Cell, Grid, lay_out
-from pipeline.pictures import Inputs, open_small, size_of
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import read_results
 from pipeline.records import Result
+from pipeline.views.grid import Cell, Grid, lay_out
+from pipeline.views.originals import Inputs, open_small, size_of
 from stylize.config import WEBP_SIDE
 from stylize.errors import ConfigError, StylizeError
 from stylize.image import fit
@@ -31,7 +32,7 @@ _DPI = 144  # of a PDF
 
 
 def montage(
-    out: str,
+    out: OutFolder,
     target: str,
     *,
     rows: str = "",
@@ -64,12 +65,12 @@ def montage(
     return grid.notes
 
 
-def _check_target(target: str, out: str, results: Sequence[Result]) -> None:
+def _check_target(target: str, out: OutFolder, results: Sequence[Result]) -> None:
     """Raise `ConfigError` where the montage would take the place of a picture of the run."""
     inputs = Inputs(out)
     for result in results if os.path.exists(target) else ():
         shown = [inputs.path(path) for path in (result.content, *result.styles)]
-        shown.append(storage.join(out, result.output))
+        shown.append(out.path(result.output))
         if any(storage.same_file(target, path) for path in shown):
             raise ConfigError(
                 f"-o {target}: the montage shows it, and it would be lost; choose another"

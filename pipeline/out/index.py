@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.crash import crash_point
-from pipeline.records import Result
-from pipeline.rows import (
+from pipeline.out.folder import OutFolder
+from pipeline.out.rows import (
     EMPTY,
     SCHEMA,
     clean,
@@ -37,6 +37,7 @@ from pipeline.rows import (
     to_results,
     to_table,
 )
+from pipeline.records import Result
 
 __all__ = ["Index", "read_curves", "read_index", "read_results"]
 
@@ -108,29 +109,28 @@ def _listed(folder: str, pattern: re.Pattern[str]) -> list[str]:
         return []
 
 
-def _load(out: str, columns: Sequence[str]) -> pa.Table:
-    """The newest row of each pair from parts and live journals, while a driver may be writing."""
+def _load(out: OutFolder, columns: Sequence[str]) -> pa.Table:
+    """Return the newest row of each pair, from parts and journals. A driver may be writing."""
     for attempt in range(20):
         try:
-            tables = _load_once(storage.local_path(out) or out, columns)
+            tables = _load_once(out, columns)
             break
         except OSError as error:
             # A compaction took a part away; what it held is elsewhere.
             if not isinstance(error, FileNotFoundError) or attempt == 19:
-                raise storage.unreadable(error, out) from error
+                raise storage.unreadable(error, str(out)) from error
     return _by_row(only_newest(pa.concat_tables([EMPTY.select(columns), *tables])))
 
 
-def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
-    index, journal = os.path.join(root, "index"), os.path.join(root, "_state", "journal")
+def _load_once(out: OutFolder, columns: Sequence[str]) -> list[pa.Table]:
     tables = []
     # Journals first: a segment that is sealed meanwhile is then seen twice, never missed.
-    for name in _listed(journal, _SEGMENT):
+    for name in _listed(out.journal, _SEGMENT):
         with contextlib.suppress(FileNotFoundError):
-            tables.append(to_table(_read_segment(os.path.join(journal, name))[0]))
-    for name in _listed(index, _NAME):
+            tables.append(to_table(_read_segment(os.path.join(out.journal, name))[0]))
+    for name in _listed(out.index, _NAME):
         try:
-            tables.append(_read_part(os.path.join(index, name), columns))
+            tables.append(_read_part(os.path.join(out.index, name), columns))
         except _UNREADABLE as error:
             if not _is_damage(error):
                 raise
@@ -138,25 +138,27 @@ def _load_once(root: str, columns: Sequence[str]) -> list[pa.Table]:
     return [table.select(columns) for table in tables]
 
 
-def read_index(out: str | os.PathLike[str]) -> pa.Table:
+def read_index(out: OutFolder | str | os.PathLike[str]) -> pa.Table:
     """The newest row of each pair of OUT, with every column of `SCHEMA`, in the manifest's order;
     safe during a run.
 
     A part that cannot be read is left out with a warning. Raises `FileNotFoundError` where there
     is no such folder, `StorageError` where it cannot be read.
     """
-    folder = storage.local_path(os.fspath(out)) or os.fspath(out)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "there is no such output folder", folder)
+    folder = out if isinstance(out, OutFolder) else OutFolder(out)
+    if not folder.exists:
+        raise FileNotFoundError(errno.ENOENT, "there is no such output folder", folder.written)
     return _load(folder, SCHEMA.names)
 
 
-def read_results(out: str) -> dict[str, Result]:
+def read_results(out: OutFolder) -> dict[str, Result]:
     """pair_id -> newest result, in the manifest's order. Loss curves are not read: ()."""
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
 
 
-def read_curves(out: str, pair_ids: Collection[str]) -> dict[str, tuple[tuple[Any, ...], ...]]:
+def read_curves(
+    out: OutFolder, pair_ids: Collection[str]
+) -> dict[str, tuple[tuple[Any, ...], ...]]:
     """The loss curves that `read_results` leaves out, of some pairs."""
     table = read_index(out).select(["pair_id", "loss_curve"])
     table = table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
@@ -176,11 +178,13 @@ class Index:
     """
 
     def __init__(
-        self, out: str, run_id: str, *, rows_per_part: int = 256, seconds_per_part: float = 30.0
+        self,
+        out: OutFolder,
+        run_id: str,
+        *,
+        rows_per_part: int = 256,
+        seconds_per_part: float = 30.0,
     ) -> None:
-        local = storage.local_path(out)
-        if local is None:
-            raise storage.StorageError(f"{out!r}: an index on object storage is not written yet")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id):
             raise ValueError(f"run_id is {run_id!r}; it must be letters, digits, _ . or -")
         self.run_id = run_id
@@ -188,9 +192,6 @@ class Index:
         self.epoch = 1
         self.seq = 0
         self.problems: list[str] = []
-        self._folder = os.path.join(local, "index")
-        self._state = os.path.join(local, "_state")
-        self._journal = os.path.join(self._state, "journal")
         self._rows_per_part = rows_per_part
         self._seconds_per_part = seconds_per_part
         self._tables: list[pa.Table] = []  # of the open segment
@@ -202,7 +203,7 @@ class Index:
         try:
             self._recover()
         except OSError as error:
-            raise storage.unreadable(error, out) from error
+            raise storage.unreadable(error, str(out)) from error
 
     def append(self, result: Result) -> Result:
         """`extend` by one."""
@@ -293,7 +294,7 @@ class Index:
         self._put_part(f"{self.run_id}-{self._segment:06d}", _by_row(merged))
         crash_point("compaction-merged")
         for name in tables:
-            storage.remove(os.path.join(self._folder, name))
+            storage.remove(os.path.join(self._out.index, name))
             crash_point("compaction-input-deleted")
         crash_point("compaction-inputs-deleted")
 
@@ -315,7 +316,7 @@ class Index:
     # --- the open segment ---
 
     def _segment_path(self) -> str:
-        return os.path.join(self._journal, f"{self.run_id}-{self._segment:06d}.jsonl")
+        return os.path.join(self._out.journal, f"{self.run_id}-{self._segment:06d}.jsonl")
 
     def _write(self, line: bytes) -> None:
         try:
@@ -341,7 +342,7 @@ class Index:
         self._segment = self._next_segment()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._handle = os.open(self._segment_path(), flags, 0o644)
-        storage.sync_folder(self._journal)
+        storage.sync_folder(self._out.journal)
         crash_point("journal-begun")
         self._size, self._begun = 0, time.monotonic()
 
@@ -357,12 +358,12 @@ class Index:
     # --- parts ---
 
     def _parts(self) -> list[str]:
-        return _listed(self._folder, _NAME)
+        return _listed(self._out.index, _NAME)
 
     def _put_part(self, name: str, table: pa.Table) -> None:
         # The temporary file stays out of index/, where readers take everything that they find.
-        path = os.path.join(self._folder, f"part-{name}.parquet")
-        storage.put(path, _encode(table), point="part", temp_folder=self._state)
+        path = os.path.join(self._out.index, f"part-{name}.parquet")
+        storage.put(path, _encode(table), point="part", temp_folder=self._out.state)
 
     def _to_merge(self) -> list[str]:
         """All parts where they are many or have not the same columns (some readers go by those of
@@ -377,14 +378,14 @@ class Index:
                 painted = table.filter(pc.greater(pc.binary_length(table["output_sha256"]), 0))
                 pairs = [("pair", pair_id) for pair_id in table["pair_id"].to_pylist()]
                 held[name] = pairs + [("picture", path) for path in painted["output"].to_pylist()]
-                columns.add(_columns(os.path.join(self._folder, name)))
+                columns.add(_columns(os.path.join(self._out.index, name)))
         if len(columns) > 1:
             return list(held)
         count = Counter(itertools.chain.from_iterable(held.values()))
         return [name for name in held if any(count[one] > 1 for one in held[name])]
 
     def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self._out.index, name)
         try:
             return _read_part(path, columns)
         except _UNREADABLE as error:
@@ -400,7 +401,7 @@ class Index:
             return None
 
     def _set_aside(self, path: str) -> None:
-        folder = os.path.join(self._state, "damaged")
+        folder = self._out.damaged
         storage.make_folder(folder)
         target, number = os.path.join(folder, os.path.basename(path)), 1
         while os.path.exists(target):
@@ -414,11 +415,11 @@ class Index:
     # --- recovery ---
 
     def _recover(self) -> None:
-        storage.make_folder(self._journal)
+        storage.make_folder(self._out.journal)
         self._begin_folder()
-        for name in _listed(self._journal, _SEGMENT):
+        for name in _listed(self._out.journal, _SEGMENT):
             self._seal_left_over(name)
-        strays = set(os.listdir(self._folder)) - set(self._parts())
+        strays = set(os.listdir(self._out.index)) - set(self._parts())
         for name in sorted(strays):
             self.problems.append(f"index/{name!r} is no part of the index and is not read")
         seen = 0
@@ -433,16 +434,16 @@ class Index:
     def _begin_folder(self) -> None:
         """Make index/ with an empty part in it, at once: a folder without a part is an error to
         duckdb and polars."""
-        if os.path.isdir(self._folder):
+        if os.path.isdir(self._out.index):
             return
-        made = os.path.join(self._state, "index")
+        made = os.path.join(self._out.state, "index")
         part = os.path.join(made, f"part-{self.run_id}-000000.parquet")
-        storage.put(part, _encode(EMPTY), point="part", temp_folder=self._state)
+        storage.put(part, _encode(EMPTY), point="part", temp_folder=self._out.state)
         try:
-            os.rename(made, self._folder)
-            storage.sync_folder(os.path.dirname(self._folder))
+            os.rename(made, self._out.index)
+            storage.sync_folder(os.path.dirname(self._out.index))
         except OSError as error:
-            raise storage.storage_error(error, self._folder) from error
+            raise storage.storage_error(error, self._out.index) from error
 
     def _is_sealed(self, name: str, rows: int) -> bool:
         """Whether a segment's part is there already: a part is never written over, for duckdb and
@@ -452,7 +453,7 @@ class Index:
         return table is not None and len(table) == rows
 
     def _seal_left_over(self, name: str) -> None:
-        path = os.path.join(self._journal, name)
+        path = os.path.join(self._out.journal, name)
         results, bad, torn = _read_segment(path)
         if results and not self._is_sealed(name.removesuffix(".jsonl"), len(results)):
             self._put_part(name.removesuffix(".jsonl"), _by_row(to_table(results)))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.carried import carried
-from pipeline.index import Index, read_results
-from pipeline.lock import Lock
+from pipeline.out.folder import OutFolder
+from pipeline.out.index import Index, read_results
+from pipeline.out.lock import Lock
+from pipeline.out.metadata import carried
 from pipeline.records import Pair, Result, preview_of
-from stylize.config import FORMATS
 from stylize.image import is_whole
 
 __all__ = ["holds_anything", "prune", "rebuild_index"]
@@ -33,7 +33,7 @@ class Rebuilt:
     problems: list[str] = field(default_factory=list)  # what of the old index was set aside
 
 
-def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
+def rebuild_index(out: OutFolder, pairs: Iterable[Pair] = ()) -> Rebuilt:
     """Give every picture of OUT its row again, and keep all rows that can still be read.
 
     A picture knows neither its loss curve nor its times, nor the folders of its inputs; with
@@ -47,7 +47,7 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
         found.problems = index.problems
         # A pair that was given another output has left its earlier picture behind.
         best: dict[str, tuple[tuple[bool, float], Result]] = {}
-        for name, data in _pictures(out):
+        for name, data in out.pictures():
             result = carried(data, given.get(name)) or carried(data)
             if result is None:
                 continue
@@ -57,8 +57,7 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
             elif not is_whole(data):
                 found.damaged.append(name)
             elif row is None or not _stands(out, row):
-                path = os.path.join(storage.local_path(out) or out, name)
-                rank = (name in given, os.path.getmtime(path))
+                rank = (name in given, os.path.getmtime(out.path(name)))
                 if result.pair_id not in best or rank > best[result.pair_id][0]:
                     best[result.pair_id] = (rank, result)
         for _, result in best.values():
@@ -68,12 +67,9 @@ def rebuild_index(out: str, pairs: Iterable[Pair] = ()) -> Rebuilt:
     return found
 
 
-def holds_anything(out: str) -> bool:
-    """Whether a folder is an OUT, or at least holds a picture of ours."""
-    root = storage.local_path(out) or out
-    if any(os.path.isdir(os.path.join(root, name)) for name in ("index", "_state")):
-        return True
-    return any(carried(data) is not None for _, data in _pictures(out))
+def holds_anything(out: OutFolder) -> bool:
+    """Return whether a folder is an OUT, or at least holds a picture of ours."""
+    return out.has_state or any(carried(data) is not None for _, data in out.pictures())
 
 
 @dataclass
@@ -86,7 +82,7 @@ class Pruned:
     size: int = 0  # bytes of the pictures
 
 
-def prune(out: str, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
+def prune(out: OutFolder, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
     """Pictures and rows of OUT that no pair asks for; with `remove` they go, rows first, and
     previews with their pictures.
 
@@ -100,17 +96,17 @@ def prune(out: str, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
         if found.rows:
             index.compact(without=found.rows)
         for name in found.pictures:
-            for one in (name, preview_of(name)):
-                storage.remove(storage.join(storage.local_path(out) or out, one))
+            for output in (name, preview_of(name)):
+                storage.remove(out.path(output))
     return found
 
 
-def _superfluous(out: str, pairs: Sequence[Pair]) -> Pruned:
+def _superfluous(out: OutFolder, pairs: Sequence[Pair]) -> Pruned:
     ids = {pair.pair_id for pair in pairs}
     rows = read_results(out)
     wanted = {pair.output for pair in pairs} | {r.output for i, r in rows.items() if i in ids}
     found = Pruned(rows=sorted(rows.keys() - ids))
-    for name, data in _pictures(out, skip=wanted):
+    for name, data in out.pictures(skip=wanted):
         result = carried(data)
         if result is None or result.output != name:
             continue  # another's, or a copy that somebody made
@@ -128,22 +124,6 @@ def _run_id(purpose: str) -> str:
     return f"{purpose}-{secrets.token_hex(3)}"
 
 
-def _pictures(out: str, skip: Iterable[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """(name relative to OUT, bytes) of each file that may be a picture of ours. Links are not
-    followed: what they lead to is not OUT's."""
-    root, skipped = storage.local_path(out) or out, set(skip)
-    for folder, folders, names in os.walk(root):
-        if folder == root:
-            folders[:] = [name for name in folders if name not in ("index", "_state")]
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            relative = os.path.relpath(path, root).replace(os.sep, "/")
-            is_picture = os.path.splitext(name)[1].lower() in FORMATS
-            if is_picture and relative not in skipped and not os.path.islink(path):
-                yield relative, storage.read_bytes(path)
-
-
-def _stands(out: str, row: Result) -> bool:
-    """Whether the picture that a row speaks of is still there."""
-    return bool(row.output_sha256) and storage.exists(storage.join(out, row.output))
+def _stands(out: OutFolder, row: Result) -> bool:
+    """Return whether the picture that a row describes is still there."""
+    return bool(row.output_sha256) and out.has_picture(row.output)

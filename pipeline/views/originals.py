@@ -8,7 +8,7 @@ import os
 from PIL import Image, ImageOps
 
 from pipeline import storage
-from pipeline.lock import read_run
+from pipeline.out.folder import OutFolder
 from stylize.errors import StylizeError
 from stylize.image import Limits, decode, upright_size
 
@@ -21,14 +21,12 @@ _LIMITS = Limits(side=100_000, megapixels=1000, least=1)
 class Inputs:
     """The files that OUT's manifest names, found again through ``run.json``."""
 
-    def __init__(self, out: str) -> None:
-        local = storage.local_path(out) or out
-        # Without a note of it: OUT is by default beside its manifest.
-        folder = read_run(out).get("inputs", os.pardir)
+    def __init__(self, out: OutFolder) -> None:
+        folder = out.read_fixed().inputs
         if storage.is_uri(folder):
             self.folder = self.relative = folder
         else:
-            self.folder = os.path.normpath(os.path.join(os.path.realpath(local), folder))
+            self.folder = os.path.normpath(os.path.join(os.path.realpath(out.root), folder))
             self.relative = folder.replace(os.sep, "/")
 
     def path(self, written: str) -> str:

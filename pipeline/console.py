@@ -1,0 +1,95 @@
+"""What commands print, and how they end early. Never imports torch, ray or pyarrow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from pipeline.text import count
+
+__all__ = ["Refused", "as_refusal", "flush", "note", "say", "say_problems", "tell"]
+
+_SHOWN = 100  # problems printed at most; --json has all
+
+
+class Refused(Exception):
+    """An end with an exit code and one line; no traceback."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def as_refusal(error: Exception) -> Refused | None:
+    """Return a foreseen error as a line with its exit code (a contract); None for a bug."""
+    from pipeline.manifest.table import ManifestError
+    from pipeline.out.lock import LockedError
+    from pipeline.paint.backbones import UnableError
+    from pipeline.paint.caller import ClusterError
+    from pipeline.storage import StorageError
+    from stylize.errors import ConfigError, StylizeError, WeightsError
+
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, ManifestError):
+        say_problems([str(problem) for problem in error.problems])
+        return Refused(2, f"{count(len(error.problems), 'problem')}; nothing was run")
+    if isinstance(error, StorageError | ClusterError | UnableError | LockedError | WeightsError):
+        return Refused(5, str(error))
+    if isinstance(error, ConfigError):
+        return Refused(2, str(error))
+    if isinstance(error, StylizeError):
+        return Refused(3, str(error))
+    return None
+
+
+def say(line: str) -> None:
+    """Print a line to standard error."""
+    _write(line, err=True)
+
+
+def say_problems(lines: Sequence[str]) -> None:
+    """Print the first problems to standard error, and how many more there are."""
+    for line in lines[:_SHOWN]:
+        say(line)
+    if len(lines) > _SHOWN:
+        say(f"… and {len(lines) - _SHOWN} more")
+
+
+def note(line: str, progress: str) -> None:
+    """Print a line to standard error, as an event with ``--progress json``."""
+    from pipeline.display.progress import Progress
+
+    if progress == "json":
+        Progress([], style="json").note(line)
+    else:
+        say(line)
+
+
+def tell(line: str) -> None:
+    """Print a line to standard output."""
+    _write(line, err=False)
+
+
+def flush() -> None:
+    """Write out what is buffered; into a closed pipe it goes nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _write(line: str, err: bool) -> None:
+    try:
+        typer.echo(line, err=err)
+    except OSError:
+        # Nobody reads any more (`| head`). The command goes on, and its exit code stays right.
+        stream = sys.stderr if err else sys.stdout
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,169 @@
+"""Which weights a run uses, and where they are. Never imports torch or ray."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.manifest.table import ManifestError, Problem
+from pipeline.out.folder import OutFolder
+from pipeline.records import Pair
+from stylize import weights
+from stylize.config import StyleConfig
+from stylize.errors import ConfigError, WeightsError
+from stylize.weights import Convention
+
+__all__ = ["Backbones", "GivenWeights", "UnableError", "WeightsFile", "locate"]
+
+
+class UnableError(Exception):
+    """The run cannot go on, for a reason outside the pairs. The text has the remedy."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file on this machine."""
+
+    path: str
+    backbone: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """What --weights and --weights-convention say. A path of "" means none."""
+
+    path: str = ""
+    convention: Convention = "torchvision"
+
+    def read(self, *, keep: bool = True) -> WeightsFile | None:
+        """Bring the file to the project's form and return it; None where none was given.
+
+        With `keep` the converted file stays in the cache. Raises `WeightsError`.
+        """
+        if not self.path:
+            return None
+        if keep:
+            path = weights.import_file(self.path, self.convention)
+            return WeightsFile(str(path), *weights.identity(path))
+        with tempfile.TemporaryDirectory(prefix="stylize-weights-") as folder:
+            target = Path(folder, "weights.safetensors")
+            path = weights.import_file(self.path, self.convention, target=target)
+            return WeightsFile(str(path), *weights.identity(path))
+
+
+class Backbones:
+    """The weights of a run: those that the first run of OUT fixed, else those that can be had.
+
+    They are looked for when they are first asked for. `auto` stays what the first run made of it.
+    A `dry` one neither downloads nor keeps anything.
+    Raises `UnableError` where weights cannot be had, or are not those that OUT was begun with.
+    """
+
+    def __init__(
+        self,
+        out: OutFolder,
+        given: GivenWeights,
+        say: Callable[[str], None],
+        *,
+        dry: bool = False,
+    ) -> None:
+        fixed = out.read_fixed()
+        self._out = out
+        self._given_weights = given
+        self._say = say
+        self._dry = dry
+        self._auto = fixed.backbone
+        self._hashes = dict(fixed.weights)  # backbone -> SHA-256
+        self._paths: dict[str, str] = {}
+
+    def resolve(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Return the pairs with `auto` replaced by the backbone that it stands for.
+
+        Raises `ManifestError` for pairs that want layers which that backbone does not have, and
+        `UnableError` also where --weights is of a backbone that no pair wants.
+        """
+        resolved, problems = [], []
+        for pair in pairs:
+            if pair.config.backbone == "auto":
+                if not self._auto:
+                    self._find("auto")
+                try:
+                    pair = replace(pair, config=_with_backbone(pair.config, self._auto))
+                except ConfigError as error:
+                    problems.append(Problem(pair.row, None, "", str(error)))
+            resolved.append(pair)
+        if problems:
+            raise ManifestError(problems)
+        wanted = sorted({pair.config.backbone for pair in resolved})
+        if self._given is not None and self._given.backbone not in wanted:
+            raise UnableError(
+                f"--weights is a {self._given.backbone}, and the pairs want "
+                f"{' and '.join(wanted)}; give such a file, or set --backbone "
+                f"{self._given.backbone} and choose another --out"
+            )
+        return resolved
+
+    def sha256(self, backbone: str) -> str:
+        """Return the identity of a backbone's weights."""
+        if backbone == "auto" and self._auto:
+            backbone = self._auto
+        if backbone not in self._hashes:
+            self._find(backbone)
+        return self._hashes[self._auto if backbone == "auto" else backbone]
+
+    def paths(self, backbones: Sequence[str]) -> dict[str, str]:
+        """Return backbone -> file, checked to hold what OUT was begun with."""
+        for backbone in backbones:
+            if backbone not in self._paths:
+                self._find(backbone)
+        return {backbone: self._paths[backbone] for backbone in backbones}
+
+    def fix(self) -> None:
+        """Fix for later runs what this one uses."""
+        self._out.fix(backbone=self._auto, weights=self._hashes)
+
+    def _find(self, backbone: str) -> None:
+        try:
+            file = locate(backbone, self._given, self._say, download=not self._dry)
+        except WeightsError as error:
+            raise UnableError(str(error)) from error
+        name, sha256 = file.backbone, file.sha256
+        if self._hashes.setdefault(name, sha256) != sha256:
+            raise UnableError(
+                f"this output was begun with other {name} weights ({self._hashes[name][:12]}…, "
+                f"these are {sha256[:12]}…); give those with --weights, or choose another --out"
+            )
+        if backbone == "auto":
+            self._auto = name
+        self._paths[name] = file.path
+
+    @functools.cached_property
+    def _given(self) -> WeightsFile | None:
+        """The file of --weights, read once. Raises `UnableError`."""
+        try:
+            return self._given_weights.read(keep=not self._dry)
+        except WeightsError as error:
+            raise UnableError(str(error)) from error
+
+
+def locate(
+    backbone: str, given: WeightsFile | None, say: Callable[[str], None], *, download: bool = True
+) -> WeightsFile:
+    """Return the file for a backbone: the one that was given if it fits, else the project's own.
+
+    `download` allows to fetch VGG-19. Raises `WeightsError`.
+    """
+    if given is not None and backbone in ("auto", given.backbone):
+        return given
+    path = weights.find(backbone, say, download=download)
+    return WeightsFile(str(path), *weights.identity(path))
+
+
+@functools.lru_cache(maxsize=1024)  # most pairs of a manifest share their settings
+def _with_backbone(config: StyleConfig, backbone: str) -> StyleConfig:
+    """Raises `ConfigError` for layers that the backbone does not have."""
+    return replace(config, backbone=backbone)

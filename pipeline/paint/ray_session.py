@@ -1,0 +1,191 @@
+"""Ray as the batch uses it: joined at an address, or started here and gone afterwards.
+
+With `ray_driver`, the only module that imports ray. Everything private to Ray that is replaced
+stands here, each with its reason. pyproject.toml caps Ray at the version that was tested, and
+tests/test_ray_session.py fails where one of the names is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+from pipeline.paint.caller import ClusterError
+from pipeline.paint.fleet import Nodes, Wanted
+from pipeline.paint.ray_folder import ray_folder
+from pipeline.paint.resources import cores
+
+__all__ = ["Actor", "Ray", "Reference", "alive_nodes", "first_line", "logical_gpus", "session"]
+
+UNUSED_STARTERS = ("start_monitor", "start_log_monitor", "start_api_server")
+"""The methods of Ray's `Node` that start processes of no use on one machine: for its autoscaler,
+for logs of drivers, and for its dashboard, which starts without a dashboard, too. On two cores they
+delay the first pair by 2 to 3 s."""
+
+_JOIN = 5.0  # seconds that a cluster has to accept a connection
+_STORE = 80 * 2**20  # bytes of object store: only small records pass through
+_HOME = str(Path(__file__).parents[2])
+"""Where Ray starts. Workers import first from that folder, and the user's own may hold another
+pipeline.py."""
+
+Reference = object
+"""An answer that an actor has yet to give."""
+
+
+class Method(Protocol):
+    """A method of an actor."""
+
+    def remote(self, *arguments: object) -> Reference:
+        """Ask for it, and return at once."""
+
+
+class Actor(Protocol):
+    """A `StyleWorker` in a process of its own."""
+
+    ready: Method
+    run: Method
+    status: Method
+    stop: Method
+
+
+class ActorClass(Protocol):
+    """What Ray makes of a class."""
+
+    def remote(self, *arguments: object) -> Actor:
+        """Ask for a new process with an instance of the class."""
+
+
+class Ray(Protocol):
+    """The part of the module `ray` that is used."""
+
+    exceptions: ModuleType
+
+    def get(self, answer: Reference) -> Any:
+        """Return an answer, or raise what it ended in."""
+
+    def kill(self, actor: Actor) -> None:
+        """End an actor's process."""
+
+    def nodes(self) -> list[Mapping[str, Any]]:
+        """Return what is known of each node, dead ones included."""
+
+    def remote(self, **options: object) -> Callable[[type], ActorClass]:
+        """Return the decorator of classes whose instances become actors."""
+
+    def wait(
+        self, answers: Sequence[Reference], *, num_returns: int, timeout: float
+    ) -> tuple[list[Reference], list[Reference]]:
+        """Return those that are there after at most `timeout` seconds, and the others."""
+
+
+def alive_nodes(ray: Ray) -> Nodes:
+    """Return the resources of each node that is alive, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def logical_gpus() -> int:
+    """Return how many GPUs a local Ray is told that it has: for tests without a GPU."""
+    return int(os.environ.get("STYLIZE_LOGICAL_GPUS") or 0)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def session(wanted: Wanted) -> Iterator[Ray]:
+    """Join the cluster that is wanted, or start Ray here and end it afterwards.
+
+    Raises `ClusterError` where that fails.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import ray._private.node
+    import ray._private.worker
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Otherwise Ray reports each dead worker on standard output, in colours even to a file,
+    # whatever `log_to_driver` says.
+    ray._private.worker._worker_logs_enabled = False
+    start = _joined if wanted.address else _started
+    with start(ray, wanted):
+        yield cast(Ray, ray)
+
+
+@contextlib.contextmanager
+def _joined(ray: Any, wanted: Wanted) -> Iterator[None]:
+    with _as_cluster_errors(f"no Ray cluster at {wanted.address}"):
+        _knock(wanted.address)
+        with contextlib.chdir(_HOME):
+            ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
+    with ray_folder() as folder:
+        with (
+            _as_cluster_errors("Ray could not start here"),
+            _without_unused(ray._private.node.Node),
+            contextlib.chdir(_HOME),
+        ):
+            ray.init(
+                address="local",
+                num_cpus=max(cores(), wanted.workers * wanted.threads),
+                num_gpus=0 if wanted.device == "cpu" else logical_gpus() or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _as_cluster_errors(failure: str) -> Iterator[None]:
+    try:
+        yield
+    except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        raise ClusterError(f"{failure}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _without_unused(node: Any) -> Iterator[None]:
+    """Ray's `Node` starts none of the processes of `UNUSED_STARTERS` meanwhile."""
+    replaced = {name: getattr(node, name) for name in UNUSED_STARTERS if hasattr(node, name)}
+    for name in replaced:
+        setattr(node, name, lambda *arguments, **options: None)
+    try:
+        yield
+    finally:
+        for name, method in replaced.items():
+            setattr(node, name, method)
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens. Ray would try for most of a minute, deaf to Ctrl-C."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=_JOIN).close()
