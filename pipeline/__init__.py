@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stylize import __version__
 
 if TYPE_CHECKING:
-    from pipeline.out.index import read_index as read_index
+    from pipeline.store.index import read_index as read_index
     from pipeline.views.curves import plot_curves as plot_curves
 
 __all__ = ["__version__", "plot_curves", "read_index"]
@@ -19,7 +19,7 @@ __all__ = ["__version__", "plot_curves", "read_index"]
 
 def __getattr__(name: str) -> Any:
     if name == "read_index":
-        from pipeline.out.index import read_index
+        from pipeline.store.index import read_index
 
         return read_index
     if name == "plot_curves":

@@ -334,8 +334,8 @@ def status_command(out: OutArgument, as_json: Json = False) -> None:
     from collections import Counter
 
     folder = _existing(out)
-    from pipeline.out.index import read_results
-    from pipeline.out.log import latest_log
+    from pipeline.store.index import read_results
+    from pipeline.store.log import latest_log
 
     results = read_results(folder)
     counts = Counter(result.status for result in results.values())
@@ -421,8 +421,8 @@ def report_command(
 @app.command("compact")
 def compact_command(out: OutArgument) -> None:
     """Merge the index into one file that holds each pair once."""
-    from pipeline.out.index import Index
-    from pipeline.out.lock import Lock
+    from pipeline.store.index import Index
+    from pipeline.store.lock import Lock
 
     folder = _existing(out)
     with Lock(folder, "compact"), Index(folder, "compact") as index:
@@ -441,8 +441,8 @@ _Manifests = Annotated[
 @app.command("rebuild-index")
 def rebuild_index_command(out: OutArgument, manifest: _Manifests = None) -> None:
     """Make the index again from what the pictures carry; rows that can be read are kept."""
-    from pipeline.out.folder import OutFolder
-    from pipeline.out.repair import holds_anything, rebuild_index
+    from pipeline.store.folder import OutFolder
+    from pipeline.store.repair import holds_anything, rebuild_index
 
     folder = OutFolder(out)
     if not holds_anything(folder):
@@ -465,7 +465,7 @@ def prune_command(
     yes: Annotated[bool, typer.Option("--yes", help="remove them, not only list them")] = False,
 ) -> None:
     """List pictures and rows that are no longer in the manifest; --yes removes them."""
-    from pipeline.out.repair import prune
+    from pipeline.store.repair import prune
 
     if not manifest:
         raise Refused(2, "name the manifest whose pictures stay: --manifest FILE")
@@ -486,7 +486,7 @@ def prune_command(
 
 def _existing(out: str) -> Any:
     """Return OUT as a value. Refuses a folder that is none."""
-    from pipeline.out.folder import OutFolder
+    from pipeline.store.folder import OutFolder
 
     folder = OutFolder(out)
     if not folder.has_index:

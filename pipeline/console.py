@@ -27,10 +27,10 @@ class Refused(Exception):
 def as_refusal(error: Exception) -> Refused | None:
     """Return a foreseen error as a line with its exit code (a contract); None for a bug."""
     from pipeline.manifest.table import ManifestError
-    from pipeline.out.lock import LockedError
     from pipeline.paint.backbones import UnableError
     from pipeline.paint.caller import ClusterError
     from pipeline.storage import StorageError
+    from pipeline.store.lock import LockedError
     from stylize.errors import ConfigError, StylizeError, WeightsError
 
     if isinstance(error, Refused):

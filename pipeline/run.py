@@ -23,11 +23,6 @@ from pipeline.manifest.files import overwritten
 from pipeline.manifest.reader import read_manifest
 from pipeline.manifest.table import ManifestError
 from pipeline.options import Options
-from pipeline.out.facts import FileFacts
-from pipeline.out.folder import OutFolder
-from pipeline.out.index import Index, read_results
-from pipeline.out.lock import Lock, LockedError
-from pipeline.out.log import RunLog
 from pipeline.paint.backbones import Backbones, GivenWeights
 from pipeline.paint.caller import Stop
 from pipeline.paint.fleet import Wanted
@@ -37,6 +32,11 @@ from pipeline.paint.worker import BUG, Job, Status
 from pipeline.plan import Plan, pending
 from pipeline.records import FAILURES, Pair, Result, Task
 from pipeline.signals import Handlers
+from pipeline.store.facts import FileFacts
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index, read_results
+from pipeline.store.lock import Lock, LockedError
+from pipeline.store.log import RunLog
 from pipeline.text import count
 from stylize.errors import ConfigError
 

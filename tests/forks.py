@@ -12,7 +12,7 @@ from pathlib import Path
 # Only imports: no thread may be running when it forks.
 _SERVER = """
 import json, os, sys, traceback
-import pipeline.run, pipeline.paint.worker, pipeline.out.repair, pipeline.cli, stylize.transfer
+import pipeline.run, pipeline.paint.worker, pipeline.store.repair, pipeline.cli, stylize.transfer
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()

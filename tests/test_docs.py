@@ -87,7 +87,7 @@ def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
 
 
 def test_the_table_of_columns_is_the_schema() -> None:
-    from pipeline.out.rows import SCHEMA
+    from pipeline.store.rows import SCHEMA
 
     rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "index.md").read_text("utf-8"), re.M)
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(SCHEMA.names)

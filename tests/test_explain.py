@@ -17,9 +17,9 @@ from PIL import Image
 
 from pipeline import plot_curves
 from pipeline.explain import _coarse, film, gram_figure, loss_figure, map_figure
-from pipeline.out.folder import OutFolder
-from pipeline.out.index import Index
 from pipeline.records import Result
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index
 from stylize.config import StyleConfig
 from stylize.explain import (
     Explanation,

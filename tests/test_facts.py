@@ -14,15 +14,15 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from pipeline import storage
 from pipeline.manifest.reader import read_manifest
 from pipeline.options import Options
-from pipeline.out.facts import FileFacts
-from pipeline.out.folder import OutFolder
-from pipeline.out.index import Index, read_results
-from pipeline.out.lock import Lock
-from pipeline.out.metadata import carried, metadata, utc_now
 from pipeline.paint.worker import new_row
 from pipeline.plan import pending
 from pipeline.records import Input, Pair, Result, Task, pair_key
 from pipeline.run import make_plan
+from pipeline.store.facts import FileFacts
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index, read_results
+from pipeline.store.lock import Lock
+from pipeline.store.metadata import carried, metadata, utc_now
 from stylize.config import ALGORITHM
 from stylize.image import encode
 

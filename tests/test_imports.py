@@ -11,16 +11,8 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "stylize").rglob("*.py"))
 BATCH = sorted((ROOT / "pipeline").rglob("*.py"))
 HEAVY = {"torch", "torchvision", "ray"}
-LAYERS = [
-    "crash guard memory pages records signals words",
-    "bench carried live rows storage tables timing",
-    "index lock manifest resume worker",
-    "facts pictures progress repair scheduler",
-    "layout one report run",
-    "curves explain montage",
-    "cli",
-]
-"""The modules of the batch, the lowest first: each imports only from layers before its own."""
+PACKAGES = ("manifest", "paint", "display", "views", "store")
+COMMANDS = ("cli", "cli_options", "console", "run", "ledger", "single", "explain")
 
 
 def imports(path: Path, *, top_only: bool = False) -> set[str]:
@@ -94,20 +86,26 @@ def test_files_needs_the_standard_library_alone() -> None:
     assert roots(imports(ROOT / "stylize" / "files.py")) <= sys.stdlib_module_names
 
 
+RAY = {"ray_session.py", "ray_driver.py"}
+
+
 @pytest.mark.parametrize("path", BATCH, ids=label)
-def test_only_the_scheduler_knows_ray(path: Path) -> None:
-    assert ("ray" in roots(imports(path))) <= (path.name == "scheduler.py")
+def test_only_the_session_and_the_driver_know_ray(path: Path) -> None:
+    assert ("ray" in roots(imports(path))) <= (path.name in RAY)
 
 
-def test_the_scheduler_does_know_ray() -> None:
+def test_the_session_does_know_ray_and_alone_what_is_private_to_it() -> None:
     # Else the test above would pass for want of anything to see.
-    assert "ray" in roots(imports(ROOT / "pipeline" / "scheduler.py"))
+    session = imports(ROOT / "pipeline" / "paint" / "ray_session.py")
+    assert {"ray", "ray._private.node", "ray._private.worker"} <= session
+    private = [path.name for path in BATCH if any("ray._" in name for name in imports(path))]
+    assert private == ["ray_session.py"]
 
 
 @pytest.mark.parametrize("path", BATCH, ids=label)
 def test_only_the_index_and_the_reader_of_tables_know_parquet(path: Path) -> None:
     reads = any(name.startswith("pyarrow.parquet") for name in imports(path))
-    assert reads <= (path.name in ("index.py", "tables.py"))
+    assert reads <= (path.name in ("index.py", "table.py"))
 
 
 @pytest.mark.parametrize("path", BATCH, ids=label)
@@ -137,18 +135,123 @@ def test_the_library_modules_that_the_command_line_loads_import_no_torch(module:
     assert not roots(imports(ROOT / "stylize" / f"{module}.py", top_only=True)) & HEAVY
 
 
-def test_each_module_of_the_batch_is_in_one_layer() -> None:
-    modules = [path.stem for path in BATCH if path.stem != "__init__"]  # which loads as it is asked
-    assert sorted(" ".join(LAYERS).split()) == sorted(modules)
+def module_of(path: Path) -> str:
+    """The dotted name of a file's module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("number", range(len(LAYERS)), ids=LAYERS.__getitem__)
-def test_imports_in_the_batch_point_one_way(number: int) -> None:
-    below = set(" ".join(LAYERS[:number]).split())
-    for module in LAYERS[number].split():
-        found = imports(ROOT / "pipeline" / f"{module}.py")
-        ours = {name.split(".")[1] for name in found if name.startswith("pipeline.")}
-        assert ours & {path.stem for path in BATCH} <= below, module
+MODULES = {module_of(path): path for path in [*LIBRARY, *BATCH]}
+
+
+def modules_of_ours(path: Path, *, top_only: bool = False) -> set[str]:
+    """The modules of the project that a file imports, without itself."""
+    found = imports(path, top_only=top_only)
+    return {name for name in found if name in MODULES} - {module_of(path)}
+
+
+def room(module: str) -> str:
+    """The room of docs/architecture.md that a module belongs to."""
+    package, *names = module.split(".")
+    if package == "stylize":
+        return package
+    if not names or names[0] in PACKAGES:
+        return names[0] if names else "leaves"
+    return "commands" if names[0] in COMMANDS else "leaves"
+
+
+def drawn_arrows() -> set[tuple[str, str]]:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    lines = (line.split(" --> ") for line in text.splitlines() if " --> " in line)
+    return {(start.strip(), end.strip()) for start, end in lines}
+
+
+def test_the_picture_of_the_house_is_what_the_imports_say() -> None:
+    arrows = {
+        (room(module), room(other))
+        for module, path in MODULES.items()
+        for other in modules_of_ours(path)
+        if other not in ("pipeline", "stylize")  # names that load as they are asked for
+        and module not in ("pipeline", "stylize")
+    }
+    assert {(start, end) for start, end in arrows if start != end} == drawn_arrows()
+
+
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    below: dict[str, set[str]] = {}
+    for start, end in drawn_arrows():
+        below.setdefault(start, set()).add(end)
+    while below:
+        ground = {start for start, ends in below.items() if not ends & below.keys()}
+        assert ground, below
+        below = {start: ends for start, ends in below.items() if start not in ground}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    arrows = {module: modules_of_ours(path) for module, path in MODULES.items()}
+    arrows |= {"pipeline": set(), "stylize": set()}
+    while arrows:
+        ground = {module for module, others in arrows.items() if not others & arrows.keys()}
+        assert ground, arrows
+        arrows = {module: others for module, others in arrows.items() if module not in ground}
+
+
+@pytest.mark.parametrize("path", BATCH, ids=label)
+def test_painting_and_display_know_neither_the_index_nor_the_views(path: Path) -> None:
+    if room(module_of(path)) in ("paint", "display"):
+        found = modules_of_ours(path)
+        assert not {"pipeline.store.index", "pipeline.store.repair"} & found
+        assert "views" not in {room(module) for module in found}
+
+
+def public_names(path: Path) -> list[str]:
+    """What a module's ``__all__`` lists."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return []
+
+
+def uses(path: Path) -> set[tuple[str, str]]:
+    """(module, name) of each name of another module of ours that a file uses."""
+    tree = ast.parse(path.read_text())
+    modules: dict[str, str] = {}  # what a module is called here -> module
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole in MODULES:
+                    modules[alias.asname or alias.name] = whole
+                elif node.module in MODULES:
+                    found.add((node.module, alias.name))
+        elif isinstance(node, ast.Import):
+            modules |= {a.asname or a.name: a.name for a in node.names if a.name in MODULES}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            module = modules.get(ast.unparse(node.value))
+            if module and f"{module}.{node.attr}" not in MODULES:
+                found.add((module, node.attr))
+    return {(module, name) for module, name in found if MODULES[module] != path}
+
+
+def test_all_lists_what_others_use_and_nothing_private_is_used() -> None:
+    """Tests may replace what a module took from elsewhere; they use nothing private either."""
+    tests = [*(ROOT / "tests").glob("*.py"), ROOT / "docs" / "roofline.py"]
+    by_code = {use for path in MODULES.values() for use in uses(path)}
+    by_tests = {use for path in tests for use in uses(path)}
+    private = {use for use in by_code | by_tests if use[1].startswith("_") and use[1][1] != "_"}
+    assert private == set()
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" and module != "stylize.weights":
+            continue
+        listed = set(public_names(path))
+        assert {name for m, name in by_code if m == module} - {"__version__"} <= listed, module
+        text = path.read_text()
+        for name in listed - {name for m, name in by_code | by_tests if m == module}:
+            # The type of something public: what others get without naming it.
+            assert text.count(name) > 2, f"{module}.{name} is used by nobody"
 
 
 def test_records_need_the_standard_library_and_settings_alone() -> None:
@@ -193,7 +296,7 @@ def test_a_run_begins_without_torch_or_pandas_and_without_a_network(tmp_path: Pa
         "said = []\n"
         "assert weights.find('auto', said.append) == weights.BUNDLED\n"
         "assert 'cannot be downloaded' in said[-1]\n"
-        "from pipeline.out.index import Index\n"
+        "from pipeline.store.index import Index\n"
         f"Index({str(tmp_path)!r}, 'r1')"
     )
     assert not loaded_after(code) & {"torch", "pandas"}

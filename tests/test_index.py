@@ -21,12 +21,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.out.folder import Fixed, OutFolder
-from pipeline.out.index import Index, read_index, read_results
-from pipeline.out.lock import Lock, LockedError
-from pipeline.out.rows import SCHEMA, Stamp, newest
 from pipeline.records import Input, Result
 from pipeline.storage import StorageError
+from pipeline.store.folder import Fixed, OutFolder
+from pipeline.store.index import Index, read_index, read_results
+from pipeline.store.lock import Lock, LockedError
+from pipeline.store.rows import SCHEMA, Stamp, newest
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
 
@@ -434,8 +434,8 @@ def kill(out: Path, code: str, **env: str) -> None:
     """Run code with an open index in another process, which must end by SIGKILL."""
     lines = (
         "import os, signal",
-        "from pipeline.out.folder import OutFolder",
-        "from pipeline.out.index import Index",
+        "from pipeline.store.folder import OutFolder",
+        "from pipeline.store.index import Index",
         "from pipeline.records import Input, Result",
         f"out = OutFolder({str(out)!r})",
         "def row(i, **k):",
@@ -615,7 +615,7 @@ POINTS = [
     "compaction-inputs-deleted",
 ]
 STEP = """
-from pipeline.out.index import read_results
+from pipeline.store.index import read_results
 done = {n for n, r in read_results(out).items() if r.status == 'ok'}
 with Index(out, 'r' + str(os.getpid()), rows_per_part=2) as index:
     index.append(row('z', status='failed', key='', output_sha256='', loss_curve=()))
@@ -679,7 +679,7 @@ def test_a_second_driver_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
 
 
 def test_the_lock_of_a_dead_driver_is_taken(tmp_path: Path) -> None:
-    take = "from pipeline.out.lock import Lock; Lock(out, 'r1')"
+    take = "from pipeline.store.lock import Lock; Lock(out, 'r1')"
     kill(tmp_path, f"{take}; os.kill(os.getpid(), signal.SIGKILL)")
     kill(tmp_path, take.replace("r1", "r2"), STYLIZE_CRASH_AT="lock-taken")
     with Lock(OutFolder(tmp_path), "r3"):
@@ -688,7 +688,7 @@ def test_the_lock_of_a_dead_driver_is_taken(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_living_driver_in_another_process_holds(tmp_path: Path) -> None:
     code = (
-        "from pipeline.out.folder import OutFolder; from pipeline.out.lock import Lock\n"
+        "from pipeline.store.folder import OutFolder; from pipeline.store.lock import Lock\n"
         f"lock = Lock(OutFolder({str(tmp_path)!r}), 'r1')\n"
         "print('held', flush=True); input()"
     )
@@ -743,7 +743,7 @@ def test_an_index_that_may_not_be_read_says_so(
     def refuse(path: str) -> list[str]:  # root, which may read all, runs this too
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
-    monkeypatch.setattr("pipeline.out.index.os.listdir", refuse)
+    monkeypatch.setattr("pipeline.store.index.os.listdir", refuse)
     with pytest.raises(StorageError, match=r"cannot read '.*out': permission denied; see to it"):
         read_results(out)
 

@@ -10,10 +10,10 @@ import pytest
 from helpers import cli
 from PIL import Image, ImageChops
 
-from pipeline.out.folder import Fixed, OutFolder
-from pipeline.out.index import Index
 from pipeline.records import Result
 from pipeline.run import _folder_of_inputs
+from pipeline.store.folder import Fixed, OutFolder
+from pipeline.store.index import Index
 from pipeline.views.grid import Cell, Grid, lay_out, natural
 from pipeline.views.montage import draw, montage
 from pipeline.views.originals import Inputs

@@ -16,10 +16,10 @@ from helpers import cli, picture, start, wait_for
 from PIL import Image
 
 from pipeline.manifest.names import output_problem
-from pipeline.out.folder import OutFolder
-from pipeline.out.index import Index
-from pipeline.out.rows import to_table
 from pipeline.records import Result
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index
+from pipeline.store.rows import to_table
 from pipeline.views.report import (
     CURVE_POINTS,
     THUMB_SIDE,

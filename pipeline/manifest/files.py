@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pipeline import storage
 from pipeline.manifest.reader import Manifest
 from pipeline.manifest.table import Problem
-from pipeline.out.folder import OutFolder
 from pipeline.records import Pair
+from pipeline.store.folder import OutFolder
 from pipeline.text import count, quoted
 
 __all__ = ["find_problems", "mask_problems", "overwritten"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.manifest.table import ManifestError, Problem
-from pipeline.out.folder import OutFolder
 from pipeline.records import Pair
+from pipeline.store.folder import OutFolder
 from stylize import weights
 from stylize.config import StyleConfig
 from stylize.errors import ConfigError, WeightsError

@@ -21,7 +21,6 @@ from pipeline import __version__, storage
 from pipeline.cost import share_done
 from pipeline.crash import crash_point
 from pipeline.options import PaintOptions
-from pipeline.out.metadata import metadata, utc_now
 from pipeline.paint.resources import peak_memory
 from pipeline.records import (
     Input,
@@ -34,6 +33,7 @@ from pipeline.records import (
     preview_of,
     settings_digest,
 )
+from pipeline.store.metadata import metadata, utc_now
 from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
 from stylize.errors import (
     BlackError,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.out.folder import OutFolder
 from pipeline.records import Result, split_styles
+from pipeline.store.folder import OutFolder
 from pipeline.views.originals import Inputs
 from stylize.config import as_text
 from stylize.errors import ConfigError

@@ -8,7 +8,7 @@ import os
 from PIL import Image, ImageOps
 
 from pipeline import storage
-from pipeline.out.folder import OutFolder
+from pipeline.store.folder import OutFolder
 from stylize.errors import StylizeError
 from stylize.image import Limits, decode, upright_size
 

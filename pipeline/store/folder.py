@@ -8,7 +8,7 @@ OUT/
     run.json                 what the first run fixed: see `Fixed`
     lock                     held by the driver that writes
     journal/                 rows that are in no part yet
-    log/                     one file for each run: see `out.log`
+    log/                     one file for each run: see `store.log`
     damaged/                 what was set aside
     weights/                 copies of weights that the nodes of a cluster read
     probe-…                  a file that each worker must be able to read

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.crash import crash_point
-from pipeline.out.folder import OutFolder
+from pipeline.store.folder import OutFolder
 
 __all__ = ["Lock", "LockedError"]
 

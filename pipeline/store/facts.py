@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 
 from pipeline import storage
-from pipeline.out.folder import OutFolder
-from pipeline.out.metadata import carried
-from pipeline.out.rows import clean
 from pipeline.plan import Picture
 from pipeline.records import Input, Pair, Result, pair_key, settings_digest
+from pipeline.store.folder import OutFolder
+from pipeline.store.metadata import carried
+from pipeline.store.rows import clean
 from stylize.config import ALGORITHM
 from stylize.image import is_whole
 

@@ -13,8 +13,8 @@ import os
 from types import TracebackType
 
 from pipeline import storage
-from pipeline.out.folder import OutFolder
-from pipeline.out.metadata import utc_now
+from pipeline.store.folder import OutFolder
+from pipeline.store.metadata import utc_now
 
 __all__ = ["RunLog", "latest_log"]
 

@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.crash import crash_point
-from pipeline.out.folder import OutFolder
-from pipeline.out.rows import (
+from pipeline.records import Result
+from pipeline.store.folder import OutFolder
+from pipeline.store.rows import (
     EMPTY,
     SCHEMA,
     clean,
@@ -37,7 +38,6 @@ from pipeline.out.rows import (
     to_results,
     to_table,
 )
-from pipeline.records import Result
 
 __all__ = ["Index", "read_curves", "read_index", "read_results"]
 

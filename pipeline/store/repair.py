@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.out.folder import OutFolder
-from pipeline.out.index import Index, read_results
-from pipeline.out.lock import Lock
-from pipeline.out.metadata import carried
 from pipeline.records import Pair, Result, preview_of
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index, read_results
+from pipeline.store.lock import Lock
+from pipeline.store.metadata import carried
 from stylize.image import is_whole
 
 __all__ = ["holds_anything", "prune", "rebuild_index"]
