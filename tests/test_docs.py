@@ -60,6 +60,18 @@ def test_the_methods_table_of_settings_has_the_presets_values() -> None:
         assert parse_setting(name, default) == getattr(StyleConfig(), name), name
 
 
+def test_the_page_of_settings_lists_every_one_with_its_default() -> None:
+    from pipeline.tables import as_text
+
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8").split("## All settings")[1]
+    rows = re.findall(r"^\| `(\w+)` \|\s*`?([^|`]*?)`?\s*\|", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(SETTINGS)
+    for name, shown in rows:
+        value = getattr(StyleConfig(), name)
+        expected = f"{value:g}" if isinstance(value, float) else as_text(name, value)
+        assert shown == expected, name
+
+
 def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
     from stylize.layers import reach
     from stylize.optimize import FIRST_STEP, LONGEST_STEP

@@ -1,4 +1,4 @@
-"""The README's commands and code run as they stand."""
+"""The commands and the code of the README and of the index's page run as they stand."""
 
 from __future__ import annotations
 
@@ -67,12 +67,13 @@ def test_the_python_and_sql_run_on_a_demo_output(checkout: Path) -> None:
         "stylize-batch manifests/demo.csv --size 64 --steps 4 --only coffee-night --in-process",
         checkout,
     )
-    for kind, text in BLOCKS:
-        if kind == "python":
-            run([sys.executable, "-c", text], checkout)
     document = (ROOT / "docs" / "index.md").read_text("utf-8")
-    queries = [text for kind, text in BLOCKS if kind == "sql"]
-    queries += re.findall(r"```sql\n(.*?)```", document, re.S)
+    blocks = BLOCKS + re.findall(r"```(\w+)\n(.*?)```", document, re.S)
+    programs = [text for kind, text in blocks if kind == "python"]
+    assert len(programs) == 2
+    for program in programs:
+        run([sys.executable, "-c", program], checkout)
+    queries = [text for kind, text in blocks if kind == "sql"]
     assert len(queries) == 2
     for query in queries:
         code = f"import duckdb; print(duckdb.sql({query!r}).fetchall())"
