@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from stylize.explain import Explanation, Grams, Look, Maps
     from stylize.transfer import Stylizer
 
-__all__ = ["explain", "film", "gram_figure", "loss_figure", "map_figure", "parse_layers"]
+__all__ = [
+    "coarse_note",
+    "explain",
+    "film",
+    "gram_figure",
+    "loss_figure",
+    "map_figure",
+    "parse_layers",
+]
 
 _FILM_SIDE = 384  # pixels
 _FRAME, _LAST = 90, 2500  # milliseconds that a frame of the film stands, and the last one
@@ -259,13 +267,13 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
         if found.grams
         else "",
         maps=maps,
-        coarse=_coarse(found),
+        coarse=coarse_note(found),
         version=__version__,
         settings=html.escape(_changed(result.config.without_folders())),
     )
 
 
-def _coarse(found: Explanation) -> str:
+def coarse_note(found: Explanation) -> str:
     """What is minimised at the coarser sizes and not drawn."""
     from stylize.stages import plan_stages
 

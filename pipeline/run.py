@@ -40,7 +40,7 @@ from pipeline.store.log import RunLog
 from pipeline.text import count
 from stylize.errors import ConfigError
 
-__all__ = ["Finished", "make_plan", "run"]
+__all__ = ["Finished", "folder_of_inputs", "make_plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
         out.remove_leftovers()
         with RunLog(out, run_id) as log, Index(out, run_id) as index:
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
-            out.fix(inputs=_folder_of_inputs(manifest, out))
+            out.fix(inputs=folder_of_inputs(manifest, out))
             session = _Session(out, pairs, options, index, log)
             plan = session.run()
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
@@ -127,7 +127,7 @@ def _plan(
     )
 
 
-def _folder_of_inputs(manifest: str, out: OutFolder) -> str:
+def folder_of_inputs(manifest: str, out: OutFolder) -> str:
     """Return where the manifest's relative paths start, seen from OUT, for `report` and `montage`.
 
     It is relative, so that no folder of this machine is given away.

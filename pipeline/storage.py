@@ -1,6 +1,6 @@
 """One small face over local paths and URIs: read, stat, hash, and put in one piece.
 
-Standard library, and pyarrow.fs once a URI such as ``s3://`` is named; nothing else.
+The standard library, and pyarrow.fs once a URI such as ``s3://`` is named.
 Reading raises `OSError`, which is a pair's trouble; a write that fails raises `StorageError`,
 which is the run's.
 """
@@ -21,11 +21,13 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from pipeline.crash import crash_point
+from stylize.files import write_atomic
 
 __all__ = [
     "SCHEMES",
     "OutsideError",
     "StorageError",
+    "check_writable",
     "exists",
     "is_uri",
     "join",
@@ -35,11 +37,13 @@ __all__ = [
     "put",
     "read_bytes",
     "remove",
+    "same_file",
     "sha256",
+    "space_at_end",
     "stat",
     "storage_error",
     "sweep_temporaries",
-    "sync_folder",
+    "unreadable",
 ]
 
 SCHEMES = ("file", "gs", "s3")
@@ -267,43 +271,17 @@ def _put_local(path: str, data: bytes, point: str, temp_folder: str | None, sync
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     name = f".stylize-{_HOST}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = os.path.join(temp_folder or folder, name)
+
+    def at(step: str) -> None:
+        if point:
+            crash_point(f"{point}-{step}")
+
     _active.add(name)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        if point:
-            crash_point(f"{point}-temp-written")
-        os.replace(temporary, path)
-        if point:
-            crash_point(f"{point}-renamed")
-        if sync:
-            sync_folder(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        temporary = os.path.join(temp_folder or folder, name)
+        write_atomic(path, data, temporary=temporary, sync=sync, at=at)
     finally:
         _active.discard(name)
-
-
-_NO_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
-"""What file systems say that sync files alone, like shared folders of virtual machines."""
-
-
-def sync_folder(folder: str) -> None:
-    """Make renames and removals in a local folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_FOLDERS:
-            raise
-    finally:
-        os.close(handle)
 
 
 def make_folder(path: str) -> None:

@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["write_atomic"]
+__all__ = ["sync_folder", "write_atomic"]
+
+_NO_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
+"""What file systems answer that sync only files, like shared folders of virtual machines."""
 
 
 def write_atomic(
-    path: str | os.PathLike[str], data: bytes, *, at: Callable[[str], None] | None = None
+    path: str | os.PathLike[str],
+    data: bytes,
+    *,
+    temporary: str | os.PathLike[str] | None = None,
+    sync: bool = True,
+    at: Callable[[str], None] = lambda step: None,
 ) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut.
 
-    Temporary file beside it (`.<random>.tmp-<pid>`), fsync, rename, fsync of the folder; the
-    folder must exist. `at` is told "temp-written" and "renamed", for tests that die in between.
-    Raises `OSError`; nothing is left behind then.
+    It writes a temporary file, by default beside the file, syncs it, renames it, and syncs the
+    folder, which must exist. `temporary` must be on the same file system. Without `sync` a power
+    cut may leave the file empty. `at` is told "temp-written" and "renamed", for tests that die in
+    between. Raises `OSError`; no temporary file is left then, and what stood at `path` still
+    stands there.
     """
     target = Path(path)
-    temporary = target.with_name(f".{secrets.token_hex(6)}.tmp-{os.getpid()}")
+    if temporary is None:
+        temporary = target.with_name(f".{secrets.token_hex(6)}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if at:
-            at("temp-written")
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        at("temp-written")
         os.replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
-    if at:
-        at("renamed")
-    folder = os.open(target.parent, os.O_RDONLY)
+    at("renamed")
+    if sync:
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renames and removals in a local folder survive a power cut. Raises `OSError`."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDERS:
+            raise
     finally:
-        os.close(folder)
+        os.close(handle)

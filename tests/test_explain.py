@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from pipeline import plot_curves
-from pipeline.explain import _coarse, film, gram_figure, loss_figure, map_figure
+from pipeline.explain import coarse_note, film, gram_figure, loss_figure, map_figure
 from pipeline.records import Result
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index
@@ -465,10 +465,10 @@ def test_matplotlib_is_loaded_only_when_something_is_drawn() -> None:
     assert done.stdout.split() == ["False"]
 
 
-def test_the_page_says_what_is_minimised_at_the_coarse_sizes_and_not_drawn(
+def test_the_page_says_what_is_minimised_at_thecoarse_note_sizes_and_not_drawn(
     found: Explanation,
 ) -> None:
-    words = _coarse(found)
+    words = coarse_note(found)
     assert "the optimiser counts content 4 times as much as is drawn" in words
     assert "In the first 2 steps 40% of the style loss is over each quarter" in words
 

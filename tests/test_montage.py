@@ -11,7 +11,7 @@ from helpers import cli
 from PIL import Image, ImageChops
 
 from pipeline.records import Result
-from pipeline.run import _folder_of_inputs
+from pipeline.run import folder_of_inputs
 from pipeline.store.folder import Fixed, OutFolder
 from pipeline.store.index import Index
 from pipeline.views.grid import Cell, Grid, lay_out, natural
@@ -114,11 +114,11 @@ def test_a_run_notes_where_its_manifest_is_and_tells_no_folder_of_this_machine(o
     link = out.parent / "link"
     link.symlink_to(out)
     for folder in (out, link):
-        inputs = _folder_of_inputs(str(out.parent / "lists" / "pairs.csv"), OutFolder(folder))
+        inputs = folder_of_inputs(str(out.parent / "lists" / "pairs.csv"), OutFolder(folder))
         OutFolder(folder).fix(inputs=inputs)
         assert OutFolder(out).read_fixed() == Fixed(backbone="vgg16", inputs="../lists")
         assert Inputs(OutFolder(folder)).path("a.jpg") == str(out.parent / "lists" / "a.jpg")
-    inputs = _folder_of_inputs("s3://bucket/lists/pairs.csv", OutFolder(out))
+    inputs = folder_of_inputs("s3://bucket/lists/pairs.csv", OutFolder(out))
     OutFolder(out).fix(inputs=inputs)
     assert Inputs(OutFolder(out)).path("a.jpg") == "s3://bucket/lists/a.jpg"
     assert Inputs(OutFolder(out)).from_out("a.jpg") == ""

@@ -374,7 +374,7 @@ def test_the_end_has_its_day_where_it_is_not_today(seconds: float, shown: str) -
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.display.terminal, "datetime", Noon)
-        assert re.fullmatch(shown, pipeline.display.terminal._clock(seconds))
+        assert re.fullmatch(shown, pipeline.display.terminal.clock(seconds))
 
 
 def test_a_log_gets_at_most_a_line_a_second_but_every_failure(clock: list[float]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.storage import OutsideError, StorageError
+from stylize.files import sync_folder
 
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
@@ -216,7 +217,7 @@ def test_a_folder_that_cannot_be_synced_for_another_reason_is_an_error(
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        storage.sync_folder(str(tmp_path))
+        sync_folder(tmp_path)
 
 
 def test_what_has_no_end_or_is_too_large_is_not_read(tmp_path: Path) -> None:

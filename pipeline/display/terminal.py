@@ -22,7 +22,7 @@ from rich.text import Text
 
 from pipeline.text import duration
 
-__all__ = ["Row", "Screen", "overview", "table"]
+__all__ = ["Row", "Screen", "clock", "overview", "table"]
 
 _REDRAW = 0.25  # seconds
 _BAR, _SHORT_BAR = 30, 10  # columns of the overall bar
@@ -126,7 +126,7 @@ def overview(
     if per_hour is not None:
         facts.append(Text(f"{per_hour:,.{0 if per_hour >= 20 else 1}f} pairs/h"))
     if left is not None:
-        facts.append(Text(f"{duration(left)} left, until {_clock(left)}"))
+        facts.append(Text(f"{duration(left)} left, until {clock(left)}"))
     room = width - 2 - sum(fact.cell_len + 2 for fact in facts)
     bar = ProgressBar(total=max(1, total), completed=done, width=max(_SHORT_BAR, min(_BAR, room)))
     lines: list[list[Text]] = [[]]
@@ -143,7 +143,7 @@ def overview(
     return Group(head, *others)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """The time of day in so many seconds, with the day where it is another."""
     now = datetime.now()
     end = now + timedelta(seconds=seconds)

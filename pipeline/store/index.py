@@ -38,6 +38,7 @@ from pipeline.store.rows import (
     to_results,
     to_table,
 )
+from stylize.files import sync_folder
 
 __all__ = ["Index", "read_curves", "read_index", "read_results"]
 
@@ -342,7 +343,7 @@ class Index:
         self._segment = self._next_segment()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._handle = os.open(self._segment_path(), flags, 0o644)
-        storage.sync_folder(self._out.journal)
+        sync_folder(self._out.journal)
         crash_point("journal-begun")
         self._size, self._begun = 0, time.monotonic()
 
@@ -441,7 +442,7 @@ class Index:
         storage.put(part, _encode(EMPTY), point="part", temp_folder=self._out.state)
         try:
             os.rename(made, self._out.index)
-            storage.sync_folder(os.path.dirname(self._out.index))
+            sync_folder(os.path.dirname(self._out.index))
         except OSError as error:
             raise storage.storage_error(error, self._out.index) from error
 
