@@ -21,6 +21,7 @@ __all__ = [
     "InputRef",
     "Pair",
     "Result",
+    "Status",
     "Task",
     "join_styles",
     "objective",
@@ -104,6 +105,19 @@ class Task:
         """Whether the pair failed before. Retries come last: what stopped one run must not stop
         the next one before it reaches the other pairs."""
         return self.attempt > 1
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a worker is doing."""
+
+    pair_id: str = ""  # "": nothing
+    step: int = 0
+    steps: int = 0
+    loss: float = float("nan")
+    seconds: float = 0.0
+    share: float = 0.0  # of the pair's work that is done; early steps are small and cheap
+    batch: int = 1  # pairs that are painted together; this is the first of them
 
 
 @dataclass(frozen=True, slots=True)

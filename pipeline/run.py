@@ -23,14 +23,15 @@ from pipeline.manifest.files import overwritten
 from pipeline.manifest.reader import read_manifest
 from pipeline.manifest.table import ManifestError
 from pipeline.options import Options
+from pipeline.paint.attempts import BUG
 from pipeline.paint.backbones import Backbones, GivenWeights
 from pipeline.paint.caller import Stop
 from pipeline.paint.fleet import Wanted
 from pipeline.paint.local import run_local
 from pipeline.paint.ray_driver import run_ray
-from pipeline.paint.worker import BUG, Job, Status
+from pipeline.paint.worker import Job
 from pipeline.plan import Plan, pending
-from pipeline.records import FAILURES, Pair, Result, Task
+from pipeline.records import FAILURES, Pair, Result, Status, Task
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder

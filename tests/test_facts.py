@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from pipeline import storage
 from pipeline.manifest.reader import read_manifest
 from pipeline.options import Options
-from pipeline.paint.worker import new_row
+from pipeline.paint.attempts import new_row
 from pipeline.plan import pending
 from pipeline.records import Input, Pair, Result, Task, pair_key
 from pipeline.run import make_plan

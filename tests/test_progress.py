@@ -29,8 +29,7 @@ import pipeline.display.progress
 import pipeline.display.terminal
 from pipeline.cost import estimate
 from pipeline.display.progress import Estimate, Progress
-from pipeline.paint.worker import Status
-from pipeline.records import InputRef, Pair, Result
+from pipeline.records import InputRef, Pair, Result, Status
 from stylize.config import StyleConfig
 
 WHY = "content boat.jpg: the picture is damaged or cut short: image file is truncated"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.paint import worker as worker_module
+from pipeline.paint import inputs as inputs_module
 from pipeline.paint.worker import Job, Worker
 from pipeline.records import InputRef, Pair, Result, Task
 from stylize.config import StyleConfig
@@ -66,14 +66,14 @@ def test_a_painting_is_decoded_once_for_all_its_pairs(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = 0
-    decode = worker_module.decode
+    decode = inputs_module.decode
 
     def counted(data: bytes, *options: Any) -> Image.Image:
         nonlocal decoded
         decoded += 1
         return decode(data, *options)
 
-    monkeypatch.setattr(worker_module, "decode", counted)
+    monkeypatch.setattr(inputs_module, "decode", counted)
     worker = Worker(job)
     assert [result.status for result in run(worker, *"abc").values()] == ["ok"] * 3
     assert decoded == 4

@@ -23,8 +23,7 @@ from rich.text import Text
 
 from pipeline.cost import work
 from pipeline.display.terminal import Row, Screen, overview, table
-from pipeline.paint.worker import Status
-from pipeline.records import FAILURES, Pair, Result
+from pipeline.records import FAILURES, Pair, Result, Status
 from pipeline.text import duration, visible
 
 __all__ = ["Estimate", "Progress", "shown"]

@@ -6,8 +6,7 @@ import enum
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.paint.worker import Status
-from pipeline.records import Pair, Result
+from pipeline.records import Pair, Result, Status
 
 __all__ = ["Caller", "ClusterError", "Stop"]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from pipeline.paint.caller import Caller, ClusterError
 from pipeline.paint.fleet import Wanted, order
-from pipeline.paint.worker import DeviceLostError, Job, NotReadyError, Status, Worker
-from pipeline.records import Task
+from pipeline.paint.worker import DeviceLostError, Job, NotReadyError, Worker
+from pipeline.records import Status, Task
 
 __all__ = ["run_local"]
 

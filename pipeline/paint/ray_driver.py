@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pipeline import storage
+from pipeline.paint.attempts import failed_row, new_row
 from pipeline.paint.caller import Caller, ClusterError, Stop
 from pipeline.paint.fleet import Fleet, Headcount, Nodes, Wanted, order, size_fleet
 from pipeline.paint.ray_session import (
@@ -30,8 +31,8 @@ from pipeline.paint.ray_session import (
 )
 from pipeline.paint.recovery import DEATHS, Death, Decision, Recovery, What
 from pipeline.paint.resources import kernel_kills, memory_limit
-from pipeline.paint.worker import DeviceLostError, Job, Status, Worker, failed_row, new_row
-from pipeline.records import Result, Task, objective
+from pipeline.paint.worker import DeviceLostError, Job, Worker
+from pipeline.records import Result, Status, Task, objective
 from pipeline.text import count
 
 __all__ = ["run_ray"]

@@ -6,27 +6,26 @@ import functools
 import hashlib
 import math
 import socket
-import sys
 import threading
 import time
-import traceback
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import __version__, storage
+from pipeline import storage
 from pipeline.cost import share_done
 from pipeline.crash import crash_point
 from pipeline.options import PaintOptions
+from pipeline.paint.attempts import failed_row, is_short_of_memory, new_row
+from pipeline.paint.inputs import InputReader
 from pipeline.paint.resources import peak_memory
 from pipeline.records import (
     Input,
-    InputRef,
     Pair,
     Result,
+    Status,
     Task,
     objective,
     pair_key,
@@ -34,47 +33,37 @@ from pipeline.records import (
     settings_digest,
 )
 from pipeline.store.metadata import metadata, utc_now
-from stylize.config import ALGORITHM, AT_ONCE, StyleConfig
+from stylize.config import ALGORITHM
 from stylize.errors import (
     BlackError,
-    ImageReadError,
+    DivergedError,
     Interrupted,
     StylizeError,
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import decode, encode, fit, scaled
+from stylize.image import encode, fit
 
-__all__ = [
-    "BUG",
-    "DeviceLostError",
-    "Job",
-    "NotReadyError",
-    "Status",
-    "Worker",
-    "failed_row",
-    "new_row",
-]
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
-_KEPT = 4 * AT_ONCE
-"""Pixels of decoded style pictures that a worker keeps."""
+    from stylize.transfer import OnStep, Request, Step, StyleResult, Stylizer
 
-_PaintingKey = tuple[str, int, str]
-"""SHA-256 of a style picture's file, its longer side in use, and the setting `margins`."""
+__all__ = ["DeviceLostError", "Job", "NotReadyError", "Worker"]
 
 _THREADS = 8
-"""How many pictures are decoded at once: one may be of hundreds of megabytes."""
+"""How many pictures are decoded at once: each may have hundreds of megabytes."""
 
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average
+_SHORT_HISTORY = 5  # gradients that L-BFGS remembers where memory is short
 
-
-BUG = "bug: "
-"""How the `error_type` of an error begins that this program never raises on purpose."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(PaintOptions):
-    """What every pair of a run has in common. Paths are absolute, or URIs."""
+    """What all pairs of a run have in common. Paths are absolute, or URIs."""
 
     out: str
     folder: str  # where relative paths of pairs start
@@ -83,17 +72,12 @@ class Job(PaintOptions):
     expect_gpu: bool = False  # Ray granted one
 
 
-@dataclass(frozen=True)
-class Status:
-    """What a worker is doing, for the progress display."""
+class NotReadyError(Exception):
+    """This worker cannot work at all: no weights, no GPU, or OUT out of reach. No pair's fault."""
 
-    pair_id: str = ""
-    step: int = 0
-    steps: int = 0
-    loss: float = float("nan")
-    seconds: float = 0.0
-    share: float = 0.0  # of the pair's work that is done; early steps are small and cheap
-    batch: int = 1  # pairs that are optimised together, of which this is the first
+
+class DeviceLostError(Exception):
+    """The GPU failed in a way that this process cannot recover from. No pair's fault."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,7 @@ class _Opened:
 
     pair: Pair
     row: Result
-    pictures: Mapping[str, Any]  # role -> PIL image
+    pictures: Mapping[str, Any]  # role -> PIL image, or `Painting` for a style
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,29 +99,20 @@ class _Opened:
         return objective(self.pair), self.size
 
 
-class NotReadyError(Exception):
-    """This worker cannot work at all: no weights, no GPU, or OUT out of reach. No pair's fault."""
-
-
-class DeviceLostError(Exception):
-    """The GPU failed in a way that this process cannot recover from. Not a pair's fault."""
-
-
 class Worker:
-    """Keeps encoder and style targets between pairs; `stop` may come from another thread."""
+    """Keeps networks and style pictures between pairs. `stop` may come from another thread."""
 
     def __init__(self, job: Job, on_status: Callable[[Status], None] = lambda _: None) -> None:
         self.job = job
         self.on_status = on_status
-        self._stylizers: dict[str, Any] = {}
-        self._paintings: dict[_PaintingKey, Any] = {}  # ready to be used
-        self._decoding: defaultdict[_PaintingKey, threading.Lock] = defaultdict(threading.Lock)
-        self._fits = math.inf  # pixels of pictures that are optimised together
+        self._reader = InputReader(job.folder, job.limits)
+        self._stylizers: dict[str, Stylizer] = {}
+        self._fits = math.inf  # pixels of pictures that are painted together
         self._stopping = threading.Event()
         self._status = Status()
 
     def ready(self) -> str:
-        """Device in use, when all that a pair needs is at hand. Raises `NotReadyError`."""
+        """Load all that a pair needs, and return the device. Raises `NotReadyError`."""
         import torch
 
         from stylize.device import choose_device
@@ -152,8 +127,7 @@ class Worker:
                 f"{host}: Ray granted a GPU that torch cannot see; install torch with CUDA there, "
                 "or use --device cpu"
             )
-        if self.job.threads:
-            torch.set_num_threads(self.job.threads)
+        self._set_threads()
         try:
             device = choose_device(self.job.device)
             for backbone in self.job.weights:
@@ -163,7 +137,7 @@ class Worker:
         return str(device)
 
     def status(self) -> Status:
-        """Where the pair in hand is."""
+        """Return how far the pair in hand is."""
         return self._status
 
     def stop(self) -> None:
@@ -173,42 +147,47 @@ class Worker:
     def run(self, tasks: Sequence[Task]) -> list[Result | None]:
         """Make each attempt and return its row; None for one that was stopped and stays pending.
 
-        Pairs of one size and objective are painted together. Raises `storage.StorageError`
-        where a picture cannot be written: that is the run's trouble, not the pair's.
+        Pairs of one size and objective are painted together. Raises `storage.StorageError` where a
+        picture cannot be written, and `DeviceLostError`: neither is a pair's fault.
         """
-        import torch
-
-        if self.job.threads:
-            torch.set_num_threads(self.job.threads)  # OpenMP keeps it per thread
-
-        def open_one(task: Task) -> Any:
-            row = replace(new_row(task), host=socket.gethostname())
-            return self._guarded([row], functools.partial(self._open, task.pair, row))
-
-        results: dict[str, Result | None] = {}
+        self._set_threads()
+        rows: dict[str, Result | None] = {}
         groups: dict[tuple[object, ...], list[_Opened]] = {}
-        for task, opened in zip(tasks, _each(open_one, tasks), strict=True):
+        for task, opened in zip(tasks, _each(self._try_to_open, tasks), strict=True):
             if isinstance(opened, _Opened):
                 groups.setdefault(opened.group, []).append(opened)
             else:
-                results[task.pair.pair_id] = opened[0]
+                (rows[task.pair.pair_id],) = opened
         for group in groups.values():
-            rows = [opened.row for opened in group]
-            painted = self._guarded(rows, functools.partial(self._paint, group))
-            if len(group) > 1 and any(r and r.status == "failed" for r in painted):
-                # Whose fault was it? Each on its own.
-                for at, one in enumerate(group):
-                    if (result := painted[at]) and result.status == "failed":
-                        alone = self._guarded([one.row], functools.partial(self._paint, [one]))
-                        painted[at] = alone[0]
-            results.update(zip((opened.pair.pair_id for opened in group), painted, strict=True))
-        return [results[task.pair.pair_id] for task in tasks]
+            painted = self._try_to_paint(group)
+            if len(group) > 1 and any(row and row.status == "failed" for row in painted):
+                # Whose fault it was shows when each is alone.
+                for at, opened in enumerate(group):
+                    if (row := painted[at]) and row.status == "failed":
+                        (painted[at],) = self._try_to_paint([opened])
+            rows |= {one.pair.pair_id: row for one, row in zip(group, painted, strict=True)}
+        return [rows[task.pair.pair_id] for task in tasks]
 
-    def _guarded(self, rows: Sequence[Result], work: Callable[[], Any]) -> Any:
-        """What `work` returns, or what its failure makes of the rows."""
+    def _set_threads(self) -> None:
+        """OpenMP keeps the number of threads for each thread, so it is set by whoever paints."""
+        import torch
+
+        if self.job.threads:
+            torch.set_num_threads(self.job.threads)
+
+    def _try_to_open(self, task: Task) -> _Opened | list[Result | None]:
+        row = replace(new_row(task), host=socket.gethostname())
+        return self._guarded([row], functools.partial(self._open, task.pair, row))
+
+    def _try_to_paint(self, group: Sequence[_Opened]) -> list[Result | None]:
+        rows = [opened.row for opened in group]
+        return self._guarded(rows, functools.partial(self._paint, group))
+
+    def _guarded(self, rows: Sequence[Result], work: Callable[[], _T]) -> _T | list[Result | None]:
+        """Return what `work` returns, or the rows as its failure leaves them."""
         started = time.monotonic()  # a clock may be set back or forth meanwhile
 
-        def failed(error: BaseException, status: str = "failed") -> list[Result]:
+        def failed(error: BaseException, status: str = "failed") -> list[Result | None]:
             seconds, now = time.monotonic() - started, utc_now()
             return [
                 replace(failed_row(row, error, status), seconds=seconds, finished_at=now)
@@ -224,14 +203,16 @@ class Worker:
         except Interrupted:
             return [None for _ in rows]
         except Exception as error:
-            if "CUDA error" in str(error) and not _is_short_of_memory(error):
+            if "CUDA error" in str(error) and not is_short_of_memory(error):
                 raise DeviceLostError(f"{socket.gethostname()}: {error}") from error
             return failed(error)
         finally:
             self._status = Status()
 
+    # --- one pair, read ---
+
     def _open(self, pair: Pair, row: Result) -> _Opened:
-        """Read what a pair is made of; the key is that of the very bytes that were decoded."""
+        """Read what a pair is made of. The key is that of the very bytes that are decoded."""
         import torch
 
         crash_point("pair-begun", pair_id=pair.pair_id)
@@ -239,7 +220,7 @@ class Worker:
         inputs: list[Input] = []
         pictures: dict[str, Any] = {}
         for ref in pair.inputs:
-            read, pictures[ref.role] = self._read(ref, pair.config)
+            read, pictures[ref.role] = self._reader.read(ref, pair.config)
             inputs.append(read)
         key = pair_key(
             {read.role: read.sha256 for read in inputs},
@@ -259,24 +240,124 @@ class Worker:
         )
         return _Opened(pair, row, pictures)
 
+    def _stylizer(self, backbone: str) -> Stylizer:
+        from stylize import weights
+        from stylize.transfer import Stylizer
+
+        if backbone not in self._stylizers:
+            path = self.job.weights.get(backbone)
+            if path is None:
+                raise WeightsError(f"this run has no weights for {backbone}")
+            self._stylizers[backbone] = Stylizer(
+                weights.load(Path(path)),
+                device=self.job.device,
+                dtype=self.job.dtype,
+                tile=self.job.tile,
+                compile=self.job.compile,
+            )
+        return self._stylizers[backbone]
+
+    # --- pairs of one size and objective, painted ---
+
     def _paint(self, group: Sequence[_Opened]) -> list[Result | None]:
-        """Paint pairs of one size and objective together, and write their pictures."""
+        """Paint pairs together, write their pictures, and return their rows."""
         started = time.monotonic()
         stylizer = self._stylizer(group[0].pair.config.backbone)
 
-        def finish(opened: _Opened, done: Any) -> Result | None:
+        def finish(opened: _Opened, done: StyleResult | DivergedError) -> Result | None:
             row = replace(opened.row, batch=len(group))
             try:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:
                 row = failed_row(row, error)
-            seconds = time.monotonic() - started
-            return replace(row, seconds=seconds, finished_at=utc_now())
+            return replace(row, seconds=time.monotonic() - started, finished_at=utc_now())
 
         return _each(finish, group, self._transfer(stylizer, group, started))
 
-    def _write(self, opened: _Opened, row: Result, done: Any, stylizer: Any) -> Result:
-        """Put a finished picture where it belongs and return its row. Raises what it ended in."""
+    def _transfer(
+        self, stylizer: Stylizer, group: Sequence[_Opened], started: float, together: int = 0
+    ) -> list[StyleResult | DivergedError]:
+        """Make the transfers.
+
+        Where memory does not suffice, half of the pictures are tried at a time; a single one is
+        tried once more in tiles and with a shorter history, which its notes say. `together` is how
+        many pairs share the time from `started`; 0: those of the group.
+        """
+        together = together or len(group)
+        requests = [
+            self._request(opened, together, opened is group[0], started) for opened in group
+        ]
+        pixels = len(group) * math.prod(group[0].size)
+        if pixels <= self._fits or len(group) == 1:
+            try:
+                return list(stylizer.transfer_batch(requests))
+            except Exception as error:
+                if not is_short_of_memory(error):
+                    raise
+                self._fits = pixels // 2
+            _free_memory(stylizer)
+        if len(group) > 1:
+            half = len(group) // 2
+            return [
+                done
+                for part in (group[:half], group[half:])
+                for done in self._transfer(stylizer, part, started, together)
+            ]
+        return [_with_less_memory(stylizer, requests[0])]
+
+    def _request(self, opened: _Opened, together: int, first: bool, started: float) -> Request:
+        from stylize.transfer import Request
+
+        pictures = opened.pictures
+        return Request(
+            pictures["content"],
+            [picture for role, picture in pictures.items() if role.startswith("style")],
+            opened.pair.config,
+            pictures.get("init"),
+            pictures.get("mask"),
+            self._on_step(opened, together, first, started),
+        )
+
+    def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> OnStep:
+        """Return the callback of a pair's steps. It ends the pair that must stop or is too late."""
+        pair, steps = opened.pair, opened.pair.config.steps
+        share_of = share_done(opened.pictures["content"].size, opened.pair.config)
+
+        def on_step(step: Step, image: Tensor) -> None:
+            if self._stopping.is_set():
+                raise Interrupted("stopped")
+            seconds = time.monotonic() - started
+            limit = self.job.timeout * together
+            if limit and seconds > limit:
+                raise TimeLimitError(
+                    f"took more than {limit:g} s, at step {step.step} of {steps} "
+                    "(raise --timeout, or lower size or steps)"
+                )
+            if first:
+                share = share_of(image)
+                self._status = Status(
+                    pair.pair_id, step.step, steps, step.loss, seconds, share, together
+                )
+                self.on_status(self._status)
+            if self.job.preview_every and step.step % self.job.preview_every == 0:
+                self._preview(pair, image)
+
+        return on_step
+
+    def _preview(self, pair: Pair, image: Tensor) -> None:
+        from stylize.image import to_image
+
+        path = storage.output_path(self.job.out, preview_of(pair.output))
+        storage.put(path, encode(to_image(image), ".jpg"))
+
+    def _write(
+        self,
+        opened: _Opened,
+        row: Result,
+        done: StyleResult | DivergedError,
+        stylizer: Stylizer,
+    ) -> Result:
+        """Write a finished picture and return its row. Raises what the transfer ended in."""
         if isinstance(done, StylizeError):
             raise done
         _check_not_black(done.image, opened.pictures["content"])
@@ -305,167 +386,35 @@ class Worker:
         storage.put(storage.output_path(self.job.out, output), data, point="picture")
         return replace(row, output_sha256=hashlib.sha256(data).hexdigest(), output_bytes=len(data))
 
-    def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> Any:
-        """The callback of a pair's steps, which ends the pair when it is to stop or out of time."""
-        pair, steps = opened.pair, opened.pair.config.steps
-        share_of = share_done(opened.pictures["content"].size, opened.pair.config)
 
-        def on_step(step: Any, image: Any) -> None:
-            if self._stopping.is_set():
-                raise Interrupted("stopped")
-            seconds = time.monotonic() - started
-            limit = self.job.timeout * together
-            if limit and seconds > limit:
-                raise TimeLimitError(
-                    f"took more than {limit:g} s, at step {step.step} of {steps} "
-                    "(raise --timeout, or lower size or steps)"
-                )
-            if first:
-                share = share_of(image)
-                self._status = Status(
-                    pair.pair_id, step.step, steps, step.loss, seconds, share, together
-                )
-                self.on_status(self._status)
-            if self.job.preview_every and step.step % self.job.preview_every == 0:
-                self._preview(pair, image)
+def _free_memory(stylizer: Stylizer) -> None:
+    import torch
 
-        return on_step
-
-    def _transfer(
-        self, stylizer: Any, group: Sequence[_Opened], started: float, together: int = 0
-    ) -> list[Any]:
-        """The transfers. Where memory does not suffice, half of the pictures are tried at a time,
-        and a single one once more in tiles and with a shorter history, which its notes say."""
-        import torch
-
-        from stylize.transfer import Request
-
-        together = together or len(group)  # pairs that share the time from `started`
-        requests = []
-        for opened in group:
-            pictures = opened.pictures
-            requests.append(
-                Request(
-                    pictures["content"],
-                    [picture for role, picture in pictures.items() if role.startswith("style")],
-                    opened.pair.config,
-                    pictures.get("init"),
-                    pictures.get("mask"),
-                    self._on_step(opened, together, opened is group[0], started),
-                )
-            )
-        pixels = len(group) * math.prod(group[0].size)
-        if pixels <= self._fits or len(group) == 1:
-            try:
-                return list(stylizer.transfer_batch(requests))
-            except Exception as error:
-                if not _is_short_of_memory(error):
-                    raise
-                self._fits = pixels // 2
-            if stylizer.device.type == "cuda":
-                torch.cuda.empty_cache()
-        if len(group) > 1:
-            half = len(group) // 2
-            return [
-                done
-                for part in (group[:half], group[half:])
-                for done in self._transfer(stylizer, part, started, together)
-            ]
-        (request,) = requests
-        less = replace(request.config, history=min(request.config.history, 5))
-        (result,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
-        if not isinstance(result, StylizeError):
-            note = f"memory was short: history {request.config.history} -> {less.history}"
-            result = replace(result, notes=f"{note}; {result.notes}" if result.notes else note)
-        return [result]
-
-    def _stylizer(self, backbone: str) -> Any:
-        from stylize import weights
-        from stylize.transfer import Stylizer
-
-        if backbone not in self._stylizers:
-            path = self.job.weights.get(backbone)
-            if path is None:
-                raise WeightsError(f"this run has no weights for {backbone}")
-            self._stylizers[backbone] = Stylizer(
-                weights.load(path),
-                device=self.job.device,
-                dtype=self.job.dtype,
-                tile=self.job.tile,
-                compile=self.job.compile,
-            )
-        return self._stylizers[backbone]
-
-    def _read(self, ref: InputRef, config: StyleConfig) -> tuple[Input, Any]:
-        """Hash and decode one input from the same bytes; it is made as small as it is needed."""
-        where = storage.join(self.job.folder, ref.path)
-        name = f"{ref.role} {ref.written}"
-        try:
-            stat = storage.stat(where)  # before the bytes: a change in between is then seen
-            data = storage.read_bytes(where)
-        except FileNotFoundError:
-            why = storage.space_at_end(ref.written)
-            raise ImageReadError(f"{name}: there is no such file{why}") from None
-        except OSError as error:
-            raise ImageReadError(f"{name}: {error.strerror or error}") from error
-        digest = hashlib.sha256(data).hexdigest()
-        try:
-            if ref.is_style:
-                picture = self._painting(data, digest, config)
-            else:
-                picture = decode(data, self.job.limits, "black" if ref.role == "mask" else "white")
-        except StylizeError as error:
-            raise type(error)(f"{name}: {error}") from error
-        if ref.role == "content":
-            picture = scaled(picture, config.size)
-        return Input(ref.role, ref.written, stat, digest), picture
-
-    def _painting(self, data: bytes, digest: str, config: StyleConfig) -> Any:
-        """A style picture, decoded once while it is among the latest."""
-        from stylize.inputs import Painting
-
-        key = (digest, config.style_side(config.size), config.margins)
-        with self._decoding[key]:
-            picture = self._paintings.get(key)
-            if picture is None:
-                picture = Painting.of(decode(data, self.job.limits), config)
-                self._paintings[key] = picture
-        pixels = 0
-        for latest, kept in reversed(list(self._paintings.items())):
-            pixels += math.prod(kept.picture.size)
-            if pixels > _KEPT and latest != key:
-                self._paintings.pop(latest, None)
-        return picture
-
-    def _preview(self, pair: Pair, image: Any) -> None:
-        from stylize.image import to_image
-
-        path = storage.output_path(self.job.out, preview_of(pair.output))
-        storage.put(path, encode(to_image(image), ".jpg"))
+    if stylizer.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
-def _is_short_of_memory(error: BaseException) -> bool:
-    """Return whether the same work with less at once may succeed. The allocators of CPU and GPU,
-    cuBLAS and the driver each say it in their own words; the process can go on."""
-    torch = sys.modules.get("torch")  # whoever painted has it
-    texts = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
-    return (
-        isinstance(error, MemoryError)
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-        or any(text in str(error) for text in texts)
-    )
+def _with_less_memory(stylizer: Stylizer, request: Request) -> StyleResult | DivergedError:
+    """Paint one picture in tiles and with a short history, and say so in its notes."""
+    history = request.config.history
+    less = replace(request.config, history=min(history, _SHORT_HISTORY))
+    (done,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
+    if isinstance(done, DivergedError):
+        return done
+    note = f"memory was short: history {history} -> {less.history}"
+    return replace(done, notes=f"{note}; {done.notes}" if done.notes else note)
 
 
-def _each(work: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
+def _each(work: Callable[..., _T], *lists: Sequence[Any]) -> list[_T]:
     """Return what `work` makes of each item. Several are worked on in threads: Pillow decodes,
     resizes and encodes outside the interpreter, and one after another would keep a GPU waiting."""
     if len(lists[0]) == 1:
-        return [work(*(one for (one,) in lists))]
+        return [work(*(item for (item,) in lists))]
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, *lists))
 
 
-def _check_not_black(picture: Any, photograph: Any) -> None:
+def _check_not_black(picture: Image.Image, photograph: Image.Image) -> None:
     """Raise `BlackError` for a picture of nothing, whatever its loss says."""
     from PIL import ImageStat
 
@@ -475,39 +424,3 @@ def _check_not_black(picture: Any, photograph: Any) -> None:
             f"the picture came out black (brightness {light:.0f} of 255, the photograph has "
             f"{before:.0f}); look at the style, or lower style_weight"
         )
-
-
-def new_row(task: Task) -> Result:
-    """Return the row of an attempt that begins now. It says `failed` until the pair is painted."""
-    pair = task.pair
-    return Result(
-        pair_id=pair.pair_id,
-        row=pair.row,
-        content=pair.content,
-        style=pair.style,
-        output=pair.output,
-        status="failed",
-        settings=pair.config.to_json(),
-        preset=pair.config.preset,
-        algorithm=ALGORITHM,
-        attempt=task.attempt,
-        version=__version__,
-        started_at=utc_now(),
-        generated_id=pair.generated_id,
-        meta=pair.meta,
-    )
-
-
-def failed_row(row: Result, error: BaseException, status: str = "failed") -> Result:
-    """Return the row of an attempt that ended in an error.
-
-    An error that is neither one that the library raises on purpose nor the system's is a bug of
-    ours: the row says so, and keeps the traceback for the run's log.
-    """
-    kind, trace = type(error).__name__, ""
-    foreseen = StylizeError, OSError, MemoryError, storage.OutsideError
-    if not isinstance(error, foreseen) and not _is_short_of_memory(error):
-        kind = f"{BUG}{kind}"
-        trace = "".join(traceback.format_exception(error))
-    message = str(error) or type(error).__name__
-    return replace(row, status=status, error_type=kind, error_message=message, traceback=trace)

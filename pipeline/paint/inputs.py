@@ -1,0 +1,88 @@
+"""Reads what a pair is made of. Imports torch inside; never ray."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from pipeline import storage
+from pipeline.records import Input, InputRef
+from stylize.config import AT_ONCE, StyleConfig
+from stylize.errors import ImageReadError, StylizeError
+from stylize.image import Limits, decode, scaled
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from stylize.inputs import Painting
+
+__all__ = ["InputReader"]
+
+_KEPT_PIXELS = 4 * AT_ONCE
+"""Pixels of decoded style pictures that are kept."""
+
+_PaintingKey = tuple[str, int, str]
+"""SHA-256 of a style picture's file, its longer side in use, and the setting `margins`."""
+
+
+class InputReader:
+    """Reads inputs, and keeps the latest style pictures. Several threads may read at once."""
+
+    def __init__(self, folder: str, limits: Limits) -> None:
+        self._folder = folder  # where relative paths start
+        self._limits = limits
+        self._paintings: dict[_PaintingKey, Painting] = {}
+        self._decoding: defaultdict[_PaintingKey, threading.Lock] = defaultdict(threading.Lock)
+
+    def read(self, ref: InputRef, config: StyleConfig) -> tuple[Input, Image.Image | Painting]:
+        """Hash and decode one input from the same bytes; make it as small as it is needed.
+
+        Raises `StylizeError` in its forms, naming the role and the path as written.
+        """
+        name = f"{ref.role} {ref.written}"
+        path = storage.join(self._folder, ref.path)
+        try:
+            stat = storage.stat(path)  # before the bytes: a change in between is then seen
+            data = storage.read_bytes(path)
+        except FileNotFoundError:
+            why = storage.space_at_end(ref.written)
+            raise ImageReadError(f"{name}: there is no such file{why}") from None
+        except OSError as error:
+            raise ImageReadError(f"{name}: {error.strerror or error}") from error
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            picture = self._decoded(ref, data, digest, config)
+        except StylizeError as error:
+            raise type(error)(f"{name}: {error}") from error
+        return Input(ref.role, ref.written, stat, digest), picture
+
+    def _decoded(
+        self, ref: InputRef, data: bytes, digest: str, config: StyleConfig
+    ) -> Image.Image | Painting:
+        if ref.is_style:
+            return self._painting(data, digest, config)
+        picture = decode(data, self._limits, "black" if ref.role == "mask" else "white")
+        return scaled(picture, config.size) if ref.role == "content" else picture
+
+    def _painting(self, data: bytes, digest: str, config: StyleConfig) -> Painting:
+        """Return a style picture, decoded once while it is among the latest."""
+        from stylize.inputs import Painting
+
+        key = (digest, config.style_side(config.size), config.margins)
+        with self._decoding[key]:
+            painting = self._paintings.get(key)
+            if painting is None:
+                painting = Painting.of(decode(data, self._limits), config)
+                self._paintings[key] = painting
+        self._forget_oldest(key)
+        return painting
+
+    def _forget_oldest(self, latest: _PaintingKey) -> None:
+        pixels = 0
+        for key, painting in reversed(list(self._paintings.items())):
+            pixels += math.prod(painting.picture.size)
+            if pixels > _KEPT_PIXELS and key != latest:
+                self._paintings.pop(key, None)
