@@ -25,7 +25,16 @@ from PIL import Image, ImageDraw
 from pipeline.paint.ray_folder import base_folder
 
 COMMAND = str(Path(sys.executable).with_name("stylize-batch"))
-TINY = ("--size", "32", "--steps", "3", "--scales", "1", "--backbone", "vgg16", "--threads", "1")
+
+
+def tiny(**changes: object) -> tuple[str, ...]:
+    """Options of a run that takes a moment, with changes; None leaves an option out."""
+    values = {"size": 32, "steps": 3, "scales": 1, "backbone": "vgg16", "threads": 1, **changes}
+    named = ((f"--{name}", str(value)) for name, value in values.items() if value is not None)
+    return tuple(part for option in named for part in option)
+
+
+TINY = tiny()
 
 # Runs the command and leaves in a file which of the heavy modules it loaded.
 _SPY = """

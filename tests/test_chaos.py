@@ -27,6 +27,7 @@ from helpers import (
     pictures,
     start,
     statuses,
+    tiny,
     wait_for,
     write_csv,
 )
@@ -61,7 +62,7 @@ def test_random_kills_of_driver_and_workers_lose_nothing(
     pictures(tmp_path, 20)
     rows = [{"id": f"p{i:03}", "content": f"c{i % 20}.jpg", "seed": i} for i in range(200)]
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
-    options = ("--size", 64, "--steps", 60, *TINY[4:], "--workers", WORKERS, "--progress", "none")
+    options = (*tiny(size=64, steps=60), "--workers", WORKERS, "--progress", "none")
     deadline = time.monotonic() + SECONDS
     kills = {"driver": 0, "worker": 0}
     log = {"STYLIZE_CRASH_LOG": str(tmp_path / "log")}
@@ -131,7 +132,7 @@ def test_memory_and_open_files_stay_level_over_a_long_run(
     pictures(tmp_path, 20)
     rows = [{"id": f"p{i}", "content": f"c{i % 20}.jpg", "seed": i} for i in range(pairs)]
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
-    options = ("--size", 64, "--steps", 2, *TINY[4:], "--workers", WORKERS)
+    options = (*tiny(size=64, steps=2), "--workers", WORKERS)
     used: dict[str, list[tuple[float, float]]] = {}
     files: dict[str, list[tuple[float, float]]] = {}
     with driver(manifest, *options, "--progress", "none") as run:

@@ -13,9 +13,20 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import TINY, check_whole, cli, painters, pictures, start, statuses, wait_for, write_csv
+from helpers import (
+    TINY,
+    check_whole,
+    cli,
+    painters,
+    pictures,
+    start,
+    statuses,
+    tiny,
+    wait_for,
+    write_csv,
+)
 
-SLOW = (*TINY[:2], "--steps", 120, "--plateau", 0, "--optimizer", "adam", *TINY[4:])
+SLOW = tiny(steps=120, plateau=0, optimizer="adam")
 
 
 class Nodes:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from forks import Done, Forks
 from helpers import (
-    TINY,
     Reader,
     begun,
     begun_again,
@@ -22,12 +21,13 @@ from helpers import (
     index_rows,
     pictures,
     statuses,
+    tiny,
     write_csv,
 )
 
 from pipeline.crash import POINTS
 
-FAST = (*TINY[:2], "--steps", "1", *TINY[4:])
+FAST = tiny(steps=1)
 PAIRS = 4
 ALL = [f"g{i}" for i in range(PAIRS)]
 IN_HAND = {"pair-begun", "picture-temp-written"}

@@ -3,7 +3,7 @@ with its reason; never a black one that says ok."""
 
 import pytest
 from forks import Forks
-from helpers import TINY, check_whole, index_rows, pictures, write_csv
+from helpers import check_whole, index_rows, pictures, tiny, write_csv
 from PIL import Image, ImageStat
 
 PLAIN = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128)}
@@ -33,7 +33,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object
     }
     manifest = write_csv(folder / "m.csv", [{"id": id_, **row} for id_, row in asked.items()])
     with Forks(folder) as forks:
-        done = forks(manifest, "--in-process", *TINY[:2], "--steps", 12, *TINY[4:])
+        done = forks(manifest, "--in-process", *tiny(steps=12))
     assert done.returncode == 3, done.stderr
     check_whole(folder / "m")
     found = index_rows(folder / "m")

@@ -23,6 +23,7 @@ from helpers import (
     pictures,
     start,
     statuses,
+    tiny,
     wait_for,
     write_csv,
 )
@@ -406,7 +407,7 @@ def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
 ) -> None:
     out = manifest.with_suffix("")
     shutil.rmtree(out)
-    slow = ("--size", 48, "--steps", 60, *TINY[4:])
+    slow = tiny(size=48, steps=60)
     run = start(manifest, "--in-process", *slow)
     try:
         wait_for(lambda: image(out, "g0").exists())

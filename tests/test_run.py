@@ -36,6 +36,7 @@ from helpers import (
     ray_folders,
     start,
     statuses,
+    tiny,
     wait_for,
     write_csv,
 )
@@ -62,7 +63,7 @@ def ok_rows(out: Path) -> list[dict[str, object]]:
 
 def plan(manifest: Path, *options: object) -> dict[str, str]:
     """pair_id -> why it would be painted or skipped."""
-    done = cli("plan", manifest, "--json", *TINY[:-2], *options)
+    done = cli("plan", manifest, "--json", *tiny(threads=None), *options)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     return {entry["pair_id"]: entry["reason"] for entry in facts["todo"] + facts["skipped"]}
@@ -830,7 +831,7 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_painted(tmp_pa
     manifest = write_csv(tmp_path / "photos.csv", rows)
     before = (tmp_path / "photos" / "c0.jpg").read_bytes()
     for command in (["run", "--redo-changed"], ["plan"]):
-        done = cli(command[0], manifest, *command[1:], *TINY[:2])
+        done = cli(command[0], manifest, *command[1:], "--size", 32)
         assert done.returncode == 2
         assert 'line 3, column output: "c0.jpg" in ' in done.stderr
         assert "is the content of row 1, and would be lost" in done.stderr

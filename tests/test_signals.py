@@ -27,6 +27,7 @@ from helpers import (
     ray_folders,
     start,
     statuses,
+    tiny,
     wait_for,
     write_csv,
 )
@@ -140,7 +141,7 @@ def test_a_closed_terminal_stops_the_run_and_what_is_finished_is_kept(
     manifest: Path, tmp_path: Path
 ) -> None:
     out, log = manifest.with_suffix(""), tmp_path / "log"
-    long = ("--size", 48, "--steps", 150, "--plateau", 0, *TINY[4:], "--workers", 1)
+    long = (*tiny(size=48, steps=150, plateau=0), "--workers", "1")
     with terminal(manifest, *long, STYLIZE_CRASH_LOG=str(log)) as shown:
         wait_for(lambda: len(begun(log)) == 2)
         left = descendants(shown.process.pid)
@@ -160,7 +161,7 @@ def test_a_hangup_stops_the_run_unless_nohup_has_it_ignored(
     out, log = manifest.with_suffix(""), tmp_path / "log"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        run = start(manifest, "--in-process", "--size", 48, *TINY[2:], STYLIZE_CRASH_LOG=str(log))
+        run = start(manifest, "--in-process", *tiny(size=48), STYLIZE_CRASH_LOG=str(log))
     finally:
         signal.signal(signal.SIGHUP, before)
     try:

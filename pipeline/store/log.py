@@ -16,14 +16,14 @@ from pipeline import storage
 from pipeline.store.folder import OutFolder
 from pipeline.store.metadata import utc_now
 
-__all__ = ["RunLog", "latest_log"]
+__all__ = ["MOST_BYTES", "RunLog", "latest_log"]
 
 _RUNS = 20  # whose logs are kept
-_MOST_BYTES = 10_000_000  # of one log
+MOST_BYTES = 10_000_000  # of one log
 
 
 class RunLog:
-    """Appends events to a run's log, until that is `_MOST_BYTES` long.
+    """Appends events to a run's log, until that is `MOST_BYTES` long.
 
     A log that cannot be written does not end a run: whatever is wrong with the disk will meet the
     next picture or row, which do.
@@ -40,10 +40,10 @@ class RunLog:
     def write(self, event: str, **facts: object) -> None:
         """Append an event."""
         line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
-        if self._size > _MOST_BYTES:
+        if self._size > MOST_BYTES:
             return
         self._size += len(line)
-        if self._size > _MOST_BYTES:
+        if self._size > MOST_BYTES:
             line = json.dumps({"time": utc_now(), "event": "log full"}) + "\n"
         with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
             file.write(line)
