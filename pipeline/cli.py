@@ -10,9 +10,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,16 +20,19 @@ from pipeline import __version__
 from pipeline.cli_options import (
     Json,
     Manifest,
-    Out,
     OutArgument,
     default_out,
     from_manifest,
     with_options,
 )
 from pipeline.console import Refused, as_refusal, flush, note, say, say_problems, tell
-from pipeline.options import Options
+from pipeline.options import Options, PaintOptions
 from pipeline.records import Pair, split_styles
 from pipeline.text import count, duration, visible
+
+if TYPE_CHECKING:
+    from pipeline.store.folder import OutFolder
+    from stylize.image import Limits
 
 app = typer.Typer(
     name="stylize-batch",
@@ -41,59 +44,57 @@ app = typer.Typer(
 weights_app = typer.Typer(help="The networks' weights: list, fetch, verify.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 
-_RUN = [field.name for field in fields(Options) if field.name != "out"]
+_PAINTING = [field.name for field in fields(PaintOptions)]
+_ALL = [f.name for f in fields(Options) if f.name not in _PAINTING] + _PAINTING
 _WEIGHTS = ["weights", "weights_convention"]
 _LIMITS = ["max_side", "max_megapixels"]
 _SINGLE = [*_WEIGHTS, "device", "dtype", "threads", *_LIMITS]
 _WHICH = ["only", "force", "retry_failed", "no_retry_failed", "redo_changed", "redo_older"]
-"""The options of commands: of all, those that choose which pairs are painted, and so on."""
 
 
 # --- a manifest ---
 
 
 @app.command("run")
-@with_options(*_RUN)
+@with_options(*_ALL)
 def run_command(
     manifest: Manifest,
-    options: Mapping[str, Any],
+    options: Options,
     settings: Mapping[str, str],
-    out: Out = None,
 ) -> None:
     """Paint every pair of a manifest that is not done yet."""
     from pipeline.ledger import Exit, describe, verdict
     from pipeline.run import run
 
-    chosen = Options(out=out or default_out(manifest), **options)
-    finished = run(manifest, from_manifest(settings, manifest), chosen)
+    options = replace(options, out=options.out or default_out(manifest))
+    finished = run(manifest, from_manifest(settings, manifest), options)
     ledger = finished.ledger
     for pair, reason in ledger.skipped[:20]:
         line = f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}"
-        note(line, chosen.progress)
-    pictures, index = os.path.join(chosen.out, "images"), os.path.join(chosen.out, "index")
+        note(line, options.progress)
+    pictures, index = os.path.join(options.out, "images"), os.path.join(options.out, "index")
     tell(f"{describe(ledger)} Pictures: {pictures}/  Index: {index}/")
-    code, message = verdict(ledger, chosen.out, finished.log)
+    code, message = verdict(ledger, options.out, finished.log)
     if code is not Exit.DONE:
-        if chosen.progress == "json":
-            note(message, chosen.progress)
-        raise Refused(code, "" if chosen.progress == "json" else message)
+        if options.progress == "json":
+            note(message, options.progress)
+        raise Refused(code, "" if options.progress == "json" else message)
 
 
 @app.command("plan")
-@with_options(*_WEIGHTS, *_WHICH, "verify_inputs")
+@with_options("out", *_WEIGHTS, *_WHICH, "verify_inputs")
 def plan_command(
     manifest: Manifest,
-    options: Mapping[str, Any],
+    options: Options,
     settings: Mapping[str, str],
-    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Say what would be painted and why, and how long it may take; write nothing."""
     from pipeline.cost import estimate
     from pipeline.run import make_plan
 
-    chosen = Options(out=out or default_out(manifest), **options)
-    plan, pairs, results = make_plan(manifest, from_manifest(settings, manifest), chosen, say)
+    options = replace(options, out=options.out or default_out(manifest))
+    plan, pairs, results = make_plan(manifest, from_manifest(settings, manifest), options, say)
     times = estimate([pair for pair, _ in plan.todo], results.values())
     if as_json:
         facts = {
@@ -126,7 +127,7 @@ def plan_command(
 @with_options(*_LIMITS)
 def validate_command(
     manifest: Manifest,
-    options: Mapping[str, Any],
+    options: Options,
     settings: Mapping[str, str],
     images: Annotated[bool, typer.Option("--images", help="decode every picture")] = False,
     as_json: Json = False,
@@ -135,15 +136,13 @@ def validate_command(
     from pipeline.manifest.files import find_problems, mask_problems
     from pipeline.manifest.reader import read_manifest
     from pipeline.manifest.table import ManifestError
-    from stylize.image import Limits
 
-    limits = Limits(options["max_side"], options["max_megapixels"])
-    check = _check_of_pictures(limits, images)
+    check = _check_of_pictures(options.limits, images)
     try:
         pairs = read_manifest(manifest, defaults=from_manifest(settings, manifest))
         problems, rows = find_problems(pairs, check), len(pairs)
         if images:
-            problems += mask_problems(pairs, _check_of_masks(limits))
+            problems += mask_problems(pairs, _check_of_masks(options.limits))
     except ManifestError as error:
         problems, rows = [*error.problems, *find_problems(error.pairs, check)], error.rows
         problems.sort(key=lambda problem: problem.place)
@@ -158,7 +157,7 @@ def validate_command(
         tell(f"{count(rows, 'pair')}, no problem found")
 
 
-def _check_of_pictures(limits: Any, decoded: bool) -> Callable[[str], str | None]:
+def _check_of_pictures(limits: Limits, decoded: bool) -> Callable[[str], str | None]:
     """Return what says what is wrong with a picture, by its header or by all of it."""
     from pipeline import storage
     from stylize.errors import StylizeError
@@ -176,7 +175,7 @@ def _check_of_pictures(limits: Any, decoded: bool) -> Callable[[str], str | None
     return check
 
 
-def _check_of_masks(limits: Any) -> Callable[[str, str], str | None]:
+def _check_of_masks(limits: Limits) -> Callable[[str, str], str | None]:
     """Return what says what is wrong with the mask of a photograph."""
     from pipeline import storage
     from stylize.errors import ConfigError, StylizeError
@@ -248,7 +247,7 @@ def pair_command(
     content: Annotated[str, typer.Argument(help="the photograph")],
     style: Annotated[str, typer.Argument(help="the painting, or several: a.jpg|b.jpg")],
     out: Annotated[str, typer.Option("--out", "-o", help="file to write, like painted.png")],
-    options: Mapping[str, Any],
+    options: Options,
     settings: Mapping[str, str],
 ) -> None:
     """Paint one pair; no Ray, no index."""
@@ -259,9 +258,8 @@ def pair_command(
         raise Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
     if os.path.isdir(out):
         raise Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
-    chosen = Options(out="", **options)
-    pair = single.read(content, split_styles(style), settings, chosen.limits)
-    stylizer = single.make_stylizer(pair.config.backbone, chosen, say)
+    pair = single.read(content, split_styles(style), settings, options.limits)
+    stylizer = single.make_stylizer(pair.config.backbone, options, say)
     tell(single.paint(pair, out, stylizer))
 
 
@@ -271,7 +269,7 @@ def explain_command(
     content: Annotated[str, typer.Argument(help="the photograph")],
     style: Annotated[str, typer.Argument(help="the painting")],
     out: Annotated[str, typer.Option("--out", "-o", help="folder to write")],
-    options: Mapping[str, Any],
+    options: Options,
     settings: Mapping[str, str],
     layers: Annotated[
         str, typer.Option(help="layers of the feature maps; by default those of the losses")
@@ -282,19 +280,18 @@ def explain_command(
     from pipeline.explain import explain, parse_layers
 
     wanted = parse_layers(layers)
-    chosen = Options(out="", **options)
-    pair = single.read(content, [style], settings, chosen.limits)
-    stylizer = single.make_stylizer(pair.config.backbone, chosen, say)
+    pair = single.read(content, [style], settings, options.limits)
+    stylizer = single.make_stylizer(pair.config.backbone, options, say)
     tell(explain(pair, out, stylizer, wanted))
 
 
 @app.command("bench")
 @with_options("device", "dtype", "threads")
-def bench_command(options: Mapping[str, Any], as_json: Json = False) -> None:
+def bench_command(options: Options, as_json: Json = False) -> None:
     """Measure this machine: seconds per evaluation, share of its peak, pairs per hour, memory."""
     from pipeline.paint.bench import bench
 
-    measured = bench(**options, say=say)
+    measured = bench(device=options.device, dtype=options.dtype, threads=options.threads, say=say)
     if as_json:
         tell(measured.to_json())
         return
@@ -484,7 +481,7 @@ def prune_command(
         say("nothing to remove")
 
 
-def _existing(out: str) -> Any:
+def _existing(out: str) -> OutFolder:
     """Return OUT as a value. Refuses a folder that is none."""
     from pipeline.store.folder import OutFolder
 

@@ -15,16 +15,13 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.console import Refused
-from pipeline.options import option_of
+from pipeline.options import Options, option_of
 from stylize.config import SETTINGS, StyleConfig, as_text
 
-__all__ = ["Json", "Manifest", "Out", "OutArgument", "default_out", "from_manifest", "with_options"]
+__all__ = ["Json", "Manifest", "OutArgument", "default_out", "from_manifest", "with_options"]
 
 Manifest = Annotated[
     str, typer.Argument(help="csv, tsv, jsonl or parquet with the columns content and style")
-]
-Out = Annotated[
-    str | None, typer.Option("--out", "-o", help="output folder; by default beside the manifest")
 ]
 OutArgument = Annotated[str, typer.Argument(help="output folder of a run")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
@@ -36,7 +33,7 @@ Command = Callable[..., Any]
 def with_options(*names: str, **own: str) -> Callable[[Command], Command]:
     """Give a command the options of `Options` that are named, and one for each setting.
 
-    The command gets the values as the mapping `options`, and the settings that were used, in text
+    The command gets them as `options`, an `Options`, and the settings that were used, in text
     form, as the mapping `settings`. `own` are defaults of this command instead of `StyleConfig`'s.
     A command without a parameter `settings` gets none.
     """
@@ -57,10 +54,10 @@ def with_options(*names: str, **own: str) -> Callable[[Command], Command]:
                 given = {name: arguments.pop(name) for name in SETTINGS}
                 used = {name: text for name, text in given.items() if text is not None}
                 arguments["settings"] = _merged(own, file, used)
-            if names:
-                values = {name: arguments.pop(name) for name in names}
-                arguments["options"] = {n: _as_given(n, value) for n, value in values.items()}
-            return command(**arguments)
+            values = {name: arguments.pop(name) for name in names}
+            if "only" in values:  # typer gives a list, or None
+                values["only"] = tuple(values["only"] or ())
+            return command(**arguments, options=Options(**values))
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -75,7 +72,7 @@ def with_options(*names: str, **own: str) -> Callable[[Command], Command]:
 
 def _option_parameter(name: str) -> inspect.Parameter:
     option, kind, default = option_of(name)
-    flag = f"--{name.replace('_', '-')}"
+    flags = [f"--{name.replace('_', '-')}", *([option.short] if option.short else [])]
     checks: dict[str, Any] = {}
     if kind in (int, float):
         checks = {"min": option.least, "max": option.most}
@@ -86,7 +83,7 @@ def _option_parameter(name: str) -> inspect.Parameter:
     typed: Any = kind
     if kind is tuple:
         typed, default = list[str] | None, None
-    annotation = Annotated[typed, typer.Option(flag, help=option.help, **checks)]
+    annotation = Annotated[typed, typer.Option(*flags, help=option.help, **checks)]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
@@ -101,11 +98,6 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
         return value
 
     return check
-
-
-def _as_given(name: str, value: Any) -> Any:
-    _, kind, _ = option_of(name)
-    return tuple(value or ()) if kind is tuple else value
 
 
 def default_out(manifest: str) -> str:

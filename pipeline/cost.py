@@ -11,11 +11,14 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.records import Pair, Result
 from stylize.config import StyleConfig
 from stylize.stages import plan_stages
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["estimate", "share_done", "work"]
 
@@ -46,12 +49,12 @@ def _all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
     return max(1, sum(math.prod(s.size) * s.evaluations for s in plan_stages(size, config)))
 
 
-def share_done(size: tuple[int, int], config: StyleConfig) -> Callable[[Any], float]:
+def share_done(size: tuple[int, int], config: StyleConfig) -> Callable[[Tensor], float]:
     """Return a function that is told the picture (1, 3, H, W) of each evaluation, and returns the
     share of the work that is done by then, for a photograph of a size."""
     total, seen = _all_pixels(size, config), 0
 
-    def share(picture: Any) -> float:
+    def share(picture: Tensor) -> float:
         nonlocal seen
         seen += int(math.prod(picture.shape[-2:]))
         return min(1.0, seen / total)

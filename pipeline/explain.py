@@ -112,7 +112,7 @@ _FILES: Mapping[str, Callable[[Explanation], bytes]] = {
     "film.gif": lambda found: film(found.looks, found.result.image),
     _GRAMS: lambda found: _png(gram_figure(found.grams)),
 }
-"""What stands beside the page, but for a picture for each layer."""
+"""The files beside the page, except the pictures of the layers."""
 
 
 # --- figures -----------------------------------------------------------------------------------

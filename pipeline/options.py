@@ -1,6 +1,6 @@
-"""The options that are no settings of a picture, each written once. Standard library only.
+"""The options that are not settings of a picture, each written once. Never imports torch or ray.
 
-The command line makes its options from the fields' metadata, and the workers get `PaintOptions`.
+The command line makes its options from the fields' metadata. Workers get `PaintOptions`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Option(NamedTuple):
     least: float | None = None
     most: float | None = None
     variable: str = ""  # an environment variable that sets it
+    short: str = ""  # its short form
 
 
 def _option(default: Any, help: str, *words: str, **more: Any) -> Any:
@@ -74,7 +75,7 @@ class PaintOptions:
 class Options(PaintOptions):
     """Everything that a run is told, except the settings of the pictures."""
 
-    out: str
+    out: str = _option("", "output folder; by default beside the manifest", short="-o")
     weights: str = _option("", "a VGG file, .pth or .safetensors, instead of the project's own")
     weights_convention: Literal["torchvision", "caffe"] = _option(
         "torchvision",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import cli, picture, write_csv
 from PIL import Image
 
 from stylize import StyleConfig, Stylizer
 from stylize.errors import ConfigError, ImageReadError
 from stylize.image import check_header, checked_mask, decode
 from stylize.weights import Weights
-from tests.helpers import cli, picture, write_csv
 
 Tags = Mapping[int, tuple[int, Sequence[int]]]
 

@@ -1,6 +1,6 @@
-"""What this machine can do: seconds per evaluation, share of its peak, pairs per hour, memory.
+"""Measures this machine: seconds per evaluation, share of its peak, pairs per hour, memory.
 
-Runs in this process, without Ray, in under two minutes. Imports torch inside.
+Runs in this process, without Ray, in under two minutes. Imports torch inside functions.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.paint.resources import peak_memory
 from stylize.config import StyleConfig, together
 from stylize.layers import cell, deepest, relu_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from stylize.transfer import OnStep, Request, Step, Stylizer
 
 __all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
 
@@ -34,19 +40,19 @@ class Evaluation:
     """One evaluation of loss and gradient of the default preset at one size."""
 
     size: int  # pixels, square
-    batch: int  # pictures that are optimised together
-    seconds: float  # of all of them, median
-    gflops: float  # work of one picture summed directly, 10^9 operations: two a multiply-add
-    share_of_peak: float  # of the better peak; above 1 with Winograd's
+    batch: int  # pictures that are painted together
+    seconds: float  # for all of them together, median
+    gflops: float  # for one picture, if summed directly; 10^9 operations, two for a multiply-add
+    share_of_peak: float  # of the better of the two peaks; above 1 with Winograd's convolutions
 
     def per_picture(self) -> float:
-        """Seconds a picture."""
+        """Return the seconds for one picture."""
         return self.seconds / self.batch
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What `bench` measured."""
+    """The measurements of `bench`."""
 
     device: str
     name: str  # of the processor or card
@@ -64,9 +70,14 @@ class Bench:
         return json.dumps(asdict(self), indent=1)
 
 
-def multiply_adds(width: int, height: int, config: StyleConfig, convs: dict[str, Any]) -> float:
-    """Multiply-adds of one evaluation: each convolution forward and back to its input, and each
-    Gram matrix forward and back. `convs` is {conv: filter (out, in, 3, 3)}, in order."""
+def multiply_adds(
+    width: int, height: int, config: StyleConfig, convs: Mapping[str, Tensor]
+) -> float:
+    """Return the multiply-adds of one evaluation.
+
+    They are those of each convolution, forward and back to its input, and of each Gram matrix,
+    forward and back. `convs` maps each convolution to its filter (out, in, 3, 3), in order.
+    """
     layers = [name for name, weight in config.style_layers if weight]
     needed = [name for name, weight in config.content_layers if weight] + layers
     last = deepest(needed, config.backbone)
@@ -98,8 +109,8 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
     config = StyleConfig(backbone="vgg16")
-    found = weights.load()
-    stylizer = Stylizer(found, device=device, dtype=dtype)
+    network = weights.load()
+    stylizer = Stylizer(network, device=device, dtype=dtype)
     stylizer.encoder(config)
     startup = time.perf_counter() - began
     say("measuring the peak …")
@@ -110,7 +121,7 @@ def bench(
         for batch in (1, together(size)) if gpu else (1,):
             say(f"measuring {size} px …")
             seconds = _evaluation(stylizer, size, batch)
-            work = 2 * multiply_adds(size, size, config, dict(found.filters)) / 1e9
+            work = 2 * multiply_adds(size, size, config, dict(network.filters)) / 1e9
             evaluations.append(Evaluation(size, batch, seconds, work, 0.0))
     per_pair = _pair(stylizer, config) if gpu else _pair_by_pixels(config, evaluations[1])
     # Before and after: clocks drift.
@@ -132,15 +143,15 @@ def bench(
     )
 
 
-def _evaluation(stylizer: Any, size: int, batch: int) -> float:
-    """Median seconds of a loss and its gradient at a square size, L-BFGS's step included."""
+def _evaluation(stylizer: Stylizer, size: int, batch: int) -> float:
+    """Return the median seconds of a loss and its gradient at a square size, with L-BFGS's step."""
     from stylize.transfer import LOOK_EVERY
 
-    # A GPU's evaluations are heard of so many at a time; the first of them make its graph.
+    # A GPU tells of several evaluations at a time, and the first ones record its graph.
     every = 1 if stylizer.device.type == "cpu" else LOOK_EVERY
     times: list[float] = []
 
-    def on_step(step: Any, image: Any) -> None:
+    def on_step(step: Step, image: Tensor) -> None:
         if step.step % every == 0:
             times.append(time.perf_counter())
         if len(times) > 2 and times[-1] - times[0] > _BUDGET:
@@ -152,8 +163,10 @@ def _evaluation(stylizer: Any, size: int, batch: int) -> float:
     return statistics.median(b - a for a, b in itertools.pairwise(times[1:])) / every
 
 
-def _requests(size: int, batch: int, config: StyleConfig, on_step: Any = None) -> list[Any]:
-    """Square pictures of smooth noise, each in the style of its mirror image."""
+def _requests(
+    size: int, batch: int, config: StyleConfig, on_step: OnStep | None = None
+) -> list[Request]:
+    """Return square pictures of smooth noise, each in the style of its mirror image."""
     import torch
 
     from stylize.transfer import Request
@@ -165,14 +178,15 @@ def _requests(size: int, batch: int, config: StyleConfig, on_step: Any = None) -
     return [Request(picture, picture.flip(3), config, on_step=on_step), *rest]
 
 
-def _pair(stylizer: Any, config: StyleConfig) -> float:
-    """Seconds of each of as many pairs at 512 px as a run optimises together."""
+def _pair(stylizer: Stylizer, config: StyleConfig) -> float:
+    """Return the seconds for one pair at 512 px, painted with as many others as a run would."""
     requests = _requests(config.size, together(config.size), config)
     return _seconds(lambda: stylizer.transfer_batch(requests), stylizer.device, 1) / len(requests)
 
 
 def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
-    """Seconds of a square pair at 512 px: a stage's evaluations cost what its pixels do."""
+    """Return the seconds for a square pair at 512 px. The cost of an evaluation is proportional to
+    the pixels of its stage."""
     from stylize.stages import plan_stages
 
     stages = plan_stages((config.size, config.size), config)
@@ -180,9 +194,9 @@ def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
     return pixels * at_512.seconds / at_512.size**2
 
 
-def _peaks(stylizer: Any) -> tuple[float, float]:
-    """The most 10^9 operations a second in its type: of products of square matrices, and of a
-    convolution."""
+def _peaks(stylizer: Stylizer) -> tuple[float, float]:
+    """Return the peaks in the stylizer's type, 10^9 operations a second: for products of square
+    matrices, and for a convolution."""
     import torch
 
     device, dtype = stylizer.device, stylizer.dtype
@@ -201,8 +215,8 @@ def _peaks(stylizer: Any) -> tuple[float, float]:
     return products / 1e9, work / seconds / 1e9
 
 
-def _seconds(run: Callable[[], Any], device: Any, times: int = 4) -> float:
-    """The least of some times, after one that is not counted."""
+def _seconds(run: Callable[[], object], device: torch.device, times: int = 4) -> float:
+    """Return the shortest of some runs, after one that is not counted."""
     import torch
 
     def timed() -> float:
@@ -216,7 +230,7 @@ def _seconds(run: Callable[[], Any], device: Any, times: int = 4) -> float:
     return min(timed() for _ in range(times))
 
 
-def _name(device: Any) -> str:
+def _name(device: torch.device) -> str:
     import torch
 
     from stylize.device import processor

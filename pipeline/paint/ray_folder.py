@@ -1,8 +1,9 @@
-"""The folder of a Ray that is started here, and the guard that clears up should the driver die.
+"""The folder of a Ray that is started here, and the guard that clears up if the driver dies.
 
-`kill -9` of a driver leaves Ray's agents for a minute, and its folder for good. The guard is a
-small process of its own that waits for the driver's end, however it comes; `sweep` is for what
-even the guard did not live to see. Standard library and psutil; never imports ray.
+A driver that is killed with -9 leaves Ray's agents running for a minute, and its folder for good.
+The guard is a small process that waits for the driver's end, whichever way it comes, and then
+clears up. `sweep` removes what was left when the guard died, too. Uses the standard library and
+psutil; never imports ray.
 """
 
 from __future__ import annotations
@@ -30,28 +31,31 @@ _FRESH = 60.0  # seconds; a younger folder may not be locked yet
 
 
 def base_folder() -> str:
-    """Where folders of Ray are made: the system's for temporary files, if its name is short."""
+    """Return where Ray's folders are made: the folder for temporary files, if its name is short."""
     base = tempfile.gettempdir()
     return base if len(base.encode()) <= _BASE_BYTES else "/tmp"
 
 
 @contextlib.contextmanager
 def ray_folder() -> Iterator[str]:
-    """A new folder ``stylize-<pid>-…``; at the end, or at this process's death, it is removed
-    and what still runs in it is killed. Folders of drivers that are dead are removed first."""
+    """Make a new folder ``stylize-<pid>-…``.
+
+    At the end, or when this process dies, the folder is removed and whatever still runs in it is
+    killed. Folders of dead drivers are removed first.
+    """
     base = base_folder()
     sweep(base)
     folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)
     lock = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # It reads its standard input, which ends when this process does.
+    # The guard reads its standard input, which ends when this process does.
     guard = subprocess.Popen(
         [sys.executable, "-P", __file__, folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        start_new_session=True,  # Ctrl-C and a closed terminal are not for it
+        start_new_session=True,  # so that Ctrl-C and a closed terminal do not reach it
     )
     try:
         yield folder
@@ -64,7 +68,7 @@ def ray_folder() -> Iterator[str]:
 
 
 def sweep(base: str) -> None:
-    """Remove what dead drivers left in `base`: folders, and processes that still use them."""
+    """Remove what dead drivers left in `base`: folders, and the processes that still use them."""
     for name in os.listdir(base):
         folder = os.path.join(base, name)
         if name.startswith(_PREFIX) and _is_abandoned(folder):
@@ -77,7 +81,7 @@ def _is_abandoned(folder: str) -> bool:
         if time.time() - os.stat(path).st_mtime < _FRESH:
             return False
         lock = os.open(path, os.O_RDWR)
-    except OSError:  # none of ours, or another user's
+    except OSError:  # not one of these folders, or another user's
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,16 +99,17 @@ def _clear(folder: str) -> None:
         return [process for process in psutil.process_iter() if _is_rays(process, folder)]
 
     deadline = time.monotonic() + 5
-    while (found := users()) and time.monotonic() < deadline:
-        for process in found:
+    while (processes := users()) and time.monotonic() < deadline:
+        for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=1)
+        psutil.wait_procs(processes, timeout=1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_rays(process: psutil.Process, folder: str) -> bool:
-    """Whether it is a process of the Ray in `folder`, and no person's look at its logs."""
+    """Return whether a process belongs to the Ray in `folder`. A person may be reading its logs,
+    with a process of their own."""
     import psutil
 
     try:

@@ -1,6 +1,6 @@
-"""What this process may use of the machine, what it has used, and what it was killed for.
+"""What this process may use of the machine, what it has used, and what the kernel killed.
 
-Imports torch for a GPU only.
+Imports torch only for a GPU.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["cores", "kernel_kills", "memory_limit", "peak_memory"]
 
 
-def peak_memory(device: Any) -> int:
-    """Bytes that this process has had at its highest, on a GPU of that one's memory."""
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory that this process has had, bytes: the GPU's if `device` is one."""
     if device.type == "cuda":
         import torch
 
@@ -26,8 +29,10 @@ def peak_memory(device: Any) -> int:
 
 
 def kernel_kills(root: str = "/") -> int:
-    """How many processes the kernel has killed for memory: in the control group of this process,
-    which its children share, or where that has no count, on the whole machine. 0: it does not say.
+    """Return how many processes the kernel has killed for memory; 0 where it does not say.
+
+    The count is that of this process's control group, which its children share, or else that of
+    the whole machine.
     """
     files = _of_groups(root, "memory", "memory.events", "memory.oom_control")
     for path in [*files, os.path.join(root, "proc/vmstat")]:
@@ -39,24 +44,26 @@ def kernel_kills(root: str = "/") -> int:
 
 
 def memory_limit(root: str = "/") -> int:
-    """Bytes that this process may use: the machine's, or less where a control group says so."""
+    """Return the bytes that this process may use: the machine's, or fewer where a control group
+    says so."""
     import psutil
 
     limits: list[int] = [psutil.virtual_memory().total]
     for path in _of_groups(root, "memory", "memory.max", "memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError), open(path) as file:
-            limits.append(int(file.read()))  # "max" is none
+            limits.append(int(file.read()))  # "max" means no limit, and is no number
     return min(limits)
 
 
 def cores(root: str = "/") -> int:
-    """CPU cores that this process may use, by its affinity and its control groups' quotas."""
+    """Return the CPU cores that this process may use, by affinity and control groups' quotas."""
     affinity = hasattr(os, "sched_getaffinity")
     limits: list[float] = [len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1]
     for path in _of_groups(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
         with contextlib.suppress(OSError, ValueError):
             with open(path) as file:
-                quota, *period = map(float, file.read().split())  # "max" is none, and so is -1
+                # "max" and -1 mean no limit.
+                quota, *period = map(float, file.read().split())
             if not period:
                 with open(path.replace("quota", "period")) as file:
                     period = [float(file.read())]
@@ -66,8 +73,10 @@ def cores(root: str = "/") -> int:
 
 
 def _of_groups(root: str, controller: str, name: str, old_name: str) -> Iterator[str]:
-    """A file of each control group that this process is in, the innermost first: `name` with
-    version 2, `old_name` with version 1. Some need not exist."""
+    """Yield the path of a file in each control group of this process, the innermost first.
+
+    The file is `name` in version 2 and `old_name` in version 1. Some need not exist.
+    """
     try:
         with open(os.path.join(root, "proc/self/cgroup")) as file:
             groups = [line.rstrip("\n").split(":", 2) for line in file]
@@ -78,6 +87,6 @@ def _of_groups(root: str, controller: str, name: str, old_name: str) -> Iterator
         if controllers and controller not in controllers.split(","):
             continue
         top = f"{mount}/{controller}" if controllers else mount
-        while group:  # in a container the outer ones may be all that is to be seen
+        while group:  # in a container only the outer groups may be visible
             yield f"{top}{group.rstrip('/')}/{old_name if controllers else name}"
             group = group.rpartition("/")[0] or ("/" if group.strip("/") else "")
