@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stylize.config import SETTINGS, StyleConfig, parse_setting
+from stylize.config import SETTINGS, StyleConfig, as_text, parse_setting
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,6 +42,22 @@ def test_tests_that_documents_name_with_their_file_exist() -> None:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), name
 
 
+def test_every_test_that_the_promises_name_exists() -> None:
+    """With its file or without; one that is cut with … by its beginning."""
+    sources = " ".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)\(", sources, re.MULTILINE))
+    text = " ".join((ROOT / "docs" / "reliability.md").read_text("utf-8").split())
+    named = re.findall(r"(?:::|`)(test_\w+)(…?)(\.py)?", text)
+    assert len(named) > 60
+    for name, cut, ending in named:
+        if ending:
+            assert (ROOT / "tests" / f"{name}.py").exists(), name
+        elif cut:
+            assert any(test.startswith(name) for test in defined), name
+        else:
+            assert name in defined, name
+
+
 def test_the_gradients_that_the_method_gives_are_held_against_autograd() -> None:
     named = re.findall(r"`(test_the_gradient_\w+)`", METHOD.read_text("utf-8"))
     assert len(named) == 2
@@ -61,8 +77,6 @@ def test_the_methods_table_of_settings_has_the_presets_values() -> None:
 
 
 def test_the_page_of_settings_lists_every_one_with_its_default() -> None:
-    from pipeline.tables import as_text
-
     page = (ROOT / "docs" / "settings.md").read_text("utf-8").split("## All settings")[1]
     rows = re.findall(r"^\| `(\w+)` \|\s*`?([^|`]*?)`?\s*\|", page, re.MULTILINE)
     assert [name for name, _ in rows] == list(SETTINGS)

@@ -429,10 +429,12 @@ def test_a_failure_shows_its_reason_and_no_empty_frame(shown: Page) -> None:
 
 
 def test_a_pair_without_an_id_is_named_by_its_pictures(browser: Any, tmp_path: Path) -> None:
-    append(tmp_path, result(1, pair_id="6ecff96c7732"), result(2, pair_id="harbour"))
+    made, own = result(1, pair_id="6ecff96c7732", generated_id=True), result(2, pair_id="harbour")
+    append(tmp_path, made, own, result(3, pair_id="0123456789ab", generated_id=False))
     shown = Page(browser, Path(write_report(OutFolder(tmp_path))))
-    assert shown.names() == ["boat \N{MULTIPLICATION SIGN} waves", "harbour"]
-    assert shown.texts(".pair .facts h3 + p") == ["6ecff96c7732", "boat in the style of waves"]
+    assert shown.names() == ["boat \N{MULTIPLICATION SIGN} waves", "harbour", "0123456789ab"]
+    below = ["6ecff96c7732", *["boat in the style of waves"] * 2]
+    assert shown.texts(".pair .facts h3 + p") == below
     assert shown.errors() == []
 
 

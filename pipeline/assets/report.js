@@ -392,14 +392,14 @@
     }));
   }
 
-  const FIRST = ["pair_id", "status", "content", "style", "output", "width", "height", "loss", "content_loss", "style_loss", "tv_loss", "evaluations", "steps", "stop_reason", "seconds", "device", "dtype", "finished_at"];
+  const FIRST = ["pair_id", "status", "content", "style", "output", "width", "height", "loss", "content_loss", "style_loss", "tv_loss", "evaluations", "stop_reason", "seconds", "device", "dtype", "finished_at"];
   function drawFacts(row) {
     const entries = [];
     const add = (name) => {
       const text = shown(name, get(name, row));
       if (text) entries.push(make("dt", { textContent: name.replace(/_/g, " ") }), make("dd", { textContent: text }));
     };
-    const rest = Object.keys(readers).filter((name) => !FIRST.includes(name) && !["error_type", "error_message", "generated_id"].includes(name));
+    const rest = Object.keys(readers).filter((name) => !FIRST.includes(name) && !["error_type", "error_message", "generated_id", "steps"].includes(name));
     FIRST.forEach(add);
     entries.push(make("div", { className: "break" }));
     rest.filter((name) => name.startsWith("meta.")).forEach(add);
