@@ -6,14 +6,14 @@ What must be read from files comes through `Facts`, which the caller provides.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pipeline.records import Pair, Result
 from stylize.config import SETTINGS, as_text
 
-__all__ = ["Facts", "Picture", "Plan", "pending"]
+__all__ = ["Facts", "Picture", "Plan", "pending", "taken_outputs"]
 
 Picture = Literal["ok", "missing", "changed", "rowless"]
 
@@ -92,6 +92,27 @@ def pending(
             if result is not None and result.algorithm < facts.algorithm:
                 plan.older.append(pair)
     return plan
+
+
+def taken_outputs(
+    pairs: Iterable[Pair], results: Mapping[str, Result], manifest_ids: Collection[str]
+) -> list[tuple[Pair, Result]]:
+    """Return the pairs whose output is the picture of a pair that the manifest does not have.
+
+    `manifest_ids` are those of the whole manifest. A row without an id gets another id when its
+    settings are edited. It is known by its content and style, and may paint over its picture.
+    """
+    owners = {
+        row.output: row
+        for row in results.values()
+        if row.output_sha256 and row.pair_id not in manifest_ids
+    }
+    return [
+        (pair, owner)
+        for pair in pairs
+        if (owner := owners.get(pair.output)) is not None
+        and not (pair.generated_id and (owner.content, owner.style) == (pair.content, pair.style))
+    ]
 
 
 _Verdict = tuple[Literal["todo", "done", "skip"], str]  # and the reason

@@ -20,8 +20,8 @@ from pipeline.crash import crash_point
 from pipeline.display.progress import Progress
 from pipeline.ledger import FailureStreak, Ledger
 from pipeline.manifest.files import overwritten
-from pipeline.manifest.reader import read_manifest
-from pipeline.manifest.table import ManifestError
+from pipeline.manifest.reader import Manifest, read_manifest
+from pipeline.manifest.table import ManifestError, Problem
 from pipeline.options import Options
 from pipeline.paint.attempts import BUG
 from pipeline.paint.backbones import Backbones, GivenWeights
@@ -30,7 +30,7 @@ from pipeline.paint.fleet import Wanted
 from pipeline.paint.local import run_local
 from pipeline.paint.ray_driver import run_ray
 from pipeline.paint.worker import Job
-from pipeline.plan import Plan, pending
+from pipeline.plan import Plan, pending, taken_outputs
 from pipeline.records import FAILURES, Pair, Result, Status, Task
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
@@ -38,7 +38,7 @@ from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_results
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import RunLog
-from pipeline.text import count
+from pipeline.text import count, quoted
 from stylize.errors import ConfigError
 
 __all__ = ["Finished", "folder_of_inputs", "make_plan", "run"]
@@ -60,16 +60,18 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     """
     began = time.monotonic()
     out = OutFolder(options.out)
-    pairs = _selected(manifest, settings, options, out)
+    whole = _read(manifest, settings, out)
+    pairs = _selected(whole, options)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     lock = _lock(out, run_id, options.wait)
     try:
         out.remove_leftovers()
         with RunLog(out, run_id) as log, Index(out, run_id) as index:
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
+            session = _Session(out, whole, pairs, options, index, log)
+            plan, results = session.plan()
             out.fix(inputs=folder_of_inputs(manifest, out))
-            session = _Session(out, pairs, options, index, log)
-            plan = session.run()
+            session.carry_out(plan, results)
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
         log.write("run ended", **{**asdict(ledger), "skipped": len(ledger.skipped)})
         return Finished(ledger, log.path)
@@ -85,22 +87,26 @@ def make_plan(
     Raises as `run` does.
     """
     out = OutFolder(options.out)
-    pairs = _selected(manifest, settings, options, out)
+    whole = _read(manifest, settings, out)
+    pairs = _selected(whole, options)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
     results = read_results(out)
     if results or any(out.has_picture(pair.output) for pair in pairs):
         pairs = backbones.resolve(pairs)
     facts = FileFacts(out, backbones.sha256, verify_inputs=options.verify_inputs)
-    return _plan(pairs, results, options, facts), pairs, results
+    return _plan(whole, pairs, results, options, facts), pairs, results
 
 
-def _selected(
-    manifest: str, settings: Mapping[str, str], options: Options, out: OutFolder
-) -> list[Pair]:
-    """Return the pairs that were asked for. Raises `ManifestError`, `ConfigError`."""
+def _read(manifest: str, settings: Mapping[str, str], out: OutFolder) -> Manifest:
+    """Return all pairs of a manifest. Raises `ManifestError`."""
     pairs = read_manifest(manifest, defaults=settings)
     if problems := overwritten(pairs, out):
         raise ManifestError(problems, pairs, len(pairs))
+    return pairs
+
+
+def _selected(pairs: Manifest, options: Options) -> list[Pair]:
+    """Return the pairs that were asked for. Raises `ConfigError`."""
     if not options.only:
         return list(pairs)
     ids = {pair.pair_id for pair in pairs}
@@ -115,9 +121,17 @@ def _given_weights(options: Options) -> GivenWeights:
 
 
 def _plan(
-    pairs: Sequence[Pair], results: Mapping[str, Result], options: Options, facts: FileFacts
+    whole: Manifest,
+    pairs: Sequence[Pair],
+    results: Mapping[str, Result],
+    options: Options,
+    facts: FileFacts,
 ) -> Plan:
-    return pending(
+    """Return what is to be done with the pairs of a manifest.
+
+    Raises `ManifestError` where a finished picture of another manifest would be painted over.
+    """
+    plan = pending(
         pairs,
         results,
         facts=facts,
@@ -126,6 +140,24 @@ def _plan(
         redo_changed=options.redo_changed,
         redo_older=options.redo_older,
     )
+    todo = [pair for pair, _ in plan.todo]
+    taken = taken_outputs(todo, results, {pair.pair_id for pair in whole})
+    problems = [
+        Problem(
+            pair.row,
+            whole.lines.get(pair.row),
+            "output",
+            f"{quoted(pair.output)} in {quoted(str(facts.out))} is the finished picture of another "
+            f"manifest's row {owner.row}, {quoted(owner.content)} in the style of "
+            f"{quoted(owner.style)}; name another output or another --out, or replace it with "
+            "--redo-changed",
+        )
+        for pair, owner in taken
+        if facts.out.has_picture(pair.output) and not options.redo_changed
+    ]
+    if problems:
+        raise ManifestError(problems, pairs, len(whole))
+    return plan
 
 
 def folder_of_inputs(manifest: str, out: OutFolder) -> str:
@@ -153,9 +185,16 @@ class _Session:
     """One run under the lock. It is the `Caller` of whoever paints."""
 
     def __init__(
-        self, out: OutFolder, pairs: list[Pair], options: Options, index: Index, log: RunLog
+        self,
+        out: OutFolder,
+        whole: Manifest,
+        pairs: list[Pair],
+        options: Options,
+        index: Index,
+        log: RunLog,
     ) -> None:
         self.out = out
+        self.whole = whole
         self.pairs = pairs
         self.options = options
         self.index = index
@@ -170,13 +209,17 @@ class _Session:
         self.stop = Stop.NO
         self.told = 0  # problems of the index
 
-    def run(self) -> Plan:
-        """Paint what is pending, and return the plan."""
+    def plan(self) -> tuple[Plan, dict[str, Result]]:
+        """Return what is to be done, and the newest row of each pair. Raises `ManifestError`."""
         with self.progress:
             self._tell_problems()
             pairs = self.backbones.resolve(self.pairs)
             results = read_results(self.out)
-            plan = _plan(pairs, results, self.options, self.facts)
+            return _plan(self.whole, pairs, results, self.options, self.facts), results
+
+    def carry_out(self, plan: Plan, results: Mapping[str, Result]) -> None:
+        """Adopt, restate and paint what the plan says."""
+        with self.progress:
             self._adopt(plan)
             self._restate(plan, results)
         if tasks := self._tasks(plan, results):
@@ -187,7 +230,6 @@ class _Session:
                 paths = self._copied_for_nodes(paths)
             self._check_space(tasks)
             self._paint(tasks, paths)
-        return plan
 
     def _tasks(self, plan: Plan, results: Mapping[str, Result]) -> list[Task]:
         """Return the attempts to make: as many as --limit allows, retries last."""

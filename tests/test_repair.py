@@ -475,3 +475,24 @@ main()
         assert {row["epoch"] for row in index_rows(out).values()} == {2}
         assert all(0 <= row["seconds"] < 60 for row in index_rows(out).values())
     check_whole(out)
+
+
+def test_the_pictures_of_another_manifest_are_never_painted_over_unasked(
+    forks: Forks, tmp_path: Path
+) -> None:
+    pictures(tmp_path, 2)
+    monday = write_csv(tmp_path / "monday.csv", [{"content": "c0.jpg", "output": "001.png"}])
+    tuesday = write_csv(tmp_path / "tuesday.csv", [{"content": "c1.jpg", "output": "001.png"}])
+    named = (*tiny(threads=None), "--out", tmp_path / "out")
+    options = (*named, "--in-process", "--threads", 1)
+    assert forks(monday, *options).returncode == 0
+    before = (tmp_path / "out" / "001.png").read_bytes()
+    for command in ((tuesday, *options), ("plan", tuesday, *named)):
+        refused = forks(*command)
+        assert refused.returncode == 2
+        assert 'line 2, column output: "001.png" in ' in refused.stderr
+        assert '"c0.jpg" in the style of "s.png"; name another output' in refused.stderr
+    assert (tmp_path / "out" / "001.png").read_bytes() == before
+    assert forks(monday, *options).returncode == 0  # it still finds its inputs
+    assert forks(tuesday, *options, "--redo-changed").returncode == 0
+    assert (tmp_path / "out" / "001.png").read_bytes() != before

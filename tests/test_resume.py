@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.plan import Picture, Plan, pending
+from pipeline.plan import Picture, Plan, pending, taken_outputs
 from pipeline.records import Input, InputRef, Pair, Result
 from stylize.config import StyleConfig
 
@@ -37,7 +37,8 @@ def result(pair_id: str = "a", **changes: Any) -> Result:
         "inputs": (Input("content", "c.jpg", "1:1", "h"),),
         "algorithm": 2,
     }
-    return Result(pair_id, 1, "c.jpg", "s.jpg", **{**values, **changes})
+    known = {"row": 1, "content": "c.jpg", "style": "s.jpg", **values, **changes}
+    return Result(pair_id, **known)
 
 
 @dataclass
@@ -301,3 +302,25 @@ def test_planning_touches_no_file_and_needs_records_and_settings_alone() -> None
     settings = ["config", "errors", "layers", "presets"]
     ours += ["stylize", *(f"stylize.{name}" for name in settings)]
     assert done.stdout == f"{ours}\n", done.stderr
+
+
+# Two manifests, one OUT
+
+
+def test_an_output_that_is_the_picture_of_another_manifests_pair_is_taken() -> None:
+    theirs = result("monday", content="m.jpg", output="001.png", row=7)
+    mine = pair("tuesday", output="001.png")
+    rows = {"monday": theirs}
+    assert taken_outputs([mine], rows, {"tuesday"}) == [(mine, theirs)]
+    assert taken_outputs([mine], rows, {"tuesday", "monday"}) == []  # both are in the manifest
+    never_painted = dataclasses.replace(theirs, output_sha256="")
+    assert taken_outputs([mine], {"monday": never_painted}, {"tuesday"}) == []
+
+
+def test_a_row_without_an_id_may_paint_over_its_own_picture_when_its_settings_are_edited() -> None:
+    before = result("0123456789ab", output="001.png")
+    edited = pair("ba9876543210", output="001.png", generated_id=True)
+    rows = {before.pair_id: before}
+    assert taken_outputs([edited], rows, {edited.pair_id}) == []
+    named = dataclasses.replace(edited, generated_id=False)
+    assert taken_outputs([named], rows, {edited.pair_id}) == [(named, before)]
