@@ -19,7 +19,7 @@ figures: .venv/installed  ## the paper's three figures: under 30 minutes on two 
 	$(BIN)/stylize-batch montage manifests/figure3 -o manifests/figure3/figure3.png \
 		--rows 'meta.style layers up to' --cols meta.alpha/beta --inputs beside
 
-test: .venv/tests-installed check browser  ## the whole suite, but what is marked slow
+test: .venv/tests-installed check  ## the whole suite, except what is marked slow
 	$(BIN)/python -m pytest
 
 check: .venv/tests-installed  ## style and types
@@ -34,10 +34,10 @@ chaos: .venv/tests-installed  ## kills, hostile files, a long run: 20 to 25 minu
 	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_cluster.py \
 		tests/test_crash.py tests/test_hostile.py tests/test_memory.py tests/test_signals.py
 
-browser:  ## Chromium for the report's tests, where apt can put it; without it they are skipped
+browser:  ## install Chromium by apt, as root, for the tests of the report; without it they skip
 	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-			chromium chromium-driver) >/dev/null 2>&1 || echo "no Chromium to be had: its tests are skipped"; \
+			chromium chromium-driver) >/dev/null 2>&1 || echo "no Chromium could be installed: its tests will be skipped"; \
 	fi
 
 weights: .venv/tests-installed  ## make the bundled VGG-16 anew from its source

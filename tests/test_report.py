@@ -278,7 +278,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if not CHROMIUM or not DRIVER:
-        pytest.skip("no Chromium with chromedriver here: apt-get install chromium chromium-driver")
+        pytest.skip("no Chromium with chromedriver here: install them, or run `make browser`")
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 

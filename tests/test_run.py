@@ -837,3 +837,18 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_painted(tmp_pa
         assert "is the content of row 1, and would be lost" in done.stderr
     assert (tmp_path / "photos" / "c0.jpg").read_bytes() == before
     assert cli(manifest, *TINY, "--in-process", "-o", tmp_path / "out").returncode == 0
+
+
+def test_a_plan_keeps_nothing_of_weights_that_it_is_given(tmp_path: Path) -> None:
+    given, cache = tmp_path / "vgg19.pth", tmp_path / "cache"
+    torch.save(narrow("vgg19"), given)
+    pictures(tmp_path, 1)
+    row = {"content": "c0.jpg", "output": "a.jpg", "backbone": "vgg19"}
+    manifest = write_csv(tmp_path / "m.csv", [row])
+    (tmp_path / "m").mkdir()
+    shutil.copy(tmp_path / "c0.jpg", tmp_path / "m" / "a.jpg")
+    before = sorted(tmp_path.rglob("*"))
+    planned = cli("plan", manifest, "--weights", given, STYLIZE_CACHE=str(cache))
+    assert planned.returncode == 0, planned.stderr
+    assert "1 to skip" in planned.stdout  # somebody else's picture stands there
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,7 +1,5 @@
 """How many workers with how many threads, and which pairs go together."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -86,24 +84,3 @@ def test_pairs_of_one_objective_are_together_where_they_are_optimised_together()
     assert as_written == [50.0, 70.0] * 40
     grouped = [task.pair.config.style_weight for task in order(tasks, by_objective=True)]
     assert sorted(grouped) in (grouped, grouped[::-1])  # which is first does not matter
-
-
-def test_ray_starts_here_without_its_processes_that_a_run_has_no_use_for() -> None:
-    code = """
-import psutil
-import ray._private.node
-from pipeline.paint.fleet import Wanted
-from pipeline.paint.ray_session import UNUSED_STARTERS, session
-node = ray._private.node.Node
-before = [getattr(node, name) for name in UNUSED_STARTERS]  # a newer Ray may have other names
-with session(Wanted(workers=1, threads=1, device="cpu")) as started:
-    assert started.get(started.remote(num_cpus=1)(lambda: 7).remote()) == 7
-    for process in psutil.Process().children(recursive=True):
-        print(*(part for part in process.cmdline()[:4] if part.endswith((".py", "raylet"))))
-assert before == [getattr(node, name) for name in UNUSED_STARTERS]
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "raylet" in done.stdout
-    for name in ("dashboard.py", "log_monitor.py", "monitor.py"):
-        assert name not in done.stdout
