@@ -1,6 +1,6 @@
 """One transfer explained in pictures: a folder with a page, figures and a film.
 
-What is drawn is computed by `stylize.explain`. Imports torch and matplotlib inside.
+`stylize.explain` computes what is drawn here. Imports torch and matplotlib inside functions.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = [
 ]
 
 _FILM_SIDE = 384  # pixels
-_FRAME, _LAST = 90, 2500  # milliseconds that a frame of the film stands, and the last one
-_DECADES = 4  # of a Gram matrix's values that are told apart by colour
+_FRAME, _LAST = 90, 2500  # milliseconds for which a frame of the film, and its last one, is shown
+_DECADES = 4  # range of a Gram matrix's values that colours distinguish, powers of ten
 _DPI = 110
 
 
 def parse_layers(text: str) -> tuple[str, ...]:
-    """The layers of `--layers`, in their order. Raises `ConfigError`."""
+    """Return the layers that `--layers` names, in their order. Raises `ConfigError`."""
     if not text:
         return ()
     try:
@@ -59,22 +59,22 @@ def parse_layers(text: str) -> tuple[str, ...]:
 
 
 def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str]) -> str:
-    """Paint the pair and write the folder `out`; the line to print at the end.
+    """Paint the pair, write the folder `out`, and return the line to print at the end.
 
-    Raises `StylizeError` in its forms, and `StorageError`, the latter before anything is painted
-    where the folder cannot be written.
+    Raises `StylizeError` in its forms, and `StorageError`: before anything is painted where the
+    folder cannot be written.
     """
     from stylize.explain import explain_transfer
 
     folder = glob.escape(storage.local_path(out) or out)
-    kept = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
-    check_targets(pair, [*kept, *(storage.join(out, name) for name in _FILES)])
+    maps_of_before = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
+    check_targets(pair, [*maps_of_before, *(storage.join(out, name) for name in _FILES)])
     page = storage.join(out, "explain.html")
     photo = match_size(pair.photo, fit(pair.photo.size, pair.config.size))
     storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
     share_of = share_done(pair.photo.size, pair.config)
     with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
-        found = explain_transfer(
+        explanation = explain_transfer(
             pair.photo,
             pair.paintings[0],
             pair.config,
@@ -84,13 +84,17 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
             mask=pair.mask,
             on_step=on_step,
         )
-    files = {name: make(found) for name, make in _FILES.items() if name != _GRAMS or found.grams}
-    for layer, maps in found.maps.items():
+    files = {
+        name: draw(explanation)
+        for name, draw in _FILES.items()
+        if name != _GRAMS or explanation.grams
+    }
+    for layer, maps in explanation.maps.items():
         files[f"features-{layer}.png"] = _png(map_figure(layer, maps))
     for name, data in files.items():
         storage.put(storage.join(out, name), data)
-    storage.put(page, _page(found, (pair.content, pair.styles[0])).encode("utf-8", "replace"))
-    done = found.result
+    storage.put(page, _page(explanation, (pair.content, pair.styles[0])).encode("utf-8", "replace"))
+    done = explanation.result
     took = duration(done.seconds)
     return f"{page}: loss {done.loss:.4g} after {done.evaluations} evaluations, {took}"
 
@@ -103,14 +107,14 @@ def _png(figure: Figure) -> bytes:
 
 _GRAMS = "gram.png"
 _FILES: Mapping[str, Callable[[Explanation], bytes]] = {
-    "content.png": lambda found: encode(found.content, ".png"),
-    "style.png": lambda found: encode(found.style, ".png"),
-    "result.png": lambda found: encode(
-        found.result.image, ".png", found.result.config.without_folders().to_json()
+    "content.png": lambda e: encode(e.content, ".png"),
+    "style.png": lambda e: encode(e.style, ".png"),
+    "result.png": lambda e: encode(
+        e.result.image, ".png", e.result.config.without_folders().to_json()
     ),
-    "losses.png": lambda found: _png(loss_figure(found)),
-    "film.gif": lambda found: film(found.looks, found.result.image),
-    _GRAMS: lambda found: _png(gram_figure(found.grams)),
+    "losses.png": lambda e: _png(loss_figure(e)),
+    "film.gif": lambda e: film(e.looks, e.result.image),
+    _GRAMS: lambda e: _png(gram_figure(e.grams)),
 }
 """The files beside the page, except the pictures of the layers."""
 
@@ -119,15 +123,15 @@ _FILES: Mapping[str, Callable[[Explanation], bytes]] = {
 
 
 def gram_figure(grams: Mapping[str, Grams]) -> Figure:
-    """Gram matrices as heat maps, a row a layer: style, photograph, result, on one scale a row.
+    """Draw Gram matrices as heat maps: a row for each layer with style, photograph and result.
 
-    Channels stand in the order that `channel_order` gives the style's.
+    A row has one colour scale. Channels are in the order that `channel_order` gives the style's.
     """
     from stylize.explain import channel_order
     from stylize.plot import figure
 
-    made = figure(9, 0.5 + 2.75 * len(grams))
-    axes = made.subplots(len(grams), 3, squeeze=False)
+    drawing = figure(9, 0.5 + 2.75 * len(grams))
+    axes = drawing.subplots(len(grams), 3, squeeze=False)
     for row, (layer, three) in zip(axes, grams.items(), strict=True):
         order = channel_order(three.style)
         top = max(float(np.percentile(three.style.abs().numpy(), 99.9)), 1e-30)
@@ -143,15 +147,16 @@ def gram_figure(grams: Mapping[str, Grams]) -> Figure:
                 away = float((gram - three.style).square().sum() / energy)
                 axis.set_xlabel(f"$E_l$ = {away:.3g}", fontsize=9)
         row[0].set_ylabel(f"{layer}\n{len(order)} channels", fontsize=10)
-        bar = made.colorbar(shown, ax=list(row), shrink=0.85, pad=0.015)
+        bar = drawing.colorbar(shown, ax=list(row), shrink=0.85, pad=0.015)
         bar.ax.tick_params(labelsize=8)
     for axis, name in zip(axes[0], ("style", "photograph", "result"), strict=True):
         axis.set_title(name, fontsize=11)
-    return made
+    return drawing
 
 
 def map_figure(layer: str, maps: Maps) -> Figure:
-    """A layer's strongest feature maps, a column a channel: photograph, style, result.
+    """Draw a layer's strongest feature maps: a column for each channel, with photograph, style and
+    result below each other.
 
     Each channel has one scale in the three rows, from 0, or its least value, to its largest.
     """
@@ -162,8 +167,8 @@ def map_figure(layer: str, maps: Maps) -> Figure:
     low = [min(0.0, *(float(m[k].min()) for m in three.values())) for k in range(number)]
     high = [max(float(m[k].max()) for m in three.values()) for k in range(number)]
     ratios = [m.shape[1] / m.shape[2] for m in three.values()]
-    made = figure(11, 0.45 + 11 / number * sum(ratios))
-    axes = made.subplots(3, number, squeeze=False, height_ratios=ratios)
+    drawing = figure(11, 0.45 + 11 / number * sum(ratios))
+    axes = drawing.subplots(3, number, squeeze=False, height_ratios=ratios)
     for row, (name, values) in zip(axes, three.items(), strict=True):
         for k, axis in enumerate(row):
             axis.imshow(values[k].numpy(), cmap="magma", vmin=low[k], vmax=high[k])
@@ -172,33 +177,33 @@ def map_figure(layer: str, maps: Maps) -> Figure:
         row[0].set_ylabel(name, fontsize=9)
     for axis, channel in zip(axes[0], maps.channels, strict=True):
         axis.set_title(f"channel {channel}", fontsize=9)
-    return made
+    return drawing
 
 
-def loss_figure(found: Explanation) -> Figure:
-    """What each layer adds to the loss over the evaluations, and the loss itself."""
+def loss_figure(explanation: Explanation) -> Figure:
+    """Draw what each layer adds to the loss over the evaluations, and the loss itself."""
     from stylize.plot import figure, loss_axes
 
-    made = figure(9, 5)
-    axes = loss_axes(made, "weight times loss")
-    steps = [look.step.step for look in found.looks]
-    curve = found.result.curve
+    drawing = figure(9, 5)
+    axes = loss_axes(drawing, "weight times loss")
+    steps = [look.step.step for look in explanation.looks]
+    curve = explanation.result.curve
     axes.plot(
         [s.step for s in curve], [s.loss for s in curve], color="0.3", linewidth=2.4, label="total"
     )
-    if found.looks:
-        for place, layer in enumerate(found.looks[0].content):
-            values = [look.content[layer] for look in found.looks]
+    if explanation.looks:
+        for place, layer in enumerate(explanation.looks[0].content):
+            values = [look.content[layer] for look in explanation.looks]
             axes.plot(steps, values, "--", color=f"C{place}", label=f"content {layer}")
-        shades = _shades(len(found.looks[0].style))
-        for shade, layer in zip(shades, found.looks[0].style, strict=True):
-            values = [look.style[layer] for look in found.looks]
+        shades = _shades(len(explanation.looks[0].style))
+        for shade, layer in zip(shades, explanation.looks[0].style, strict=True):
+            values = [look.style[layer] for look in explanation.looks]
             axes.plot(steps, values, color=shade, linewidth=1.5, label=f"style {layer}")
-    if found.result.config.tv_weight:
-        weighted = [found.result.config.tv_weight * s.tv_loss for s in curve]
+    if explanation.result.config.tv_weight:
+        weighted = [explanation.result.config.tv_weight * s.tv_loss for s in curve]
         axes.plot([s.step for s in curve], weighted, ":", color="0.5", label="total variation")
     at = 1
-    for stage in found.stages:
+    for stage in explanation.stages:
         if at > 1:
             axes.axvline(at - 0.5, color="0.7", linewidth=0.8)
         width, height = stage.size
@@ -212,7 +217,7 @@ def loss_figure(found: Explanation) -> Figure:
         )
         at += stage.evaluations
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return made
+    return drawing
 
 
 def _shades(number: int) -> list[Any]:
@@ -222,7 +227,7 @@ def _shades(number: int) -> list[Any]:
 
 
 def film(looks: Sequence[Look], result: Image.Image) -> bytes:
-    """The optimisation as a GIF that ends on the result; a line below shows how far it is."""
+    """Return the optimisation as a GIF that ends on the result. A line below shows the progress."""
     size = fit(result.size, min(_FILM_SIDE, max(result.size)))
     last = looks[-1].step.step if looks else 1
     frames = [_frame(look.picture, size, look.step.step / last) for look in looks]
@@ -245,15 +250,15 @@ def _frame(picture: Image.Image, size: tuple[int, int], share: float) -> Image.I
 # --- the page ----------------------------------------------------------------------------------
 
 
-def _page(found: Explanation, names: tuple[str, str]) -> str:
-    """The page, which shows the files beside it."""
+def _page(explanation: Explanation, names: tuple[str, str]) -> str:
+    """Return the page, which shows the files beside it."""
     content, style = (html.escape(os.path.basename(name)) for name in names)
-    result = found.result
-    sizes = ", ".join(f"{s.size[0]}x{s.size[1]} ({s.evaluations})" for s in found.stages)
+    result = explanation.result
+    sizes = ", ".join(f"{s.size[0]}x{s.size[1]} ({s.evaluations})" for s in explanation.stages)
     maps = "\n".join(
         f'<h3>{layer}</h3><img src="features-{layer}.png" loading="lazy" '
         f'alt="The strongest feature maps of {layer} of photograph, style and result">'
-        for layer in found.maps
+        for layer in explanation.maps
     )
     return fill(
         "explain.html",
@@ -264,20 +269,20 @@ def _page(found: Explanation, names: tuple[str, str]) -> str:
         seconds=duration(result.seconds),
         sizes=sizes,
         grams='<img src="gram.png" alt="Gram matrices of style, photograph and result">'
-        if found.grams
+        if explanation.grams
         else "",
         maps=maps,
-        coarse=coarse_note(found),
+        coarse=coarse_note(explanation),
         version=__version__,
         settings=html.escape(_changed(result.config.without_folders())),
     )
 
 
-def coarse_note(found: Explanation) -> str:
-    """What is minimised at the coarser sizes and not drawn."""
+def coarse_note(explanation: Explanation) -> str:
+    """Say what is minimised at the coarser sizes but not drawn."""
     from stylize.stages import plan_stages
 
-    first = plan_stages(found.content.size, found.result.config)[0]
+    first = plan_stages(explanation.content.size, explanation.result.config)[0]
     said = []
     if first.content_factor != 1:
         said.append(
@@ -293,7 +298,7 @@ def coarse_note(found: Explanation) -> str:
 
 
 def _changed(config: StyleConfig) -> str:
-    """The preset, and the settings that are not its own."""
+    """Return the preset's name, and the settings that differ from it."""
     own = StyleConfig.of(config.preset)
     other = [name for name in SETTINGS if getattr(config, name) != getattr(own, name)]
     parts = [f"preset {config.preset}", *(f"{n} {as_text(n, getattr(config, n))}" for n in other)]
