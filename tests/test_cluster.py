@@ -119,7 +119,7 @@ def test_fewer_pairs_than_nodes_and_a_node_that_cannot_work(nodes: Nodes, tmp_pa
     path = manifest(tmp_path, 6)
     done = cli(path, *SLOW, "--address", nodes.address)
     assert done.returncode == 0, done.stderr
-    assert "a worker less: " in done.stderr
+    assert "one worker fewer: " in done.stderr
     assert "no torch for this machine" in done.stderr
     check_whole(path.with_suffix(""))
 

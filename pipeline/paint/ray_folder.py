@@ -22,18 +22,37 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["base_folder", "ray_folder", "sweep"]
+__all__ = ["NoFolderError", "base_folder", "ray_folder", "sweep"]
 
 _PREFIX = "stylize-"
 _LOCK = "driver.lock"  # held by the driver for as long as it lives
 _BASE_BYTES = 18  # a unix socket's path has 107 bytes, of which Ray's names and ours take 89
+_BASES = ("/tmp", "/var/tmp", "/dev/shm")  # where TMPDIR is too long, or cannot be written
 _FRESH = 60.0  # seconds; a younger folder may not be locked yet
 
 
+class NoFolderError(Exception):
+    """There is no folder in which Ray can run. The text names those that were tried."""
+
+
 def base_folder() -> str:
-    """Return where Ray's folders are made: the folder for temporary files, if its name is short."""
-    base = tempfile.gettempdir()
-    return base if len(base.encode()) <= _BASE_BYTES else "/tmp"
+    """Return where Ray's folders are made: the first short and writable one of TMPDIR and others.
+
+    Raises `NoFolderError`.
+    """
+    refused = []
+    for base in dict.fromkeys((os.environ.get("TMPDIR", ""), *_BASES)):
+        if not base:
+            continue
+        size = len(os.fsencode(base))
+        if size > _BASE_BYTES:
+            refused.append(f"{base} is {size} bytes long and Ray has room for {_BASE_BYTES}")
+        elif not os.access(base, os.W_OK | os.X_OK):
+            refused.append(f"{base} cannot be written")
+        else:
+            return base
+    reasons = ", ".join(refused)
+    raise NoFolderError(f"{reasons}; set TMPDIR to a writable folder with a short name")
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ tests/test_ray_session.py fails where one of the names is gone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,10 @@ delay the first pair by 2 to 3 s."""
 
 _JOIN = 5.0  # seconds that a cluster has to accept a connection
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
+_TOKEN_REMEDY = (
+    "; the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+    "RAY_AUTH_TOKEN_PATH to that of its head"
+)
 _HOME = str(Path(__file__).parents[2])
 """Where Ray starts. Workers import first from that folder, and the user's own may hold another
 pipeline.py."""
@@ -109,24 +115,58 @@ def session(wanted: Wanted) -> Iterator[Ray]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-    import ray._private.node
-    import ray._private.worker
+    token = _token_of_cluster() if wanted.address else _own_token()
+    with _environment(token):  # before ray is imported, which reads it
+        import ray
+        import ray._private.node
+        import ray._private.worker
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # Otherwise Ray reports each dead worker on standard output, in colours even to a file,
-    # whatever `log_to_driver` says.
-    ray._private.worker._worker_logs_enabled = False
-    start = _joined if wanted.address else _started
-    with start(ray, wanted):
-        yield cast(Ray, ray)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        # Otherwise Ray reports each dead worker on standard output, in colours even to a file,
+        # whatever `log_to_driver` says.
+        ray._private.worker._worker_logs_enabled = False
+        start = _joined if wanted.address else _started
+        with start(ray, wanted):
+            yield cast(Ray, ray)
+
+
+@functools.cache  # Ray keeps the first token that a process has
+def _own_token() -> Mapping[str, str]:
+    """Return what gives a Ray that is started here a token of its own. Ray would otherwise write
+    one into HOME, which may not be writable, and which a later cluster would then ask for."""
+    return {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
+
+
+def _token_of_cluster() -> Mapping[str, str]:
+    """Return what makes Ray show a token to the cluster that it joins, where there is a token.
+    Ray does so by itself only for ``--address auto``."""
+    named = any(os.environ.get(f"RAY_AUTH_TOKEN{end}") for end in ("", "_PATH"))
+    saved = os.path.exists(os.path.expanduser(os.path.join("~", ".ray", "auth_token")))
+    chosen = os.environ.get("RAY_AUTH_MODE")
+    return {"RAY_AUTH_MODE": "token"} if (named or saved) and chosen is None else {}
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set variables meanwhile, and take back what Ray itself sets."""
+    names = {*changes, "RAY_AUTH_MODE"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
 def _joined(ray: Any, wanted: Wanted) -> Iterator[None]:
     with _as_cluster_errors(f"no Ray cluster at {wanted.address}"):
         _knock(wanted.address)
-        with contextlib.chdir(_HOME):
+        with _from_home():
             ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
@@ -136,23 +176,21 @@ def _joined(ray: Any, wanted: Wanted) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
-    with ray_folder() as folder:
-        with (
-            _as_cluster_errors("Ray could not start here"),
-            _without_unused(ray._private.node.Node),
-            contextlib.chdir(_HOME),
-        ):
-            ray.init(
-                address="local",
-                num_cpus=max(cores(), wanted.workers * wanted.threads),
-                num_gpus=0 if wanted.device == "cpu" else logical_gpus() or None,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-            )
+    with contextlib.ExitStack() as stack:
+        with _as_cluster_errors("Ray could not start here"):
+            folder = stack.enter_context(ray_folder())
+            with _without_unused(ray._private.node.Node), _from_home():
+                ray.init(
+                    address="local",
+                    num_cpus=max(cores(), wanted.workers * wanted.threads),
+                    num_gpus=0 if wanted.device == "cpu" else logical_gpus() or None,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=_STORE,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=folder,
+                )
         try:
             yield
         finally:
@@ -162,13 +200,32 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _from_home() -> Iterator[None]:
+    """Be in `_HOME` meanwhile. The folder before may be one that cannot be entered again."""
+    try:
+        before = os.getcwd()
+    except OSError:  # it was removed
+        before = "/"
+    os.chdir(_HOME)
+    try:
+        yield
+    finally:
+        try:
+            os.chdir(before)
+        except OSError:
+            os.chdir("/")
+
+
+@contextlib.contextmanager
 def _as_cluster_errors(failure: str) -> Iterator[None]:
     try:
         yield
     except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
         raise KeyboardInterrupt from None
     except Exception as error:
-        raise ClusterError(f"{failure}: {first_line(error)}") from error
+        token = "token" in str(error).lower() or "unauthenticated" in str(error).lower()
+        remedy = _TOKEN_REMEDY if token else ""
+        raise ClusterError(f"{failure}: {first_line(error)}{remedy}") from error
 
 
 @contextlib.contextmanager
