@@ -211,9 +211,6 @@ class Stylizer:
         self._encoders: dict[tuple[object, ...], Encoder] = {}
         self._styles: dict[tuple[object, ...], dict[str, Statistic]] = {}
         self._evenness: dict[bytes, float] = {}  # by a painting's digest
-        if self.device.type == "cuda":
-            # Products of float32 in TF32: exact for features in bfloat16, of others 11 bits.
-            torch.set_float32_matmul_precision("high")
 
     def transfer(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor
 from stylize import StyleConfig, StyleResult, Stylizer, transfer_style
 from stylize import transfer as transfer_module
 from stylize.color import _YIQ
-from stylize.device import choose_device, choose_dtype
+from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
 from stylize.stages import Stage, plan_stages
@@ -156,6 +156,17 @@ def test_a_pil_picture_in_rgb_gives_what_its_file_gives(
     config = small(steps=1)
     with Image.open(path) as picture:
         assert transfer(config, picture).image.tobytes() == transfer(config, path).image.tobytes()
+
+
+def test_the_precision_of_products_on_a_gpu_is_the_callers_again_afterwards() -> None:
+    before = torch.get_float32_matmul_precision()
+    with undisturbed(torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == before
+    with undisturbed(torch.device("cuda")):
+        with undisturbed(torch.device("cuda")):
+            pass
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before == "highest"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
