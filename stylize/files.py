@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all. Standard library only."""
+"""Writing a file completely or not at all. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["write_atomic"]
 def write_atomic(
     path: str | os.PathLike[str], data: bytes, *, at: Callable[[str], None] | None = None
 ) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut.
+    """Write a file so that it is there completely or not at all, even after a power cut.
 
-    Temporary file beside it (`.<random>.tmp-<pid>`), fsync, rename, fsync of the folder; the
-    folder must exist. `at` is told "temp-written" and "renamed", for tests that die in between.
-    Raises `OSError`; nothing is left behind then.
+    Writes a temporary file beside it (`.<random>.tmp-<pid>`), then: fsync, rename, fsync of the
+    folder, which must exist. `at` is called with "temp-written" and "renamed", for tests that kill
+    the process at these points. Raises `OSError`, and leaves nothing behind then.
     """
     target = Path(path)
     temporary = target.with_name(f".{secrets.token_hex(6)}.tmp-{os.getpid()}")
