@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stylize.transfer import StyleResult
+    from stylize.request import StyleResult
 
 __all__ = ["figure", "loss_axes", "plot_result"]
 
