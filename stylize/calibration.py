@@ -31,7 +31,7 @@ _VERSION = 2
 
 _FLOOR = 0.1  # of the layer's mean
 _SIDE = 256  # pixels
-_FOLDER = Path(weights_module.__file__).parent / "calibration"
+_FOLDER = Path(__file__).parent / "weights" / "calibration"
 
 
 def calibration_pictures() -> list[Tensor]:

@@ -219,21 +219,21 @@ def _check_blend(value: object) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Turn lists into tuples at all depths, and numpy's numbers into Python's."""
     if isinstance(value, list | tuple):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
-def _as_float(value: Any) -> Any:
+def _as_float(value: object) -> object:
     """Turn all numbers in a value into floats, and negative zero into zero."""
     if isinstance(value, tuple):
         return tuple(_as_float(part) for part in value)
     return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-_LATER_SETTINGS: Mapping[str, tuple[int, Any]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
+_LATER_SETTINGS: Mapping[str, tuple[int, object]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
 """Settings that came after the first version of the algorithm: the version that brought each, and
 the value that paints as earlier versions did."""
 
@@ -245,7 +245,7 @@ class _PresetGuard:
     record that lists all settings may well list defaults.
     """
 
-    def __new__(cls, **settings: Any) -> Self:
+    def __new__(cls, **settings: object) -> Self:
         preset = settings.get("preset")
         if PRESETS.get(str(preset), {}).keys() - settings.keys():
             raise ConfigError(

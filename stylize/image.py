@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
@@ -502,7 +502,7 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
         raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
     if problem := side_problem(suffix, max(image.size)):
         raise ImageSizeError(problem)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
         if metadata:
