@@ -41,7 +41,9 @@ def calibration_pictures() -> list[Tensor]:
     for sha256, name in zip(listed[::2], listed[1::2], strict=True):
         data = (_FOLDER / name).read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise WeightsError(f"the calibration picture {name} has been changed; install again")
+            raise WeightsError(
+                f"the calibration picture {name} has been changed; reinstall stylize-batch"
+            )
         image = decode(data)
         pictures.append(to_tensor(match_size(image, fit(image.size, _SIDE))))
     return pictures

@@ -382,7 +382,7 @@ class StyleConfig(_PresetGuard):
             raise ConfigError(f"preset is {preset!r}; it must be {SETTINGS['preset'].limit}")
         unknown = set(settings) - set(SETTINGS)
         if unknown:
-            raise ConfigError(f"{sorted(unknown)[0]!r} is no setting; see StyleConfig")
+            raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting; see StyleConfig")
         preset_values = {k: parse_setting(k, v) for k, v in PRESETS[preset].items()}
         return cls(**{**preset_values, **settings, "preset": preset})
 

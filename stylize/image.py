@@ -188,8 +188,8 @@ def _why_unreadable(data: bytes) -> str:
     for at, signature, kind in _READ_BEGINS:
         if data[at : at + len(signature)] == signature:
             return (
-                f"this {kind} is damaged or cut short, or of a form that is not read; save it anew "
-                "with 8 bits a channel"
+                f"this {kind} is damaged or cut short, or of a form that is not read; save it "
+                "again with 8 bits per channel"
             )
     return f"not a picture that can be read (it begins with {data[:8]!r})"
 
@@ -204,7 +204,7 @@ def _why_not_the_picture(data: bytes, image: Image.Image) -> str:
     kind = tags.get(_SUBFILE, 0)
     if kind & _REDUCED:
         return (
-            "its first picture is a preview, as in camera raw files, and the whole one is not "
+            "its first picture is a preview, as in camera raw files, and the full picture is not "
             f"read; {_DEVELOP}"
         )
     if kind & _MASK:
@@ -439,10 +439,10 @@ def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image,
     (width, height), (across, down) = grey.size, size
     # The shapes may differ by 3 %, and by the rounding of sides to whole pixels.
     if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
-        turned = "; it fits when it is turned" if (width > height) != (across > down) else ""
+        turned = "; turned, the mask may fit" if (width > height) != (across > down) else ""
         raise ConfigError(
-            f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown, of "
-            f"another shape{turned}: make the mask of the photograph as a viewer shows it"
+            f"the mask is {width}x{height}, and the photograph {across}x{down} as a viewer shows "
+            f"it; their shapes must be the same{turned}"
         )
     if lightest == 1:
         return grey.point(lambda value: 255 * value), "mask of 0 and 1 read as black and white"

@@ -121,7 +121,7 @@ class Inputs:
             raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
         if len(self.styles) != len(other.styles) or (self.mask is None) != (other.mask is None):
             raise ConfigError(
-                "pictures in one batch must have as many styles each, and masks all or none"
+                "pictures in one batch must have the same number of styles, and all or none a mask"
             )
 
 

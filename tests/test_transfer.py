@@ -802,7 +802,7 @@ def test_pictures_that_cannot_go_together_are_refused(stylizer: Stylizer) -> Non
         stylizer.transfer_batch([one, replace(other, config=small(steps=5))])
     with pytest.raises(ConfigError, match="32x21 and 21x32"):
         stylizer.transfer_batch([one, replace(other, content=shipped("coffee", 32, 48))])
-    with pytest.raises(ConfigError, match="as many styles"):
+    with pytest.raises(ConfigError, match="same number of styles"):
         stylizer.transfer_batch([one, replace(other, style=[PAINTING, PAINTING])])
 
 
