@@ -88,8 +88,8 @@ class StageInputs:
 def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) -> Tensor:
     """Return the picture (1, 3, H, W) to start a stage from, see `config.init`.
 
-    Noise is centred on `mean`, the colour that the encoder subtracts. With a mask, parts that are
-    not to be painted start as the photograph.
+    Noise is centred on `mean`, the colour that the encoder subtracts. All other starts are the
+    photograph where a mask is black.
     """
     content, styles = inputs.content, [style.pixels for style in inputs.styles]
     if inputs.init is not None:

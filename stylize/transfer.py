@@ -156,8 +156,10 @@ class Stylizer:
 
         This is faster on a GPU that one picture does not fill. Each picture has its own L-BFGS
         memory and its own end, so it becomes what it becomes alone, and one that diverges does not
-        affect the others. Raises `ConfigError` where sizes, settings or the numbers of styles
-        differ, and `StylizeError`.
+        affect the others: its entry in the result is the `DivergedError`.
+
+        Raises `ConfigError` where sizes, settings or the numbers of styles differ, and `ImageError`
+        for inputs that cannot be used.
         """
         with undisturbed(self.device):
             return self._paint(requests)
