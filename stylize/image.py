@@ -441,8 +441,8 @@ def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image,
     if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
         turned = "; turned, the mask may fit" if (width > height) != (across > down) else ""
         raise ConfigError(
-            f"the mask is {width}x{height}, and the photograph {across}x{down} as a viewer shows "
-            f"it; their shapes must be the same{turned}"
+            f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown in a "
+            f"viewer; their shapes must be the same{turned}"
         )
     if lightest == 1:
         return grey.point(lambda value: 255 * value), "mask of 0 and 1 read as black and white"
