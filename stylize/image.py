@@ -439,10 +439,10 @@ def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image,
     (width, height), (across, down) = grey.size, size
     # The shapes may differ by 3 %, and by the rounding of sides to whole pixels.
     if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
-        turned = "; turned, the mask may fit" if (width > height) != (across > down) else ""
+        turned = "; it fits when it is turned" if (width > height) != (across > down) else ""
         raise ConfigError(
-            f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown in a "
-            f"viewer; their shapes must be the same{turned}"
+            f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown, of "
+            f"another shape{turned}: make the mask of the photograph as a viewer shows it"
         )
     if lightest == 1:
         return grey.point(lambda value: 255 * value), "mask of 0 and 1 read as black and white"
