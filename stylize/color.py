@@ -1,7 +1,10 @@
-"""Linear colour transfer between pictures: the start, and the two ways to keep colours.
+"""Linear colour transfer between pictures, for `init=matched` and for `preserve_color`.
 
-Pictures are (1, 3, H, W). Gatys et al. 2016, *Preserving Color in Neural Artistic Style Transfer*;
-Monge-Kantorovich map: Pitie and Kokaram 2007.
+Pictures are (1, 3, H, W) in [0, 1]. Keeping colours: Gatys et al. 2016, *Preserving Color in Neural
+Artistic Style Transfer*. Monge-Kantorovich map: Pitie and Kokaram 2007, *The Linear
+Monge-Kantorovitch Linear Colour Mapping for Example-Based Colour Transfer*.
+
+Moments and maps are computed in float64, on the CPU where the device has no float64.
 """
 
 from __future__ import annotations
@@ -11,29 +14,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["keep_luminance", "luminance", "recolor", "restore_color", "transport"]
+__all__ = ["YIQ", "keep_luminance", "luminance", "recolor", "restore_color", "transport"]
 
 _EPS = 1e-8
-"""Variance added to each colour axis: a grey or constant picture has none in some."""
+"""Variance added along each colour axis, since a grey or constant picture has none along some."""
 
-# Moments and maps are computed in float64: on the CPU where a device has none.
-
-# RGB -> YIQ (NTSC), rows Y, I, Q.
-_YIQ = torch.tensor(
+YIQ = torch.tensor(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]],
     dtype=torch.float64,
     device="cpu",
 )
+"""RGB -> YIQ (NTSC); the rows are Y, I and Q."""
 
 
 def _pixels(image: Tensor) -> Tensor:
-    """The colours, (3, M)."""
+    """Return the colours, (3, M), in float64."""
     pixels = image[0].flatten(1)
     return (pixels.cpu() if pixels.device.type == "mps" else pixels).double()
 
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (3, 1) and covariance (3, 3) of the colours, on the CPU."""
+    """Return the mean (3, 1) and the covariance (3, 3) of the colours, on the CPU."""
     pixels = _pixels(image)
     mean = pixels.mean(dim=1, keepdim=True)
     centred = pixels - mean
@@ -42,23 +43,26 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Raise a symmetric positive matrix to a power."""
     values, vectors = torch.linalg.eigh(matrix)
-    # A product of two covariances may go down to _EPS squared; below that it is rounding.
+    # The product of two covariances has eigenvalues down to _EPS^2; less is rounding.
     power: Tensor = (vectors * values.clamp(min=_EPS**2) ** exponent) @ vectors.T
     return power
 
 
 def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Tensor:
+    """Map the colours: x -> matrix (x - mean) + new_mean."""
     pixels = _pixels(image)
     matrix, mean, new_mean = (part.to(pixels.device) for part in (matrix, mean, new_mean))
     return (matrix @ (pixels - mean) + new_mean).view_as(image[0])[None].to(image)
 
 
 def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0,)) -> Tensor:
-    """The picture with the colour mean and covariance of the references, moved as little as
-    possible; of several, those of their pixels together, each counting by its share (sum 1).
+    """Give a picture the colour mean and covariance of the references, changing it least.
 
-    x -> A (x - mu_c) + mu_s, A = Sc^-1/2 (Sc^1/2 Ss Sc^1/2)^1/2 Sc^-1/2. Values may leave [0, 1].
+    x -> A (x - mu_c) + mu_s with A = Sc^-1/2 (Sc^1/2 Ss Sc^1/2)^1/2 Sc^-1/2, the Monge-Kantorovich
+    map. Of several references the moments of all their pixels are used, those of each weighted by
+    its share (sum 1). Values may leave [0, 1].
     """
     mean, covariance = _moments(image)
     means, covariances = map(torch.stack, zip(*map(_moments, references), strict=True))
@@ -72,7 +76,10 @@ def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0
 
 
 def recolor(style: Tensor, content: Tensor) -> Tensor:
-    """The style picture in the content's colours: x -> Sc^1/2 Ss^-1/2 (x - mu_s) + mu_c."""
+    """Give the style picture the content's colours: x -> Sc^1/2 Ss^-1/2 (x - mu_s) + mu_c.
+
+    Linear histogram matching as in Image Analogies, see Gatys et al. 2016. Clamped to [0, 1].
+    """
     mean, covariance = _moments(style)
     new_mean, new_covariance = _moments(content)
     matrix = _power(new_covariance, 0.5) @ _power(covariance, -0.5)
@@ -80,22 +87,25 @@ def recolor(style: Tensor, content: Tensor) -> Tensor:
 
 
 def luminance(image: Tensor) -> Tensor:
-    """Y of YIQ on three channels."""
-    y = (_YIQ[0].to(image).view(1, 3, 1, 1) * image).sum(dim=1, keepdim=True)
+    """Return the luminance Y of YIQ, repeated on three channels."""
+    y = (YIQ[0].to(image).view(1, 3, 1, 1) * image).sum(dim=1, keepdim=True)
     return y.expand(-1, 3, -1, -1).contiguous()
 
 
 def keep_luminance(style: Tensor, content: Tensor) -> Tensor:
-    """The style's luminance with the content's mean and spread: (sd_c / sd_s)(Y - mu_s) + mu_c."""
+    """Return the style's luminance with the content's mean and standard deviation.
+
+    Y -> (sd_c / sd_s) (Y - mu_s) + mu_c, clamped to [0, 1].
+    """
     y, target = luminance(style), luminance(content)
     scale = target.std() / y.std().clamp(min=_EPS**0.5)
     return (scale * (y - y.mean()) + target.mean()).clamp(0, 1)
 
 
 def restore_color(result: Tensor, content: Tensor) -> Tensor:
-    """The result's luminance with the content's I and Q."""
+    """Combine the result's luminance Y with the content's colour, I and Q."""
     pixels = _pixels(content)
-    yiq = _YIQ.to(pixels.device)
+    yiq = YIQ.to(pixels.device)
     pixels = yiq @ pixels  # (3, M): Y, I, Q
     pixels[0] = _pixels(luminance(result))[0]
     back: Tensor = torch.linalg.inv(yiq) @ pixels

@@ -1,6 +1,6 @@
-"""StyleConfig: every setting of a transfer, its default, its check, its text form, its digest.
+"""`StyleConfig`: every setting of a transfer with its default, limits, text form and digest.
 
-Standard library only: the command line and the manifest reader import it without loading torch.
+Standard library only, so that the command line and the manifest reader need not load torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ __all__ = [
     "SETTINGS",
     "WEBP_SIDE",
     "LayerWeights",
-    "Setting",
     "StyleConfig",
     "as_text",
     "parse_setting",
@@ -39,23 +38,23 @@ __all__ = [
 ]
 
 ALGORITHM = 3
-"""Version of what the same settings give; raised when results change on purpose."""
+"""Version of the algorithm, to be raised when the same settings give other pictures on purpose."""
 
 AT_ONCE = 2048**2
-"""Pixels of the largest picture that the network sees whole, with some 7 GB; larger ones are seen
-in tiles, and pictures that are optimised together are as many as make these."""
+"""Pixels that the network sees at once, which takes some 7 GB. Larger pictures are seen in tiles;
+of smaller ones as many are optimised together as have this many pixels."""
 
 
 def together(side: int) -> int:
-    """Pictures of a side, pixels, that fill a GPU without crowding it, optimised together."""
+    """Return how many square pictures of a side in pixels are best optimised together on a GPU."""
     return max(1, AT_ONCE // side**2)
 
 
 MIN_SIDE = 16
-"""Least side of a picture, pixels: four poolings halve it to 1 at relu5_1."""
+"""Least side of a picture in pixels: four poolings halve it to 1 at relu5_1."""
 
 MAX_SIDE = 16384
-"""Longest side of a result, pixels."""
+"""Greatest side of a result in pixels."""
 
 FORMATS = {
     ".png": "PNG",
@@ -65,70 +64,81 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-"""File endings that a result may have, and Pillow's name of the format."""
+"""File suffixes that a result may have, with Pillow's name of the format."""
 
 WEBP_SIDE = 16383
-"""Longest side that a .webp has room for, pixels."""
+"""Greatest side of a .webp in pixels."""
 
 
 def side_problem(suffix: str, side: int) -> str | None:
-    """What is wrong with a longest side, pixels, in a file with an ending, or None."""
+    """Return why a file with this suffix cannot hold a longest side of `side` pixels, or None."""
     if suffix.lower() == ".webp" and side > WEBP_SIDE:
         return f"{side} pixels a side do not fit a .webp ({WEBP_SIDE} do); name it .png or .tif"
     return None
 
 
 LayerWeights = tuple[tuple[str, float], ...]
-"""Layers with relative weights, shallow or deep first: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
+"""Layers with relative weights, in any order: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
 
 INIT_WORDS = ("matched", "content", "style", "noise")
-"""Words for where to start; any other text is the path of a picture."""
+"""Words that `init` may be; any other text is the path of a picture."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How one setting is read from text and checked, and the line that explains it."""
+    """How one setting is read from text and checked, and the line of help that explains it."""
 
-    parse: Callable[[str], Any]
-    check: Callable[[Any], bool]
-    limit: str
+    parse: Callable[[str], object]
+    check: Callable[[object], bool]
+    limit: str  # of the values, in words
     help: str
 
-    def read(self, given: Any) -> Any:
-        """The value of what is given for it: text as on the command line, a path or lists, too.
-        What cannot be read stays as it is, for the check to refuse."""
-        value = _plain(os.fspath(given) if isinstance(given, os.PathLike) else given)
+    def read(self, raw: object) -> object:
+        """Convert text as on the command line, a path, lists or numpy's numbers to a value.
+
+        What cannot be converted is returned as it is, for the check to refuse.
+        """
+        value = _plain(os.fspath(raw) if isinstance(raw, os.PathLike) else raw)
         if self.parse is _parse_layers and isinstance(value, dict):
             value = tuple(value.items())
         elif self.parse is _parse_layers and isinstance(value, tuple):
-            value = ",".join(value) if all(isinstance(one, str) for one in value) else value
-        whole = self.parse is _parse_whole and isinstance(value, float)  # 64.0, as its text is
+            value = ",".join(value) if all(isinstance(part, str) for part in value) else value
+        whole = self.parse is _parse_whole and isinstance(value, float)  # 64.0, like its text
         if whole or (isinstance(value, str) and self.parse is not str):
             with contextlib.suppress(ValueError, KeyError):
                 return self.parse(str(value).strip())
         return value
 
-    def checked(self, name: str, given: Any) -> Any:
-        """The value of what is given, see `read`. Raises `ConfigError` naming it and the limit."""
-        value = self.read(given)
+    def checked(self, name: str, raw: object) -> object:
+        """Convert and check a value, see `read`. Raises `ConfigError` naming value and limit."""
+        value = self.read(raw)
         try:
             accepted = self.check(value)
-        except (TypeError, ValueError, OverflowError):  # it has another shape
+        except (TypeError, ValueError, OverflowError):  # it is of a type that cannot be checked
             accepted = False
         if not accepted:
-            raise ConfigError(f"{name} is {given!r}; it must be {self.limit}")
+            raise ConfigError(f"{name} is {raw!r}; it must be {self.limit}")
         return value
 
 
+# The factories of fields return Any, as `dataclasses.field` does: each field has its own type.
+
+
 def _setting(
-    default: Any, parse: Callable[[str], Any], check: Callable[[Any], bool], limit: str, help: str
+    default: object,
+    parse: Callable[[str], object],
+    check: Callable[[object], bool],
+    limit: str,
+    help: str,
 ) -> Any:
     return field(default=default, metadata={"setting": Setting(parse, check, limit, help)})
 
 
 def _parse_whole(text: str) -> int:
-    """The whole number in a text, also in 64.0, which pandas makes of 64 in a column with a blank;
-    not from 2^53 on, where a float is not what was written."""
+    """Read a whole number, also one like 64.0, which pandas makes of 64 in a column with blanks.
+
+    From 2^53 on such text is refused, since a float may not be the number that was written.
+    """
     try:
         return int(text)
     except ValueError:
@@ -139,14 +149,14 @@ def _parse_whole(text: str) -> int:
 
 
 def _whole(default: int, low: int, high: int, help: str) -> Any:
-    def check(value: Any) -> bool:
+    def check(value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
     return _setting(default, _parse_whole, check, f"a whole number from {low} to {high}", help)
 
 
 def _number(default: float, low: float, high: float, help: str) -> Any:
-    def check(value: Any) -> bool:
+    def check(value: object) -> bool:
         return (
             isinstance(value, int | float)
             and not isinstance(value, bool)
@@ -171,7 +181,7 @@ def _flag(default: bool, help: str) -> Any:
 def _path_or(default: str, words: tuple[str, ...], help: str) -> Any:
     limit = " or ".join((*words, "the path of a picture")) if words else "the path of a picture"
 
-    def check(value: Any) -> bool:
+    def check(value: object) -> bool:
         return isinstance(value, str) and (value != "" or not words)
 
     return _setting(default, str, check, limit, help)
@@ -185,7 +195,7 @@ def _parse_layers(text: str) -> LayerWeights:
     return tuple(layers)
 
 
-def _check_layers(value: Any) -> bool:
+def _check_layers(value: object) -> bool:
     if not isinstance(value, tuple) or not value:
         return False
     for name, weight in value:
@@ -204,36 +214,39 @@ def _parse_blend(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split("|"))
 
 
-def _check_blend(value: Any) -> bool:
+def _check_blend(value: object) -> bool:
     return isinstance(value, tuple) and (
         not value or (all(math.isfinite(w) and w >= 0 for w in value) and sum(value) > 0)
     )
 
 
-def _plain(value: Any) -> Any:
-    """The value with every list in it a tuple, and numpy's numbers Python's."""
+def _plain(value: object) -> object:
+    """Turn lists into tuples at all depths, and numpy's numbers into Python's."""
     if isinstance(value, list | tuple):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
-def _as_float(value: Any) -> Any:
-    """The value with every number in it a float, and no negative zero."""
+def _as_float(value: object) -> object:
+    """Turn all numbers in a value into floats, and negative zero into zero."""
     if isinstance(value, tuple):
         return tuple(_as_float(part) for part in value)
     return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-_LATER_SETTINGS: Mapping[str, tuple[int, Any]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
-"""Settings that came after the first version: the version of the algorithm that brought each, and
-the value that paints as the versions before did."""
+_LATER_SETTINGS: Mapping[str, tuple[int, object]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
+"""Settings that came after the first version of the algorithm: the version that brought each, and
+the value that paints as earlier versions did."""
 
 
-class _Spelt:
-    """Refuses a preset's name without its values. Before `__init__`, which cannot tell a value
-    that was given from a default: settings that are all there, as in a record, may be defaults."""
+class _PresetGuard:
+    """Refuses a preset's name without the preset's values.
 
-    def __new__(cls, **settings: Any) -> Self:
+    This has to be in `__new__`: `__init__` cannot tell an explicit value from a default, and a
+    record that lists all settings may well list defaults.
+    """
+
+    def __new__(cls, **settings: object) -> Self:
         preset = settings.get("preset")
         if PRESETS.get(str(preset), {}).keys() - settings.keys():
             raise ConfigError(
@@ -243,29 +256,33 @@ class _Spelt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StyleConfig(_Spelt):
-    """Every setting of one transfer, checked when made.
+class StyleConfig(_PresetGuard):
+    """Every setting of one transfer, checked on construction.
 
-    The defaults are those of the preset ``default``; `StyleConfig.of` starts from another one,
-    which `preset` by itself only names. Values may also be texts as on the command line, lists
-    and `Path`s.
-    Raises `ConfigError`, naming setting, value and limit, for a value that cannot be.
+    The defaults are those of the preset ``default``. To start from another preset use
+    `StyleConfig.of`; the field `preset` only names it. Values may also be text as on the command
+    line, lists and `Path`s. Raises `ConfigError`, naming setting, value and limit, for a value that
+    is not allowed.
     """
 
-    preset: str = _choice("default", tuple(PRESETS), "named settings to start from")
+    preset: str = _choice("default", tuple(PRESETS), "named group of settings to start from")
     backbone: str = _choice(
         "auto",
         ("auto", "vgg19", "vgg16"),
-        "network whose features are matched; auto is vgg19 if it can be had, else bundled vgg16",
+        "network whose features are matched; auto: vgg19 if available, else the bundled vgg16",
     )
     size: int = _whole(512, MIN_SIDE, MAX_SIDE, "longest side of the result, pixels")
-    steps: int = _whole(140, 0, 1_000_000, "evaluations of loss and gradient, over all scales")
-    strength: float = _number(0.5, 0, 1, "0 is the photograph, 0.5 the preset, 1 style alone")
+    steps: int = _whole(
+        140, 0, 1_000_000, "number of evaluations of loss and gradient, all scales together"
+    )
+    strength: float = _number(
+        0.5, 0, 1, "0: the photograph; 0.5: the preset's balance; 1: only the style"
+    )
     content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
     style_weight: float = _number(70.0, 0, 1e30, "weight of the style loss")
     tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
     content_layers: LayerWeights = _layers(
-        (("relu4_2", 1.0),), "layers of the content loss; weights are relative"
+        (("relu4_2", 1.0),), "layers of the content loss, with relative weights"
     )
     style_layers: LayerWeights = _layers(
         (
@@ -275,68 +292,74 @@ class StyleConfig(_Spelt):
             ("relu4_1", 2.6),
             ("relu5_1", 1.5),
         ),
-        "layers of the style loss; weights are relative",
+        "layers of the style loss, with relative weights",
     )
     style_loss: str = _choice(
         "gram", ("gram", "moments", "wasserstein"), "statistic of the features that is matched"
     )
     relative: bool = _flag(
-        True, "content over its energy, style over its loss at the start, to balance pairs alike"
+        True, "normalise the losses for each pair, so that the same weights suit all pairs"
     )
     feature_scale: str = _choice(
-        "caffe", ("unit", "caffe"), "features with mean one, or as the 2014 networks gave them"
+        "caffe",
+        ("unit", "caffe"),
+        "unit: features scaled to mean one; caffe: as the networks of 2014 give them",
     )
-    pooling: str = _choice("average", ("average", "max"), "pooling between the blocks")
+    pooling: str = _choice("average", ("average", "max"), "pooling between the network's blocks")
     padding: str = _choice(
         "replicate", ("zeros", "replicate"), "what the first convolution sees beyond the edge"
     )
     init: str = _path_or(
         "matched",
         INIT_WORDS,
-        "where to start; matched is the content image in the style's colours",
+        "what to start from; matched: the photograph in the style's colours",
     )
-    noise: float = _number(1 / 255, 0, 1, "standard deviation of the noise of init=noise")
-    optimizer: str = _choice("lbfgs", ("lbfgs", "adam"), "how the image is optimised")
-    learning_rate: float = _number(0.02, 1e-6, 10, "step length of Adam")
-    history: int = _whole(20, 1, 200, "gradients that L-BFGS remembers")
+    noise: float = _number(1 / 255, 0, 1, "standard deviation of the noise for init=noise")
+    optimizer: str = _choice("lbfgs", ("lbfgs", "adam"), "method of optimisation")
+    learning_rate: float = _number(0.02, 1e-6, 10, "step size of Adam")
+    history: int = _whole(20, 1, 200, "number of past steps that L-BFGS remembers")
     plateau: float = _number(
-        0.005, 0, 1, "end a scale when 15 evaluations lowered its loss by less than this share"
+        0.005, 0, 1, "end a scale when 15 evaluations lower its loss by less than this share"
     )
-    clamp: bool = _flag(True, "show the network the picture clamped to [0, 1], as it will be saved")
+    clamp: bool = _flag(True, "compute the losses of the picture as saved, clamped to [0, 1]")
     tv_reduction: str = _choice(
-        "mean", ("mean", "sum"), "mean over [0, 1] values, or neural-style's sum over 0-255"
+        "mean", ("mean", "sum"), "mean over values in [0, 1], or neural-style's sum over 0-255"
     )
-    scales: int = _whole(8, 1, 8, "coarse-to-fine scales at most, each half the size of the next")
-    coarsest: int = _whole(96, MIN_SIDE, MAX_SIDE, "no scale's longest side is below this, pixels")
+    scales: int = _whole(
+        8, 1, 8, "greatest number of coarse-to-fine scales, each half the size of the next"
+    )
+    coarsest: int = _whole(
+        96, MIN_SIDE, MAX_SIDE, "least size of the coarsest scale: its longest side in pixels"
+    )
     coarse_content: float = _number(
-        4.0, 0, 1e6, "factor on the content weight at all but the finest scale"
+        4.0, 0, 1e6, "factor on the content weight at all scales except the finest"
     )
     focus: float = _number(
         0.5, 0, 4, "how much more content counts where the photograph stands out; 0: no more"
     )
     spread: float = _number(
-        0.4, 0, 1, "share of the style that each quarter must have by itself, at first"
+        0.4, 0, 1, "share of the style loss that is taken of each quarter by itself, at first"
     )
     motifs: float = _number(
-        0.0, 0, 1, "how much of the painting's things comes along; 0: its manner alone, 1: both"
+        0.0, 0, 1, "0: take over only how the painting is painted; 1: also the things in it"
     )
     margins: str = _choice(
-        "crop", ("crop", "keep"), "leave out plain borders and frames of style pictures, or keep"
+        "crop", ("crop", "keep"), "crop or keep plain borders and frames of style pictures"
     )
     style_scale: float = _number(1.0, 0.1, 10, "size of the style picture relative to the result")
     style_blend: tuple[float, ...] = _setting(
-        (), _parse_blend, _check_blend, "weights like 0.7|0.3", "share of each style of several"
+        (), _parse_blend, _check_blend, "weights like 0.7|0.3", "share of each of several styles"
     )
     preserve_color: str = _choice(
-        "none", ("none", "histogram", "luminance"), "keep the photograph's colours"
+        "none", ("none", "histogram", "luminance"), "how to keep the photograph's colours"
     )
-    mask: str = _path_or("", (), "grey picture: white is painted, black keeps the photograph")
+    mask: str = _path_or("", (), "grey picture; white is painted, black keeps the photograph")
     seed: int = _whole(0, 0, 2**63 - 1, "seed of the noise")
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             value = setting.checked(name, getattr(self, name))
-            if setting.parse is not _parse_whole:  # 5 and 5.0 are equal, and their text must be too
+            if setting.parse is not _parse_whole:  # 5 and 5.0 must have the same text and digest
                 value = _as_float(value)
             object.__setattr__(self, name, value)
         if self.backbone != "auto":
@@ -344,7 +367,7 @@ class StyleConfig(_Spelt):
                 self._check_depth(name)
 
     def _check_depth(self, name: str) -> None:
-        """Raise `ConfigError` for a layer that the backbone has not."""
+        """Raise `ConfigError` for a layer that the backbone does not have."""
         for layer, weight in getattr(self, name):
             if weight and not has_layer(self.backbone, layer):
                 last = [conv for conv in CONVS[self.backbone] if block(conv) == block(layer)][-1]
@@ -355,25 +378,27 @@ class StyleConfig(_Spelt):
 
     @classmethod
     def of(cls, preset: str = "default", **settings: Any) -> StyleConfig:
-        """A preset with some settings changed. Raises `ConfigError`."""
+        """Return a preset's config with some settings changed. Raises `ConfigError`."""
         if preset not in PRESETS:
             raise ConfigError(f"preset is {preset!r}; it must be {SETTINGS['preset'].limit}")
         unknown = set(settings) - set(SETTINGS)
         if unknown:
-            raise ConfigError(f"{sorted(unknown)[0]!r} is no setting; see StyleConfig")
+            raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting; see StyleConfig")
         preset_values = {k: parse_setting(k, v) for k, v in PRESETS[preset].items()}
         return cls(**{**preset_values, **settings, "preset": preset})
 
     def weights(self) -> tuple[float, float]:
-        """Content and style weight after `strength`: times (2(1-s))^2 and (2s)^2."""
+        """Return content and style weight times (2(1-s))^2 and (2s)^2, where s is `strength`."""
         return (
             self.content_weight * (2 * (1 - self.strength)) ** 2,
             self.style_weight * (2 * self.strength) ** 2,
         )
 
     def shares(self, count: int) -> list[float]:
-        """The share of each of `count` styles, sum 1. Raises `ConfigError` where `style_blend` has
-        more or fewer."""
+        """Return the share of each of `count` styles, sum 1.
+
+        Raises `ConfigError` unless `style_blend` is empty or has as many weights.
+        """
         blend = self.style_blend or (1.0,) * count
         if len(blend) != count:
             raise ConfigError(
@@ -383,24 +408,25 @@ class StyleConfig(_Spelt):
         return [share / sum(blend) for share in blend]
 
     def style_side(self, side: int) -> int:
-        """The longer side of a style picture where the result's is `side`, pixels."""
+        """Return the longer side of a style picture where the result's is `side`, in pixels."""
         return max(MIN_SIDE, round(side * self.style_scale))
 
     def to_json(self) -> str:
-        """The settings as canonical JSON: sorted keys, so equal settings give equal text."""
+        """Return the settings as JSON with sorted keys, so that equal settings give equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
 
     def without_folders(self) -> StyleConfig:
-        """What a picture may tell of its settings: init and mask by their names alone."""
+        """Return the settings as written into a picture: init and mask without their folders."""
         names = {name: getattr(self, name).rpartition("/")[2] for name in ("init", "mask")}
         return dataclasses.replace(self, **names)
 
     def digest(self, algorithm: int = ALGORITHM) -> str:
-        """Return the SHA-256 of what decides the picture, hex, by a version of the algorithm.
+        """Return the SHA-256 in hex of the settings that decide how the picture looks.
 
-        The preset's name is left out (its values count), and so are the paths of init and mask,
-        whose bytes are hashed with the other inputs. A setting that the version did not have yet
-        is left out unless it was changed, so that pictures made before it stay done.
+        The preset's name is left out, since its values count, and so are the paths of init and
+        mask, whose bytes are hashed with the other inputs. A setting that came after the given
+        version of the algorithm is left out unless it was changed, so that pictures made before
+        remain up to date.
         """
         values = dataclasses.asdict(self)
         del values["preset"]
@@ -415,18 +441,18 @@ class StyleConfig(_Spelt):
 
     @property
     def init_path(self) -> str:
-        """The path in `init`, or "" where it is one of the words."""
+        """The path in `init`, or "" where it is one of `INIT_WORDS`."""
         return "" if self.init in INIT_WORDS else self.init
 
 
 SETTINGS: Mapping[str, Setting] = {
     f.name: f.metadata["setting"] for f in dataclasses.fields(StyleConfig)
 }
-"""Every setting by name, in the order in which help shows them."""
+"""All settings by name, in the order in which help shows them."""
 
 
 def parse_setting(name: str, text: str) -> Any:
-    """The value of a setting from its text form. Raises `ConfigError` naming value and limit."""
+    """Read a setting from its text form. Raises `ConfigError` naming value and limit."""
     return SETTINGS[name].checked(name, text.strip())
 
 

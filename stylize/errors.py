@@ -1,14 +1,14 @@
-"""Every error the library raises on purpose. Standard library only.
+"""Every error that the library raises on purpose. Standard library only.
 
 StylizeError
-├── ConfigError          a setting has a value that it cannot have
+├── ConfigError          a setting has a value that is not allowed
 ├── ImageError           a picture cannot be used
 │   ├── ImageReadError   it cannot be read: missing, cut short, not a picture
-│   └── ImageSizeError   it is too large to be decoded or written, or too small for the encoder
-├── WeightsError         the backbone's weights cannot be had, or are not what they should be
-├── DivergedError        the loss stayed NaN or infinite after a second attempt
-├── BlackError           the picture came out black, and the photograph is not
-└── Interrupted          the callback asked for an end; carries nothing, keeps nothing
+│   └── ImageSizeError   it is too large to decode or write, or too small for the encoder
+├── WeightsError         the backbone's weights are unavailable or damaged
+├── DivergedError        the loss became NaN or infinite again after a second attempt
+├── BlackError           the picture came out black although the photograph is not
+└── Interrupted          a callback ended the transfer; nothing of it is kept
     └── TimeLimitError   the pair's time limit passed
 """
 
@@ -27,11 +27,11 @@ __all__ = [
 
 
 class StylizeError(Exception):
-    """Base of every error that the library raises on purpose; the text is meant for the user."""
+    """Base of every error that the library raises on purpose; its text is meant for the user."""
 
 
 class ConfigError(StylizeError, ValueError):
-    """A setting has a value that it cannot have. The text names setting, value, limit, remedy."""
+    """A setting has a value that is not allowed. The text names setting, value and limit."""
 
 
 class ImageError(StylizeError):
@@ -43,25 +43,25 @@ class ImageReadError(ImageError):
 
 
 class ImageSizeError(ImageError):
-    """A picture is too large to be decoded safely or for its file's format, or too small for the
+    """A picture is too large to decode safely or for its file format, or too small for the
     encoder."""
 
 
 class WeightsError(StylizeError):
-    """The backbone's weights cannot be had, or are not what they should be."""
+    """The backbone's weights are unavailable, or are not what they should be."""
 
 
 class DivergedError(StylizeError):
-    """The loss became NaN or infinite, and did so again from the best picture so far."""
+    """The loss became NaN or infinite, and again after a restart from the best picture so far."""
 
 
 class BlackError(StylizeError):
-    """The picture came out black, and the photograph is not: nobody wants that, or it is a bug."""
+    """The picture came out black although the photograph is not, which is surely a failure."""
 
 
 class Interrupted(StylizeError):
-    """Raised by a callback to end an optimisation early; nothing of it is kept."""
+    """Raised by a callback to end a transfer early; nothing of the transfer is kept."""
 
 
 class TimeLimitError(Interrupted):
-    """The time limit of the pair passed."""
+    """The pair's time limit passed."""

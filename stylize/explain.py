@@ -1,7 +1,9 @@
-"""Looking inside one transfer: Gram matrices, feature maps, the loss of each layer. Draws nothing.
+"""Looking inside one transfer: its Gram matrices, its feature maps and the loss of each layer.
 
-explained = explain_transfer(photo, painting, config, stylizer)
-explained.grams["relu3_1"].style  # (N, N)
+    explained = explain_transfer(photo, painting, config, stylizer)
+    explained.grams["relu3_1"].style  # (N, N)
+
+This computes what is shown; `stylize-batch explain` draws it.
 """
 
 from __future__ import annotations
@@ -23,38 +25,35 @@ from stylize.inputs import Inputs
 from stylize.layers import conv_of
 from stylize.losses import PerceptualLoss, gram_matrix, relative
 from stylize.objective import Frame
+from stylize.request import OnStep, Step, StyleResult
 from stylize.stages import Stage
-from stylize.transfer import OnStep, Step, StyleResult, Stylizer
+from stylize.transfer import Stylizer
 
 __all__ = [
     "Explanation",
     "Grams",
-    "LayerLosses",
     "Look",
     "Maps",
     "channel_order",
     "explain_transfer",
-    "look_at",
-    "strongest",
 ]
 
-MAPS = 8
-"""Feature maps that are kept of each layer."""
+_MAPS = 8
+"""Number of feature maps that are kept of each layer."""
 
 
 @dataclass(frozen=True)
 class Grams:
-    """One layer's Gram matrices (N, N), float32: of the style, the photograph and the result."""
+    """The Gram matrices (N, N) of one layer, float32."""
 
     style: Tensor
-    content: Tensor
+    content: Tensor  # of the photograph
     result: Tensor
 
 
 @dataclass(frozen=True)
 class Maps:
-    """One layer's strongest feature maps (K, h, w) of each picture; row k is channel
-    `channels[k]`."""
+    """The strongest feature maps (K, h, w) of one layer; map k is that of `channels[k]`."""
 
     channels: tuple[int, ...]
     content: Tensor
@@ -64,27 +63,26 @@ class Maps:
 
 @dataclass(frozen=True)
 class Look:
-    """The picture at one evaluation, and what each layer adds to `Step.loss` there, but for
-    `config.spread`: see `LayerLosses`."""
+    """The picture at one evaluation, and what each layer adds to the loss there, see
+    `LayerLosses`."""
 
     step: Step
     picture: Image.Image
-    content: Mapping[str, float]  # layer: weight times loss
+    content: Mapping[str, float]  # weight times loss, by layer
     style: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A transfer with its inside: pictures at the size that was worked at, grams by style layer,
-    maps by chosen layer, looks in the order of their steps; stages as long as they were."""
+    """A transfer and what was kept from inside it."""
 
-    content: Image.Image
+    content: Image.Image  # this and the style at the size of the finest stage
     style: Image.Image
     result: StyleResult
-    stages: tuple[Stage, ...]
-    grams: Mapping[str, Grams]
-    maps: Mapping[str, Maps]
-    looks: tuple[Look, ...]
+    stages: tuple[Stage, ...]  # with the evaluations that were made
+    grams: Mapping[str, Grams]  # by style layer
+    maps: Mapping[str, Maps]  # by chosen layer
+    looks: tuple[Look, ...]  # in the order of their steps
 
 
 def explain_transfer(
@@ -101,71 +99,94 @@ def explain_transfer(
 ) -> Explanation:
     """Paint `content` in the style of `style`, RGB pictures, and keep what explains the result.
 
-    `layers`: those of the feature maps, by default all that a loss looks at. `looks`: at how many
-    evaluations, see `look_at`; each costs a pass through the network without its gradient.
-    Raises `StylizeError` in its forms, for layers that cannot be had before anything is painted.
+    `layers` are those whose feature maps are kept, by default all that a loss is computed of.
+    `looks` is the number of evaluations to look at, see `look_at`; each costs a forward pass.
+    Raises `StylizeError`; for layers that are not available, before anything is painted.
     """
     with undisturbed(stylizer.device):
         inputs = Inputs(content, [style], config, init=init, mask=mask)
         inputs.plan(stylizer.reach(inputs))
-        losses = LayerLosses(stylizer, inputs)
-        stages = inputs.stages
-        last = stylizer.stage_inputs(inputs, Stage(stages[-1].size, 0), {})
-        encoder = stylizer.encoder(config, math.prod(stages[-1].size))
-        style_layers = tuple(relative(config.style_layers))
-        layers = layers or _by_depth([*style_layers, *relative(config.content_layers)])
-        wanted = {*layers, *style_layers}
-
-        @torch.no_grad()
-        def features_of(picture: Tensor) -> dict[str, Tensor]:
-            features: dict[str, Tensor] = encoder(picture, wanted)
-            return features
-
-        painting = last.styles[0].pixels
-        photo, paint = features_of(last.frame.pad(last.content)), features_of(painting)
-        channels = {layer: strongest([photo[layer], paint[layer]], MAPS) for layer in layers}
-        weight = last.weight()
-
-        def grams_of(features: Mapping[str, Tensor], mask: Tensor | None) -> dict[str, Tensor]:
-            return {layer: _gram(features[layer], mask) for layer in style_layers}
-
-        def maps_of(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {n: features[n][0, list(kept)].float().cpu() for n, kept in channels.items()}
-
-        grams = [grams_of(paint, None), grams_of(photo, weight)]
-        maps = [maps_of(photo), maps_of(paint)]
-        del photo, paint  # of a large picture gigabytes, which painting may need
-        watcher = _Watcher(losses, look_at(stages, looks), on_step)
+        inspector = _Inspector(stylizer, inputs, layers)
+        wanted = look_at(inputs.stages, looks)
+        watcher = _Watcher(LayerLosses(stylizer, inputs), wanted, on_step)
         result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
         watcher.look()
-        made = stylizer.tensor(result.image)
-        if config.preserve_color == "luminance":  # the losses never saw the colours put back
-            made = color.luminance(made)
-        after = features_of(last.frame.pad(made))
-        grams.append(grams_of(after, weight))
-        maps.append(maps_of(after))
-        done = tuple(Stage(size, count) for size, count in watcher.counts.items())
+        painted = stylizer.tensor(result.image)
+        if config.preserve_color == "luminance":  # as the losses saw it, without colours
+            painted = color.luminance(painted)
+        grams, maps = inspector.inspect(painted)
         return Explanation(
-            to_image(last.content),
-            to_image(painting),
+            to_image(inspector.finest.content),
+            to_image(inspector.finest.styles[0].pixels),
             result,
-            done,
-            grams={layer: Grams(*(g[layer] for g in grams)) for layer in style_layers},
-            maps={n: Maps(kept, *(m[n] for m in maps)) for n, kept in channels.items()},
+            tuple(Stage(size, count) for size, count in watcher.counts.items()),
+            grams=grams,
+            maps=maps,
             looks=tuple(watcher.looks),
         )
 
 
-class _Watcher:
-    """Looks at pictures on the way, at the wanted evaluations and the last of each stage.
+class _Inspector:
+    """Computes the Gram matrices and feature maps of the photograph, the painting and the result.
 
-    On a GPU several evaluations are told at once with the picture of the last: that one is looked
-    at. Which was the last is only known when another picture comes.
+    Only these are kept, not the features, which for large pictures take gigabytes.
+    """
+
+    def __init__(self, stylizer: Stylizer, inputs: Inputs, layers: Sequence[str]) -> None:
+        config, size = inputs.config, inputs.stages[-1].size
+        self.finest = stylizer.stage_inputs(inputs, Stage(size, 0), {})
+        self._encoder = stylizer.encoder(config, math.prod(size))
+        self._style_layers = tuple(relative(config.style_layers))
+        layers = layers or _by_depth([*self._style_layers, *relative(config.content_layers)])
+        self._wanted = {*layers, *self._style_layers}
+        self._weight = self.finest.weight()
+        photo = self._features(self.finest.frame.pad(self.finest.content))
+        painting = self._features(self.finest.styles[0].pixels)
+        self._channels = {
+            layer: strongest([photo[layer], painting[layer]], _MAPS) for layer in layers
+        }
+        self._photo = self._grams(photo, self._weight), self._maps(photo)
+        self._painting = self._grams(painting, None), self._maps(painting)
+
+    def inspect(self, result: Tensor) -> tuple[dict[str, Grams], dict[str, Maps]]:
+        """Return grams by style layer and maps by chosen layer; `result` is (1, 3, H, W)."""
+        features = self._features(self.finest.frame.pad(result))
+        grams, maps = self._grams(features, self._weight), self._maps(features)
+        photo_grams, photo_maps = self._photo
+        painting_grams, painting_maps = self._painting
+        return (
+            {n: Grams(painting_grams[n], photo_grams[n], grams[n]) for n in self._style_layers},
+            {
+                n: Maps(channels, photo_maps[n], painting_maps[n], maps[n])
+                for n, channels in self._channels.items()
+            },
+        )
+
+    @torch.no_grad()
+    def _features(self, picture: Tensor) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = self._encoder(picture, self._wanted)
+        return features
+
+    def _grams(self, features: Mapping[str, Tensor], weight: Tensor | None) -> dict[str, Tensor]:
+        return {layer: _gram(features[layer], weight) for layer in self._style_layers}
+
+    def _maps(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            layer: features[layer][0, list(channels)].float().cpu()
+            for layer, channels in self._channels.items()
+        }
+
+
+class _Watcher:
+    """A callback that looks at the picture at the wanted evaluations and at each stage's last.
+
+    On a GPU several evaluations are reported at once with the picture of the latest, and that one
+    is looked at. Which evaluation was a stage's last is known only when another picture comes.
     """
 
     def __init__(self, losses: LayerLosses, wanted: set[int], on_step: OnStep | None) -> None:
         self.looks: list[Look] = []
-        self.counts: dict[tuple[int, int], int] = {}  # evaluations by size: a stage may end early
+        self.counts: dict[tuple[int, int], int] = {}  # evaluations made, by size of the picture
         self._losses, self._wanted, self._on_step = losses, wanted, on_step
         self._latest: tuple[Step, Tensor] | None = None
         self._due = False
@@ -190,12 +211,12 @@ class _Watcher:
 
 
 class LayerLosses:
-    """What each layer adds to the loss: its weight times its loss, so that all of them and the
-    total variation make up `Step.loss`. In a stage with `spread` that has a share of the style
-    loss quarter by quarter; here it is the whole picture's.
+    """Computes what each layer adds to the loss: its weight times its loss.
 
-    Where sides are no multiples of 16 a little differs at the right and the bottom edge: the
-    picture as it is told has been cropped, and is extended by its edge again.
+    All of them and the total variation add up to `Step.loss`, with two exceptions. In a stage with
+    `spread` the style loss is partly that of the quarters, but here that of the whole picture. And
+    where sides are not multiples of 16, the picture has been cropped, and its edge is repeated
+    again here, so there are small differences at the right and bottom edges.
     """
 
     def __init__(self, stylizer: Stylizer, inputs: Inputs) -> None:
@@ -205,8 +226,10 @@ class LayerLosses:
 
     @torch.no_grad()
     def __call__(self, picture: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-        """What each content layer and each style layer adds, for a picture (1, 3, H, W) of any
-        stage's size."""
+        """Return what each content layer and each style layer adds.
+
+        `picture` is (1, 3, H, W) of the size of any stage.
+        """
         frame, loss = self._stage((picture.shape[-1], picture.shape[-2]))
         seen = frame.pad(picture.clamp(0, 1) if loss.config.clamp else picture)
         content = dict.fromkeys(loss.content_layers, 0.0)
@@ -220,31 +243,31 @@ class LayerLosses:
 
     def _stage(self, size: tuple[int, int]) -> tuple[Frame, PerceptualLoss]:
         if size not in self._stages:
-            stage = Stage(size, 0)  # as the finest: no factor on the content, no quarters
+            stage = Stage(size, 0)  # like the finest: no factor on the content, no spread
             inputs = self._stylizer.stage_inputs(self._inputs, stage, {})
             loss = self._stylizer.loss(self._inputs.config, stage, [inputs])
             self._stages[size] = inputs.frame, loss
         return self._stages[size]
 
 
-def _shrunk(mask: Tensor | None, features: Tensor) -> Tensor | None:
-    if mask is None:
-        return None
-    return F.adaptive_avg_pool2d(mask, (features.shape[-2], features.shape[-1]))
-
-
 def _gram(features: Tensor, mask: Tensor | None) -> Tensor:
-    return gram_matrix(features, _shrunk(mask, features))[0].float().cpu()
+    """Return the Gram matrix (N, N) of features, with a mask of the picture's size."""
+    if mask is not None:
+        mask = F.adaptive_avg_pool2d(mask, (features.shape[-2], features.shape[-1]))
+    return gram_matrix(features, mask)[0].float().cpu()
 
 
 def _by_depth(layers: Iterable[str]) -> tuple[str, ...]:
-    """Layers once each, from the picture inwards."""
+    """Sort layers from the first to the deepest, without repetitions."""
     return tuple(sorted(set(layers), key=lambda layer: (conv_of(layer), layer)))
 
 
 def look_at(stages: Sequence[Stage], number: int) -> set[int]:
-    """Some `number` of the evaluations 1, 2, …: first and last of each stage, and between them
-    more at its beginning, where most happens."""
+    """Choose about `number` of the evaluations 1, 2, …
+
+    They are the first and the last of each stage, and others between them, more of them near the
+    beginning, where most happens.
+    """
     wanted: set[int] = set()
     total = sum(stage.evaluations for stage in stages)
     before = 0
@@ -259,32 +282,34 @@ def look_at(stages: Sequence[Stage], number: int) -> set[int]:
 
 
 def strongest(features: Sequence[Tensor], number: int) -> tuple[int, ...]:
-    """The channels that are strong in all of several pictures' features (1, N, h, w), strongest
-    first: by the product of their shares of each picture's energy, the sum of F^2."""
+    """Return the channels that are strongest in all of several pictures' features (1, N, h, w).
+
+    They are sorted by the product of their shares of each picture's energy, the sum of F^2.
+    """
     shares = []
-    for one in features:
-        power = one[0].float().square().mean(dim=(1, 2))  # (N,)
+    for picture in features:
+        power = picture[0].float().square().mean(dim=(1, 2))  # (N,)
         shares.append(power / power.sum().clamp(min=1e-12))
     product = torch.stack(shares).prod(dim=0)
     return tuple(product.topk(min(number, len(product))).indices.tolist())
 
 
 def channel_order(gram: Tensor) -> Tensor:
-    """An order of the channels of a Gram matrix (N, N), N > 2, in which its structure shows: (N,).
+    """Return an order (N,) of the channels of a Gram matrix (N, N), N > 2, to show its structure.
 
-    Four groups, by the signs of the second and third eigenvectors of G_ij / sqrt(G_ii G_jj), so
-    that channels of a group respond in the same places; in each the strongest first. Those that
-    are all but silent, G_ii <= 1e-6 of the largest, come last.
+    Channels form four groups by the signs of the second and third eigenvectors of
+    G_ij / sqrt(G_ii G_jj), so that those of a group respond in the same places. Within a group the
+    strongest come first. Channels that are nearly silent, G_ii <= 1e-6 of the largest, come last.
     """
     power = gram.diagonal().double()
     silent = power <= 1e-6 * power.max()
     scale = power.sqrt().where(~silent, torch.inf)
     values, vectors = torch.linalg.eigh(gram.double() / (scale[:, None] * scale))
     values, vectors = values[-3:-1], vectors[:, -3:-1]
-    vectors = vectors * vectors.sum(dim=0).sign()  # else either sign, by chance
-    some = (values > 1e-6 * len(gram)) & (vectors > 1e-6)  # not what is rounding
-    third, second = some.long().unbind(dim=1)
-    # Around the circle, not by rows: neighbouring groups have one sign in common.
+    vectors = vectors * vectors.sum(dim=0).sign()  # `eigh` leaves the signs open
+    positive = (values > 1e-6 * len(gram)) & (vectors > 1e-6)  # more than rounding errors
+    third, second = positive.long().unbind(dim=1)
+    # In a circle, so that neighbouring groups have one sign in common.
     group = torch.tensor([[0, 1], [3, 2]], device=gram.device)[second, third].where(~silent, 4)
     by_power = power.argsort(descending=True, stable=True)
     return by_power[group[by_power].argsort(stable=True)]

@@ -1,8 +1,8 @@
-"""The heap of glibc: what one evaluation freed is kept for the next.
+"""Keeping freed memory in glibc's heap from one evaluation to the next.
 
-By default every large block comes from the kernel and goes back to it, and the first touch of each
-of its pages is a fault: at 512 px 80,000 of them an evaluation, an eighth of its time, at 1024 px
-a third. Other C libraries have no such switches, and are left as they are.
+By default every large block comes from the kernel and goes back to it, and the first access to each
+of its pages causes a page fault: 80,000 per evaluation at 512 px, which take an eighth of its time,
+and a third at 1024 px. Other C libraries have no such switches and are left as they are.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 __all__ = ["kept"]
 
 _SWITCHES = (
-    (-8, 1, 0),  # M_ARENA_MAX: heaps among which threads are shared out; 0 leaves it to glibc
-    (-4, 0, 65536),  # M_MMAP_MAX: blocks that come from the kernel one by one
-    (-3, 2**25, 2**25),  # M_MMAP_THRESHOLD: the size, bytes, from which they do
-    (-1, -1, 2**26),  # M_TRIM_THRESHOLD: free bytes that go back to it; -1: none do
+    (-8, 1, 0),  # M_ARENA_MAX: number of heaps for all threads; 0: glibc decides
+    (-4, 0, 65536),  # M_MMAP_MAX: number of blocks that come straight from the kernel
+    (-3, 2**25, 2**25),  # M_MMAP_THRESHOLD: size from which blocks do, bytes
+    (-1, -1, 2**26),  # M_TRIM_THRESHOLD: free bytes that are returned to the kernel; -1: never
 )
-"""Each switch's number in malloc.h, its value in here and its value afterwards: glibc's default or,
-where that grows with what a process asks for (until it is set), what it grows to."""
+"""Of each switch its number in malloc.h, its value inside `kept` and its value afterwards. The last
+is glibc's default or, for a default that adapts to the process until it is set, its upper limit."""
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """While in here freed blocks stay with this process; afterwards they go back to the kernel."""
+    """Keep freed blocks in this process while in here; return them to the kernel afterwards."""
     libc = _glibc()
     if libc is None:
         yield
@@ -45,7 +45,7 @@ def kept() -> Iterator[None]:
 def _glibc() -> ctypes.CDLL | None:
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.gnu_get_libc_version  # noqa: B018
+        libc.gnu_get_libc_version  # noqa: B018  # raises unless it is glibc
     except (OSError, AttributeError):
         return None
     return libc

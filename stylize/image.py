@@ -1,7 +1,7 @@
-"""Pictures in files to tensors and back: orientation, colour, limits, metadata.
+"""Picture files to tensors and back: orientation, colour, limits, metadata.
 
-Tensors are (1, 3, H, W), RGB, sRGB, float32 in [0, 1]. Torch is imported only where a tensor is
-made or read, so that checking a thousand headers does not load it.
+Tensors are (1, 3, H, W), sRGB, float32 in [0, 1]. Torch is imported only where a tensor is made or
+read, so that checking a thousand headers does not load it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError
+from stylize.scopes import Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,19 +34,19 @@ __all__ = [
     "fit",
     "is_whole",
     "match_size",
+    "own_limits",
     "read_metadata",
     "readable",
     "scaled",
     "style_size",
     "to_image",
-    "to_srgb",
     "to_tensor",
     "upright",
     "upright_size",
 ]
 
-# What is read. Pillow knows more: some that nobody photographs in, and EPS, for which it starts
-# another program.
+# The formats that are read. Pillow knows more: some that no photograph comes in, and EPS, for which
+# it starts another program.
 _READ = [
     "AVIF",
     "BMP",
@@ -60,7 +62,8 @@ _READ = [
     "WEBP",
 ]
 
-# Kinds that are not read, by how a file of them begins, and what to do about each.
+# Formats that are not read: where their signature stands, the signature, the format's name, and
+# what to do instead.
 _DEVELOP = "develop it to JPEG or TIFF with your camera's program"
 _CONVERT = "convert it to JPEG or PNG"
 _NOT_READ = (
@@ -85,8 +88,8 @@ _NOT_READ = (
     (0, b"\x00\x00\x01\x00", "an icon file (ICO)", _CONVERT),
 )
 
-# Kinds that are read, by how a file of them begins: a file that does not open is damaged, or of a
-# form that is not read.
+# Formats that are read, by their signature. A file that has one and does not open is damaged, or of
+# a variant that is not read.
 _READ_BEGINS = (
     (0, b"\x89PNG", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -100,32 +103,52 @@ _READ_BEGINS = (
     (4, b"ftypavif", "AVIF"),
 )
 
-_SUBFILE, _BITS, _SAMPLE_FORMAT, _DNG = 254, 258, 339, 50706  # TIFF tags
+# TIFF tags; photometric says whether 0 is black or white.
+_SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 339, 50706
 _REDUCED, _MASK = 1, 4  # bits of _SUBFILE
+
+_GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+"""Pillow's modes of grey with more than 8 bits."""
 
 _LARGEST = MAX_SIDE**2  # pixels of a result
 _METADATA_KEY = "stylize-batch"
-_PHOTOMETRIC = 262  # the TIFF tag that says which of black and white is 0
 _IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
-# Our own limits, in pixels and with a message that says the remedy, stand in for Pillow's.
-Image.MAX_IMAGE_PIXELS = None
 
-# Of a broken EXIF, say. Not around each call, for pictures are decoded in threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+@contextlib.contextmanager
+def _without_pillows_limits() -> Iterator[None]:
+    pixels = Image.MAX_IMAGE_PIXELS
+    # `warnings.catch_warnings` restores all filters, also those that other threads have set since.
+    quiet = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filters.insert(0, quiet)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = pixels
+        with contextlib.suppress(ValueError):  # another thread has restored its own filters
+            warnings.filters.remove(quiet)  # type: ignore[attr-defined]
+
+
+own_limits = Shared(_without_pillows_limits)
+"""A context in which `Limits` replaces Pillow's limit on pixels, whose message names no remedy, and
+in which Pillow does not warn, for example of broken EXIF. Decoding and cropping belong in it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is decoded at most: a header can promise more pixels than there is memory."""
+    """The largest and smallest picture that is decoded.
 
-    side: int = 20_000  # pixels
-    megapixels: float = 200.0
-    least: int = MIN_SIDE  # pixels a side; less is for pictures that are only shown
+    A header can claim more pixels than fit into memory.
+    """
+
+    side: int = 20_000  # pixels, at most
+    megapixels: float = 200.0  # at most
+    least: int = MIN_SIDE  # pixels a side, at least; less only for pictures that are just shown
 
     def check(self, width: int, height: int) -> None:
-        """Raise `ImageSizeError` if a picture of this size is not to be decoded or used."""
+        """Raise `ImageSizeError` unless a picture of this size may be decoded."""
         if max(width, height) > self.side:
             raise ImageSizeError(
                 f"image is {width}x{height}; the limit is {self.side} pixels a side "
@@ -143,34 +166,36 @@ class Limits:
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
+    """Open a picture without decoding its pixels. Raises `ImageReadError`, `ImageSizeError`."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_READ)
+        with own_limits:
+            image = Image.open(io.BytesIO(data), formats=_READ)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
-        raise ImageReadError(_unreadable(data)) from error
-    if what := _not_the_picture(data, image):
-        raise ImageReadError(what)
+        raise ImageReadError(_why_unreadable(data)) from error
+    if problem := _why_not_the_picture(data, image):
+        raise ImageReadError(problem)
     limits.check(*image.size)
     return image
 
 
-def _unreadable(data: bytes) -> str:
-    """Say what a file is that Pillow does not open, and what to do."""
+def _why_unreadable(data: bytes) -> str:
+    """Say why Pillow does not open a file, and what to do."""
     if not data:
         return "not a picture that can be read (the file is empty)"
-    for at, begin, kind, remedy in _NOT_READ:
-        if data[at : at + len(begin)] == begin:
+    for at, signature, kind, remedy in _NOT_READ:
+        if data[at : at + len(signature)] == signature:
             return f"it is {kind}, which is not read; {remedy}"
-    for at, begin, kind in _READ_BEGINS:
-        if data[at : at + len(begin)] == begin:
+    for at, signature, kind in _READ_BEGINS:
+        if data[at : at + len(signature)] == signature:
             return (
-                f"this {kind} is damaged or cut short, or of a form that is not read; save it anew "
-                "with 8 bits a channel"
+                f"this {kind} is damaged or cut short, or of a form that is not read; save it "
+                "again with 8 bits per channel"
             )
     return f"not a picture that can be read (it begins with {data[:8]!r})"
 
 
-def _not_the_picture(data: bytes, image: Image.Image) -> str:
-    """Say why the picture that Pillow opens of a TIFF is not the one it was made for, or ""."""
+def _why_not_the_picture(data: bytes, image: Image.Image) -> str:
+    """Say why what Pillow opened is only a preview or a mask in a TIFF; "" where it is neither."""
     if image.format != "TIFF":
         return ""
     tags = getattr(image, "tag_v2", {})
@@ -179,7 +204,7 @@ def _not_the_picture(data: bytes, image: Image.Image) -> str:
     kind = tags.get(_SUBFILE, 0)
     if kind & _REDUCED:
         return (
-            "its first picture is a preview, as in camera raw files, and the whole one is not "
+            "its first picture is a preview, as in camera raw files, and the full picture is not "
             f"read; {_DEVELOP}"
         )
     if kind & _MASK:
@@ -188,10 +213,10 @@ def _not_the_picture(data: bytes, image: Image.Image) -> str:
 
 
 def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
-    """Width and height as the header has them, of a file that is there to its end.
+    """Return the width and height in the header, and check that the file is complete.
 
-    Pixels are decoded only where the end is not where the format has it.
-    Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError`.
+    Pixels are decoded only where the format does not show where the file ends. Raises
+    `ImageReadError` (cut short, not a picture) and `ImageSizeError`.
     """
     image = _open(data, limits)
     if not _has_end(data, image):
@@ -200,9 +225,9 @@ def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
 
 
 def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
-    """Width and height as a viewer shows the picture, turned by EXIF. Decodes no pixel.
+    """Return width and height as a viewer shows the picture, turned by EXIF.
 
-    Raises `ImageReadError` and `ImageSizeError`.
+    Decodes no pixels. Raises `ImageReadError` and `ImageSizeError`.
     """
     image = _open(data, limits)
     width, height = image.size
@@ -211,28 +236,35 @@ def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF's, of a PNG only if it precedes the pixels: to look behind them decodes them all."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none.
+
+    A PNG's EXIF counts only where it precedes the pixels: to look behind them, Pillow decodes all.
+    """
     try:
-        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-        return int(exif.get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF has many ways to say so
+        with own_limits:
+            exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+            return int(exif.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises many kinds for a broken EXIF
         return 1
 
 
 def _has_end(data: bytes, image: Image.Image) -> bool:
-    """Whether the file's last part is there, for formats that say where it is."""
+    """Tell whether the file's last part is there, for formats that mark it."""
     if image.format in ("JPEG", "MPO"):
-        # Between start of scan and end of image, FF in the data is followed by 00 or a restart;
-        # what precedes the scan may hold a thumbnail with an end of its own.
+        # Within a scan, FF is followed by 00 or a restart marker, so that FF D9 is the end. Before
+        # the scan there may be a thumbnail with an end of its own.
         scan = _jpeg_scan(data)
         return scan > 0 and data.find(b"\xff\xd9", scan) > 0
     if image.format == "PNG":
         return data.rfind(b"IEND") > 0
-    return image.format == "WEBP"  # one that is cut short cannot even be opened
+    return image.format == "WEBP"  # Pillow does not even open one that is cut short
 
 
 def _jpeg_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, or 0. Segments are marker, length, content."""
+    """Return where the first scan of a JPEG begins, or 0.
+
+    Segments are a marker, a length and the content.
+    """
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -248,32 +280,35 @@ def _jpeg_scan(data: bytes) -> int:
 
 
 def decode(data: bytes, limits: Limits = Limits(), ground: str = "white") -> Image.Image:
-    """A picture file's bytes as an upright sRGB picture, as a person sees it in a viewer.
+    """Decode a picture file to 8-bit sRGB, as a viewer shows it.
 
-    Turned by EXIF, converted from the colours that its ICC profile or its EXIF names, CMYK and
-    other depths brought to 8-bit RGB, transparency laid on `ground`, first frame of an animation.
-    Raises `ImageReadError` (cut short, not a picture) and `ImageSizeError` (before decoding).
+    The picture is turned by EXIF and converted from the colour space that its ICC profile or its
+    EXIF names; CMYK and other depths become 8-bit RGB. Transparent parts show `ground`, a colour
+    name. Of an animation the first frame is taken. Raises `ImageReadError` (cut short, not a
+    picture) and, before anything is decoded, `ImageSizeError`.
     """
     return upright(_open(data, limits), ground)
 
 
 def upright(image: Image.Image, ground: str = "white") -> Image.Image:
-    """A picture that has been opened as `decode` gives it. Raises `ImageReadError`."""
+    """Convert an opened picture as `decode` does. Raises `ImageReadError`."""
     with readable():
         image.load()
     white = _white(image)
     with readable():
         negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
         adobe = _is_adobe_rgb(image)
-        picture = to_srgb(ImageOps.exif_transpose(image), negative, white=white, ground=ground)
+        picture = _to_srgb(ImageOps.exif_transpose(image), negative, white=white, ground=ground)
         return _from_adobe_rgb(picture) if adobe else picture
 
 
 def _white(image: Image.Image) -> int:
-    """The value of white in grey of more than 8 bits. Raises `ImageReadError` where a TIFF has
-    values of which that is not known."""
+    """Return the value of white in grey of more than 8 bits.
+
+    Raises `ImageReadError` for a TIFF whose kind of values does not tell.
+    """
     tags = getattr(image, "tag_v2", None)
-    if tags is None or image.mode not in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
+    if tags is None or image.mode not in _GREY_16:
         return 65535
     bits, signed = tags.get(_BITS, (16,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
     if bits > 16 or signed:
@@ -286,14 +321,14 @@ def _white(image: Image.Image) -> int:
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether the EXIF alone says that the colours are Adobe RGB, as cameras do."""
+    """Tell whether EXIF alone says that the colours are Adobe RGB, as it does in cameras' files."""
     if image.mode != "RGB" or image.info.get("icc_profile") or image.format not in ("JPEG", "MPO"):
         return False
     try:
         exif = image.getexif()
         space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
         index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-    except Exception:  # a broken EXIF has many ways to say so
+    except Exception:  # Pillow raises many kinds for a broken EXIF
         return False
     return space == 0xFFFF and str(index).strip("\0 ") == "R03"
 
@@ -301,11 +336,11 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
 _FROM_ADOBE = np.array(
     [[1.398288, -0.398288, 0.0], [0.0, 1.0, 0.0], [0.0, -0.042938, 1.042938]], dtype=np.float32
 )
-"""Linear Adobe RGB (1998) to linear sRGB; both have the white D65."""
+"""Linear Adobe RGB (1998) to linear sRGB; both have the white point D65."""
 
 
 def _from_adobe_rgb(image: Image.Image) -> Image.Image:
-    """A picture in Adobe RGB, gamma 563/256, as sRGB; what sRGB has not is cut off."""
+    """Convert Adobe RGB (gamma 563/256) to sRGB; colours outside sRGB are clipped."""
     codes = np.arange(256, dtype=np.float32) / 255
     linear = (codes ** (563 / 256)).astype(np.float32)[np.asarray(image)]
     rgb = np.clip(linear @ _FROM_ADOBE.T, 0, 1)
@@ -315,9 +350,10 @@ def _from_adobe_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
-    """Raises `ImageReadError` for whatever Pillow raises in here."""
+    """Turn whatever Pillow raises in here into `ImageReadError`, under our own limits."""
     try:
-        yield
+        with own_limits:
+            yield
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error …
@@ -325,33 +361,31 @@ def readable() -> Iterator[None]:
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a picture, no larger than a result can be, opens to its last pixel."""
+    """Tell whether all pixels of a picture can be decoded; False beyond the size of a result."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_READ)
-        if image.width * image.height > _LARGEST:
-            return False
-        image.load()
-    except Exception:  # as many kinds as there are plugins
+        with own_limits:
+            image = Image.open(io.BytesIO(data), formats=_READ)
+            if image.width * image.height > _LARGEST:
+                return False
+            image.load()
+    except Exception:  # Pillow's plugins raise many kinds
         return False
     return True
 
 
-def to_srgb(
+def _to_srgb(
     image: Image.Image, negative: bool = False, *, white: int = 65535, ground: str = "white"
 ) -> Image.Image:
-    """A decoded picture of any mode as 8-bit RGB; see `decode`. `negative`: 0 is white, of grey of
-    more than 8 bits, where Pillow does not heed it. `white`: the value of white in it."""
+    """Convert a decoded picture of any mode to 8-bit sRGB, see `decode`.
+
+    `negative` and `white` concern grey of more than 8 bits: whether 0 is white, which Pillow does
+    not heed there, and the value at the other end of the scale.
+    """
     profile = image.info.get("icc_profile")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):  # 16 bits a pixel, grey
-        values = np.asarray(image).astype(np.float64) * (255 / white)
-        values = 255 - values if negative else values
-        image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    if image.mode in _GREY_16:
+        image = _from_grey_16(image, negative, white)
     elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image), nan=0.0)
-        # From 0 to 1, or a little beyond, as resizing and raw converters leave them; else to 255.
-        scale = 255 if values.size and values.max() < 2 else 1
-        image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
-        profile = None
+        image, profile = _from_float(image), None
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
@@ -362,30 +396,48 @@ def to_srgb(
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if source.profile.xcolor_space == "GRAY" and _is_grey(image):
-                image = image.convert("L")  # it was, before its alpha or palette was resolved
+                image = image.convert("L")  # as before its alpha or palette was resolved
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
             if converted is not None:
-                converted.info.pop("icc_profile", None)  # it is sRGB now, as all are
+                converted.info.pop("icc_profile", None)  # no longer describes the pixels
                 return converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile, or one for another mode: the numbers are the best guess left
+            pass  # a profile that is broken or for another mode: take the values as sRGB
     return image.convert("RGB")
 
 
+def _from_grey_16(image: Image.Image, negative: bool, white: int) -> Image.Image:
+    """Reduce grey of more than 8 bits to 8, see `_to_srgb`."""
+    values = np.asarray(image).astype(np.float64) * (255 / white)
+    values = 255 - values if negative else values
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _from_float(image: Image.Image) -> Image.Image:
+    """Convert floating grey to 8 bits, from [0, 1] or from [0, 255]."""
+    values = np.nan_to_num(np.asarray(image), nan=0.0)
+    # Resizing and raw converters leave values a little above 1.
+    scale = 255 if values.size and values.max() < 2 else 1
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
 def _is_grey(image: Image.Image) -> bool:
-    """Whether all channels are the same."""
+    """Tell whether all channels are equal."""
     return len({channel.tobytes() for channel in image.split()}) == 1
 
 
 def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, str]:
-    """Return a mask as it was meant for a photograph of a size, (width, height), in grey, and what
-    to say of it, or "". Raises `ConfigError` for one of another shape than the photograph's."""
+    """Return a mask in grey, and a note for the user or "".
+
+    A mask of 0 and 1 is stretched to black and white. Raises `ConfigError` unless its shape is
+    that of the photograph, whose `size` is (width, height).
+    """
     grey = mask.convert("L")
     darkest, lightest = int(np.asarray(grey).min()), int(np.asarray(grey).max())
-    if darkest == lightest:  # of any shape
+    if darkest == lightest:  # one value everywhere: its shape does not matter
         return grey, "" if lightest else "the mask is black all over, so that nothing is painted"
     (width, height), (across, down) = grey.size, size
-    # Sides are whole pixels, of a small mask too.
+    # The shapes may differ by 3 %, and by the rounding of sides to whole pixels.
     if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
         turned = "; it fits when it is turned" if (width > height) != (across > down) else ""
         raise ConfigError(
@@ -399,24 +451,24 @@ def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image,
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Width and height scaled so that the longer one is `longest`, each at least 1."""
+    """Scale (width, height) so that the longer side is `longest`; each is at least 1."""
     scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def match_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at width x height, by Lanczos (antialiased when it shrinks)."""
+    """Resize a picture to (width, height) with Lanczos, antialiased where it shrinks."""
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def scaled(image: Image.Image, longest: int) -> Image.Image:
-    """The picture with a longer side of `longest` pixels."""
+    """Resize a picture so that its longer side has `longest` pixels."""
     return match_size(image, fit(image.size, longest))
 
 
 def style_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Width and height of a style picture whose longer side is to be `longest`: a panorama's is
-    longer, so that no side is below `MIN_SIDE`."""
+    """Scale (width, height) so that the longer side is `longest`, or more where the shorter would
+    be below `MIN_SIDE`, as in a panorama."""
     size = fit(size, longest)
     if min(size) < MIN_SIDE:
         size = fit(size, math.ceil(max(size) * MIN_SIDE / min(size)))
@@ -424,7 +476,7 @@ def style_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An 8-bit picture as (1, C, H, W) float32 in [0, 1]; C is 3, or 1 for a grey mask."""
+    """Convert an 8-bit picture to (1, C, H, W), float32 in [0, 1]; C is 3, or 1 for grey."""
     import torch
 
     array = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # (H, W, C)
@@ -432,7 +484,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_image(tensor: Tensor) -> Image.Image:
-    """(1, 3, H, W) in any range as an 8-bit picture: clamped, then rounded (a cast truncates)."""
+    """Convert (1, 3, H, W) to an 8-bit picture: clamp to [0, 1], then round (a cast truncates)."""
     import torch
 
     values = tensor.detach()[0].float().clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -440,17 +492,17 @@ def to_image(tensor: Tensor) -> Image.Image:
 
 
 def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
-    """The picture as the bytes of a file with this ending; `metadata` (JSON) goes with it.
+    """Encode a picture for a file with this suffix, with `metadata` (JSON) in it.
 
-    Deterministic: no time, no name, no software version. Raises `ImageReadError` for an ending
-    that is not in `FORMATS`, `ImageSizeError` for a picture that its format has no room for.
+    Deterministic: the bytes hold no time, name or software version. Raises `ImageReadError` for a
+    suffix that is not in `FORMATS`, `ImageSizeError` for a picture too large for its format.
     """
     kind = FORMATS.get(suffix.lower())
     if kind is None:
         raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
     if problem := side_problem(suffix, max(image.size)):
         raise ImageSizeError(problem)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
         if metadata:
@@ -471,13 +523,14 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
 
 
 def read_metadata(data: bytes) -> str:
-    """The metadata that `encode` put into a picture, or "" where there is none."""
+    """Return the metadata that `encode` put into a picture, or "" where there is none."""
     try:
-        image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
-        text = image.info.get(_METADATA_KEY)
-        if text is None and image.format != "PNG":  # whose EXIF Pillow looks for behind the pixels
-            text = str(image.getexif().get(_IMAGE_DESCRIPTION, ""))
-            text = text.removeprefix(_METADATA_KEY).strip() if _METADATA_KEY in text else ""
-    except Exception:  # whatever it is, it is no picture of ours
+        with own_limits:
+            image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
+            text = image.info.get(_METADATA_KEY)
+            if text is None and image.format != "PNG":  # for a PNG's EXIF, Pillow decodes all
+                text = str(image.getexif().get(_IMAGE_DESCRIPTION, ""))
+                text = text.removeprefix(_METADATA_KEY).strip() if _METADATA_KEY in text else ""
+    except Exception:  # not one of our pictures
         return ""
     return str(text or "")

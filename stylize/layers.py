@@ -1,7 +1,7 @@
-"""The layers by name, like relu4_2: which a backbone has, and what a position of one stands for.
+"""Layers by name: which ones a backbone has, and which pixels a position of a layer depends on.
 
-`conv4_2` is a convolution's output, `relu4_2` the same after the ReLU; 4 is the block, and blocks
-have a pooling between them. Standard library only.
+`conv4_2` is the output of the second convolution of block 4, `relu4_2` the same after the ReLU.
+Between blocks there is a pooling. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,46 +20,56 @@ CONVS: Mapping[str, tuple[str, ...]] = {
 
 
 def conv_of(layer: str) -> str:
-    """The convolution that a layer is the output of, before or after the ReLU."""
+    """Return the convolution whose output a layer is, before or after the ReLU."""
     return "conv" + layer[4:]
 
 
 def relu_of(layer: str) -> str:
-    """The same convolution's output after the ReLU."""
+    """Return the same convolution's output after the ReLU."""
     return "relu" + layer[4:]
 
 
 def block(layer: str) -> int:
-    """The block that a layer is in, 1 to 5."""
+    """Return the block that a layer is in, 1 to 5."""
     return int(layer[4])
 
 
 def cell(layer: str) -> int:
-    """Side of the square of pixels that a position of a layer stands for, 2^(poolings before it):
-    no smaller picture leaves it one."""
+    """Return the side of the square of pixels that a position of a layer stands for.
+
+    It is 2^(number of poolings before the layer), and the least side of a picture for that layer.
+    """
     return 1 << (block(layer) - 1)
 
 
 def has_layer(backbone: str, layer: str) -> bool:
+    """Tell whether a backbone has a layer of this name."""
     conv = conv_of(layer)
     return conv in CONVS[backbone] and layer in (conv, relu_of(conv))
 
 
 def reach(layer: str, backbone: str) -> int:
-    """How far beyond its own square of pixels a position of a layer sees: each 3x3 convolution
-    looks one position further, and pooling makes positions twice as wide."""
+    """Return how many pixels beyond its own square a position of a layer sees on each side.
+
+    Each 3x3 convolution sees one position further, and pooling makes positions twice as wide.
+    """
     order = CONVS[backbone]
     return sum(cell(conv) for conv in order[: order.index(conv_of(layer)) + 1])
 
 
 def sees(layer: str) -> int:
-    """Side of the square of pixels that a position of a layer sees, in VGG-19: VGG-16's third
-    convolutions see a little less, and are taken for the same."""
+    """Return the side of the square of pixels that a position of a layer sees in VGG-19.
+
+    VGG-16, with fewer convolutions a block, sees a little less, but is treated alike.
+    """
     return cell(layer) + 2 * reach(layer, "vgg19")
 
 
 def deepest(layers: Iterable[str], backbone: str) -> str:
-    """The convolution that computes the deepest of some layers. Raises `ConfigError`."""
+    """Return the convolution that computes the deepest of some layers.
+
+    Raises `ConfigError` for a layer that the backbone does not have.
+    """
     order = CONVS[backbone]
     layers = list(layers)
     for layer in layers:

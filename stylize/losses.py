@@ -1,7 +1,8 @@
-"""The losses: content, style (three statistics), total variation, and their weighted sum.
+"""The losses: content, style (by one of three statistics), total variation, and their weighted sum.
 
-Features are (B, N, h, w) with M = h*w positions; every loss is (B,), one value a picture, so that
-a batch is so many separate optimisations. Sums run in float32 whatever the features' type.
+Features are (B, N, h, w) with N channels and M = h*w positions. Every loss is (B,), one value for
+each picture, so that the pictures of a batch are optimised independently. Sums are in float32 or
+better, whatever the features' type.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylize.config import StyleConfig
+from stylize.config import LayerWeights, StyleConfig
 from stylize.encoder import Encoder
 
 __all__ = [
@@ -25,36 +26,37 @@ __all__ = [
     "Statistic",
     "content_loss",
     "gram_matrix",
-    "quarters",
-    "standing_out",
-    "style_loss",
-    "total_variation_loss",
+    "positions",
+    "relative",
 ]
 
 
-def _wide(x: Tensor) -> Tensor:
-    """x in at least float32: sums of half precision lose what they add."""
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32, or float64 if it is: sums in half precision lose small terms."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 _PARTS = 16
-"""Parts into which the positions of bfloat16 features are divided, see `_in_parts`."""
+"""Number of parts that the positions of bfloat16 features are divided into, see `_in_parts`."""
 
 _MANY = 4096
-"""Positions from which products in bfloat16 and the sum of their parts are the faster way."""
+"""Number of positions from which `_in_parts` is faster than one product in float32."""
 
 
 class _SecondMoment(torch.autograd.Function):
-    """F^T W F of rows (B, M, N) and the roots of their weights W, (B, M, 1) or none -> (B, N, N).
-    Its gradient is one product, W F (D + D^T), in F's type."""
+    """F^T W F of rows F (B, M, N), given the square roots (B, M, 1) of the weights W, or None.
+
+    The result is (B, N, N). With D the gradient of the result, that of F is W F (D + D^T), computed
+    as one product in F's type.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, roots: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, roots)  # not their product: that would be a copy of each layer
+        ctx.save_for_backward(rows, roots)  # not their product, which would copy each layer
         weighted = rows if roots is None else rows * roots
         if rows.dtype == torch.bfloat16 and rows.shape[1] >= _MANY:
             return _in_parts(weighted)
-        wide = _wide(weighted)
+        wide = _at_least_float32(weighted)
         return wide.transpose(1, 2) @ wide
 
     @staticmethod
@@ -67,10 +69,10 @@ class _SecondMoment(torch.autograd.Function):
 
 
 def _in_parts(rows: Tensor) -> Tensor:
-    """F^T F of bfloat16 (B, M, N) in float32, from products in bfloat16 of parts of the positions.
+    """Compute F^T F of bfloat16 rows (B, M, N) in float32, by products of parts of the positions.
 
-    Such a product is summed in float32, but comes out rounded to bfloat16; the roundings of the
-    parts average out, to 3e-4 of the matrix.
+    A product in bfloat16 is summed in float32, but its result is rounded to bfloat16. The rounding
+    errors of the parts average out to 3e-4 of the matrix.
     """
     size, count, channels = rows.shape
     part = count // _PARTS
@@ -82,117 +84,123 @@ def _in_parts(rows: Tensor) -> Tensor:
 
 
 def _rows(features: Tensor) -> Tensor:
-    """(B, N, h, w) -> (B, M, N), without a copy where the memory is channels-last."""
+    """Reshape (B, N, h, w) to (B, M, N), without a copy where the memory is channels-last."""
     return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def gram_matrix(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """G = F F^T / M, (B, N, N): Gatys et al. 2015, eq. 3, over the number of positions.
+    """Return G = F F^T / M, (B, N, N): Gatys et al. 2015, eq. 3, divided by the positions.
 
-    With a mask (B, 1, h, w) in [0, 1]: sum_k m_k f_k f_k^T / sum_k m_k.
+    With a mask (B, 1, h, w) in [0, 1] it is sum_k m_k f_k f_k^T / sum_k m_k.
     """
     return Statistic.of(features, "gram", mask).gram
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is compared of one layer: the Gram matrix (B, N, N) and, but for `gram`, the mean
-    (B, N)."""
+    """The statistic of one layer's features that the style loss compares, over their positions."""
 
-    gram: Tensor
-    mean: Tensor | None = None
+    gram: Tensor  # (B, N, N)
+    mean: Tensor | None = None  # (B, N); None for the style loss "gram"
 
     @classmethod
     def of(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
-        """The statistic of features (B, N, h, w) that the style loss `kind` compares."""
+        """Return the statistic of features (B, N, h, w) for the style loss `kind`.
+
+        With a mask (B, 1, h, w) each position counts by its value.
+        """
         sums = cls.sums(features, kind, mask)
         return sums.over(positions(features, mask))
 
     @classmethod
     def sums(cls, features: Tensor, kind: str, mask: Tensor | None = None) -> Statistic:
-        """The statistic before it is divided by the positions: those of parts of a picture add
-        up."""
+        """Return the statistic before the division by the positions.
+
+        The sums of the parts of a picture add up to those of the whole.
+        """
         roots = None if mask is None else _rows(mask).sqrt().to(features.dtype)
         gram: Tensor = _SecondMoment.apply(_rows(features), roots)
         if kind == "gram":
             return cls(gram)
-        wide = _wide(features)
+        wide = _at_least_float32(features)
         return cls(gram, (wide if mask is None else wide * mask).sum(dim=(2, 3)))
 
     def __add__(self, other: Statistic) -> Statistic:
         return Statistic(*(a + b for a, b in zip(self.parts(), other.parts(), strict=True)))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Statistic:
+        """Apply a function to each tensor."""
         return Statistic(*map(function, self.parts()))
 
     def over(self, total: Tensor | int) -> Statistic:
-        """The sums divided by the number of positions, or by their weights (B, 1)."""
-        by = total[:, :, None] if isinstance(total, Tensor) else total
-        return Statistic(self.gram / by, None if self.mean is None else self.mean / total)
+        """Divide sums by the number of positions, or by the sum of their weights (B, 1)."""
+        divisor = total[:, :, None] if isinstance(total, Tensor) else total
+        return Statistic(self.gram / divisor, None if self.mean is None else self.mean / total)
 
     def parts(self) -> list[Tensor]:
+        """Return the tensors that are not None."""
         return [self.gram] if self.mean is None else [self.gram, self.mean]
 
     def covariance(self) -> Tensor:
-        """(B, N, N), centred."""
+        """Return the centred covariance, (B, N, N)."""
         assert self.mean is not None
         return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
 
 
 def positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
-    """How many positions a statistic is over: M, or with a mask the sum of its weights (B, 1)."""
+    """Return the number M of positions, or with a mask the sum of its values, (B, 1)."""
     if mask is None:
         return features.shape[-2] * features.shape[-1]
     return mask.sum(dim=(2, 3)).clamp(min=1e-6)
 
 
 def quarters(height: int, width: int, like: Tensor) -> list[Tensor]:
-    """Weights of a picture's four quarters at each of a layer's positions, (1, 1, h, w) of the type
-    of `like`; they sum to 1.
+    """Return the weights of each quarter of a picture at a layer's positions, four (1, 1, h, w).
 
-    From each quarter to the next they change little by little, over the middle half of the side:
-    where they are cut, each is painted by itself, and the cut is a line in the picture.
+    At each position they sum to 1. They pass from one quarter to the next gradually, over the
+    middle half of the side: where they change abruptly, a line shows in the picture. Type and
+    device are those of `like`.
     """
 
     def halves(length: int) -> tuple[Tensor, Tensor]:
-        at = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / length
-        second = (2 * at - 0.5).clamp(0, 1)
+        centres = (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / length
+        second = (2 * centres - 0.5).clamp(0, 1)
         return 1 - second, second
 
     return [row[None, None, :, None] * column for row in halves(height) for column in halves(width)]
 
 
 def content_loss(features: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over N*M of (F - P)^2, (B,). Gatys et al. 2015, eq. 1, as a mean.
+    """Return the mean over N*M of (F - P)^2, (B,): Gatys et al. 2015, eq. 1, as a mean.
 
-    With F times k and target 0 it is k^2 times as much; equal features give exactly 0. With a
-    weight (B, 1, h, w), each position counts by it.
+    With a weight (B, 1, h, w) each position counts by it.
     """
-    away = (_wide(features) - _wide(target)).square()
-    return (away if weight is None else weight * away).mean(dim=(1, 2, 3))
+    squared = (_at_least_float32(features) - _at_least_float32(target)).square()
+    return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3))
 
 
 def standing_out(target: Tensor, power: float) -> Tensor | None:
-    """How far a position's features (B, N, h, w) are from the picture's mean ones, squared, to a
-    power; over the mean of that, so (B, 1, h, w) of mean 1. None with power 0: all positions alike.
+    """Return weights (B, 1, h, w) of mean 1 for positions that stand out, as a face does from a
+    wall; None for a power of 0, which weighs all positions alike.
 
-    A face has more of it than the wall behind.
+    A weight is the squared distance of the position's features (B, N, h, w) from the picture's mean
+    features, raised to `power`, and divided by the mean over all positions.
     """
     if not power:
         return None
-    wide = _wide(target)
-    away = (wide - wide.mean(dim=(2, 3), keepdim=True)).square().mean(dim=1, keepdim=True)
-    least = 1e-6 * wide.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12  # of a flat picture
-    weight = (away + least) ** power
+    wide = _at_least_float32(target)
+    squared = (wide - wide.mean(dim=(2, 3), keepdim=True)).square().mean(dim=1, keepdim=True)
+    least = 1e-6 * wide.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12  # for a flat picture
+    weight = (squared + least) ** power
     return weight / weight.mean(dim=(2, 3), keepdim=True)
 
 
 def style_loss(statistic: Statistic, target: Statistic, kind: str = "gram") -> Tensor:
-    """How far a layer's statistic is from the style's, (B,).
+    """Return the distance of a layer's statistic from the style's, (B,).
 
-    gram: mean over N*N of (G - A)^2, Gatys et al. 2015, eq. 4 without the 1/4.
-    moments: mean (mu - mu_s)^2 + mean (S - S_s)^2, with centred covariances S.
-    wasserstein: squared 2-Wasserstein distance of Gaussians over N, see `_wasserstein`.
+    gram: mean over N*N of (G - A)^2, Gatys et al. 2015, eq. 4 without the factor 1/4.
+    moments: mean (mu - mu_s)^2 + mean (S - S_s)^2 with centred covariances S.
+    wasserstein: squared 2-Wasserstein distance of Gaussians, divided by N, see `_wasserstein`.
     """
     if kind == "gram":
         return (statistic.gram - target.gram).square().mean(dim=(1, 2))
@@ -207,33 +215,34 @@ def style_loss(statistic: Statistic, target: Statistic, kind: str = "gram") -> T
 
 
 def energy(target: Tensor | Statistic, kind: str = "gram") -> Tensor:
-    """The loss of all-zero features against a target, (B,): what `relative` losses are over."""
+    """Return the loss of all-zero features against a target, (B,), to divide other losses by."""
     if isinstance(target, Tensor):
-        return _wide(target).square().mean(dim=(1, 2, 3))
+        return _at_least_float32(target).square().mean(dim=(1, 2, 3))
     if kind == "wasserstein":
         return target.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-    nothing = Statistic(torch.zeros_like(target.gram), None)
-    if target.mean is not None:
-        nothing = Statistic(nothing.gram, torch.zeros_like(target.mean))
-    return style_loss(nothing, target, kind)
+    return style_loss(target.map(torch.zeros_like), target, kind)
 
 
-def _square_root(matrix: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Symmetric square root and its inverse of (…, N, N), by one eigendecomposition."""
+def _square_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the symmetric square root of (…, N, N) and its pseudoinverse."""
     values, vectors = torch.linalg.eigh(matrix)
-    roots = values.clamp(min=floor).sqrt()
+    roots = values.clamp(min=0.0).sqrt()
     inverse = torch.where(roots > 0, 1 / roots, 0)
-    back = vectors.transpose(-1, -2)
-    return (vectors * roots[..., None, :]) @ back, (vectors * inverse[..., None, :]) @ back
+    transposed = vectors.transpose(-1, -2)
+    root = (vectors * roots[..., None, :]) @ transposed
+    return root, (vectors * inverse[..., None, :]) @ transposed
 
 
 class _Bures(torch.autograd.Function):
-    """tr (R S R)^1/2 with R = S_s^1/2; its gradient is 1/2 R (R S R)^-1/2 R, in closed form."""
+    """tr (R S R)^1/2 for covariances S (B, N, N), where R is the style's S_s^1/2; (B,).
+
+    The gradient has the closed form 1/2 R (R S R)^-1/2 R.
+    """
 
     @staticmethod
     def forward(ctx: Any, covariance: Tensor, root: Tensor) -> Tensor:
-        inner = root @ covariance @ root
-        middle, inverse = _square_root((inner + inner.transpose(-1, -2)) / 2)
+        product = root @ covariance @ root
+        middle, inverse = _square_root((product + product.transpose(-1, -2)) / 2)
         ctx.save_for_backward(root @ inverse @ root)
         return middle.diagonal(dim1=-2, dim2=-1).sum(-1)
 
@@ -244,10 +253,10 @@ class _Bures(torch.autograd.Function):
 
 
 def _wasserstein(covariance: Tensor, target: Tensor) -> Tensor:
-    """tr(S + S_s - 2 (S_s^1/2 S S_s^1/2)^1/2), (B,), with eps I added to both.
+    """Return tr(S + S_s - 2 (S_s^1/2 S S_s^1/2)^1/2), (B,), with eps I added to S and S_s.
 
-    eps = 1e-4 tr(S_s) / N: features of a small picture have fewer positions than channels, and
-    the square root has no slope to follow at a zero eigenvalue.
+    eps = 1e-4 tr(S_s) / N. A small picture has fewer positions than channels, so some eigenvalues
+    are zero, and there the square root has no gradient.
     """
     channels = target.shape[-1]
     trace = target.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -261,9 +270,9 @@ def _wasserstein(covariance: Tensor, target: Tensor) -> Tensor:
 
 
 def total_variation_loss(image: Tensor, reduction: str = "mean") -> Tensor:
-    """mean |dx| + mean |dy| over [0, 1] values, (B,); a step of height h across W columns, h/(W-1).
+    """Return mean |dx| + mean |dy| of pictures (B, 3, H, W) in [0, 1], (B,).
 
-    `sum`: the sums of the same over 0-255 values, as neural-style has it.
+    With `sum` it is the sum over values in 0-255, as in jcjohnson/neural-style.
     """
     dx = (image[..., :, 1:] - image[..., :, :-1]).abs()
     dy = (image[..., 1:, :] - image[..., :-1, :]).abs()
@@ -274,56 +283,61 @@ def total_variation_loss(image: Tensor, reduction: str = "mean") -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """The parts, unweighted, and what is minimised; each (B,)."""
+    """The losses of the pictures of a batch, each (B,)."""
 
-    total: Tensor
-    content: Tensor
+    total: Tensor  # the weighted sum, which is minimised
+    content: Tensor  # these three are unweighted
     style: Tensor
     tv: Tensor
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the four tensors."""
         return self.total, self.content, self.style, self.tv
 
-    def map(self, function: Callable[..., Tensor], *others: Losses) -> Losses:
-        """The losses with a function of each part, and of the same part of others."""
-        return Losses(*map(function, self.parts(), *(other.parts() for other in others)))
+    def map(self, function: Callable[[Tensor], Tensor]) -> Losses:
+        """Apply a function to each tensor."""
+        return Losses(*map(function, self.parts()))
 
     def detach(self) -> Losses:
+        """Detach each tensor from the graph of gradients."""
         return self.map(Tensor.detach)
 
 
 _LEAST_SHARE = 0.05
-"""Least style loss of the start, as a share of the target's energy, that weights are divided by;
-the style itself would have 0."""
+"""Least style loss of the start that weights are divided by, as a share of the target's energy. A
+photograph that has the style's statistics already would have 0."""
 
 
-def relative(layers: tuple[tuple[str, float], ...]) -> dict[str, float]:
-    """Layer weights over their sum; layers with weight 0 are left out."""
+def relative(layers: LayerWeights) -> dict[str, float]:
+    """Divide layer weights by their sum; layers with weight 0 are left out."""
     total = sum(weight for _, weight in layers)
     return {layer: weight / total for layer, weight in layers if weight > 0}
 
 
 class PerceptualLoss:
-    """content_weight * content + style_weight * style + tv_weight * tv of a picture.
+    """The function to minimise: content_weight * content + style_weight * style + tv_weight * tv.
 
     The targets are `content`, {layer: features (B, N, h, w)}, and `style`, {layer: `Statistic`}.
-    They come from the same encoder in the same type as the picture's features, so that the content
-    itself has content loss 0 and the style itself style loss 0. A part whose weight is 0 is not
-    computed and reads 0. `style_layers` are the weights of the style layers where they are not the
-    configured ones, each a number or (B,). `mask` (1 or B, 1, H, W): where the style counts.
-    `content_factor` is on the content weight: coarse stages hold on to the photograph more
-    strongly.
+    They come from the same encoder as the picture's features and have their type, so that the
+    photograph itself has content loss 0 and the painting itself style loss 0. A loss whose weight
+    is 0 is not computed, and reads 0.
 
-    With `config.relative` the content loss is over its target's energy, and a layer's style loss
-    over what `start`, the photograph in the style's colours, has of it: 1 is no way gone yet. Over
-    the target's energy alone, a painting that shares its colours with the photograph's Gram matrix
-    hardly counts, and one in strong contrasts drowns the subject.
+    `style_layers` are the weights of the style layers, each a number or (B,); by default those of
+    the config. `mask` (1 or B, 1, H, W) says where the style counts. `content_factor` multiplies
+    the content weight; it is larger at coarse stages, to keep the photograph's composition.
 
-    With `config.focus` the content loss counts most where the photograph stands out, see
-    `standing_out`: there the subject is kept, and elsewhere the style has more of a free hand.
+    With `config.relative`, the content loss is divided by its target's energy, and the style loss
+    of each layer by its value for `start`, the photograph in the style's colours: 1 means that
+    nothing has been gained yet. Divided by the target's energy instead, a painting whose Gram
+    matrix resembles the photograph's would hardly count, and one with strong contrasts would drown
+    the subject.
 
-    With `spread` that share of the style loss is over each of the picture's `quarters` by itself,
-    so that none is left plain: a Gram matrix says how much of a pattern there is, not where.
+    With `config.focus`, the content loss counts most where the photograph stands out, see
+    `standing_out`, so that the subject is kept and the style is freer elsewhere.
+
+    With `spread`, that share of the style loss is taken of each of the picture's `quarters` by
+    itself. A Gram matrix says how much of a pattern there is, but not where; without `spread` a
+    quarter may stay plain.
     """
 
     def __init__(
@@ -343,7 +357,7 @@ class PerceptualLoss:
         self.config = config
         self.content_weight, self.style_weight = config.weights()
         self.content_weight *= content_factor
-        self.content_layers: dict[str, float | Tensor] = {}  # layer -> weight, or (B,) of them
+        self.content_layers: dict[str, float | Tensor] = {}  # weight by layer, a number or (B,)
         self.style_layers: dict[str, float | Tensor] = {}
         if self.content_weight:
             self.content_layers.update(relative(config.content_layers))
@@ -357,21 +371,25 @@ class PerceptualLoss:
         self.mask = mask
         self.spread = spread
         if config.relative:
-            for layer, weight in self.content_layers.items():
-                self.content_layers[layer] = weight / energy(content[layer]).clamp(min=1e-12)
-            kind = config.style_loss
-            for layer, weight in self.style_layers.items():
-                over = energy(style[layer], kind).clamp(min=1e-12)
-                if start:
-                    share = style_loss(start[layer], style[layer], kind) / over
-                    over = over * share.clamp(_LEAST_SHARE, 1)
-                self.style_layers[layer] = weight / over
+            self._make_relative(start)
+
+    def _make_relative(self, start: Mapping[str, Statistic] | None) -> None:
+        """Divide the layers' weights as `config.relative` says."""
+        for layer, weight in self.content_layers.items():
+            self.content_layers[layer] = weight / energy(self.content[layer]).clamp(min=1e-12)
+        kind = self.config.style_loss
+        for layer, weight in self.style_layers.items():
+            divisor = energy(self.style[layer], kind).clamp(min=1e-12)
+            if start:
+                share = style_loss(start[layer], self.style[layer], kind) / divisor
+                divisor = divisor * share.clamp(_LEAST_SHARE, 1)
+            self.style_layers[layer] = weight / divisor
 
     def __call__(self, image: Tensor) -> Losses:
-        """Losses of pictures (B, 3, H, W)."""
-        # The network sees what will be saved; the gradient passes as if nothing were cut off.
+        """Return the losses of pictures (B, 3, H, W)."""
+        # The network sees what will be saved, but the gradient passes as if nothing was clamped.
         seen = image + (image.clamp(0, 1) - image).detach() if self.config.clamp else image
-        zero = 0 * image.flatten(1).sum(dim=1)  # has a gradient, should all weights be 0
+        zero = 0 * image.flatten(1).sum(dim=1)  # gives a gradient even if all weights are 0
         total, content, style = self.perceive(seen) if self.layers else (zero, zero, zero)
         tv = zero
         if self.config.tv_weight:
@@ -379,8 +397,7 @@ class PerceptualLoss:
         return Losses(zero + total + self.config.tv_weight * tv, content, style, tv)
 
     def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """content_weight * content + style_weight * style, content, style of pictures; each
-        (B,)."""
+        """Return content_weight * content + style_weight * style, content, and style, each (B,)."""
         nothing = seen.new_zeros(len(seen))
         losses = {"content": nothing, "style": nothing}
         for part, _, loss in self.by_layer(seen):
@@ -389,8 +406,10 @@ class PerceptualLoss:
         return self.content_weight * content + self.style_weight * style, content, style
 
     def by_layer(self, seen: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-        """ "content" or "style", the layer, and its weighted share of that loss, (B,); from the
-        first layer to the deepest."""
+        """Yield "content" or "style", a layer, and its weighted share of that loss, (B,).
+
+        The layers come from the first to the deepest.
+        """
         for layer, features in self.encoder.walk(seen, self.layers):
             if layer in self.content_layers:
                 loss = content_loss(features, self.content[layer], self.focus[layer])
@@ -403,33 +422,38 @@ class PerceptualLoss:
 
     @property
     def layers(self) -> list[str]:
-        """All layers that are looked at."""
+        """The layers that a loss is computed of."""
         return [*self.content_layers, *self.style_layers]
 
     def parts_at(self, features: Tensor) -> list[Tensor | None]:
-        """Where the style counts at a layer's positions, (1 or B, 1, h, w), None for everywhere: of
-        the whole picture, or with `spread` of each of its quarters."""
+        """Return how much the style counts at each of a layer's positions, (1 or B, 1, h, w).
+
+        The list has one entry for the whole picture, or with `spread` one for each quarter. None
+        stands for 1 everywhere.
+        """
         height, width = features.shape[-2:]
         mask = self.mask
-        if mask is not None:  # averaged over what each position stands for
+        if mask is not None:  # averaged over the square that each position stands for
             mask = F.adaptive_avg_pool2d(mask, (height, width))
         if not self.spread:
             return [mask]
-        parts = quarters(height, width, _wide(features))
+        parts = quarters(height, width, _at_least_float32(features))
         return [part if mask is None else part * mask for part in parts]
 
     def style_part(
         self, layer: str, sums: Sequence[Statistic], totals: Sequence[Tensor | int]
     ) -> Tensor:
-        """A layer's weighted share of the style loss, (B,), from the sums of the whole picture or
-        of its quarters, and the `positions` that each is over."""
+        """Return a layer's weighted share of the style loss, (B,).
+
+        `sums` and `totals` are the `Statistic.sums` and `positions` of each of `parts_at`.
+        """
         target, kind = self.style[layer], self.config.style_loss
         summed, total = functools.reduce(operator.add, sums), functools.reduce(operator.add, totals)
         loss = style_loss(summed.over(total), target, kind)
         if len(sums) > 1:
-            alone = [
-                (count / total) * style_loss(one.over(count), target, kind)[:, None]
-                for one, count in zip(sums, totals, strict=True)
+            by_quarter = [
+                (count / total) * style_loss(quarter.over(count), target, kind)[:, None]
+                for quarter, count in zip(sums, totals, strict=True)
             ]
-            loss = (1 - self.spread) * loss + self.spread * torch.cat(alone, dim=1).sum(dim=1)
+            loss = (1 - self.spread) * loss + self.spread * torch.cat(by_quarter, dim=1).sum(dim=1)
         return self.style_layers[layer] * loss

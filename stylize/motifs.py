@@ -1,9 +1,13 @@
-"""How much of a painting a layer may see: what takes over its manner, and leaves its things behind.
+"""How much of a painting a layer may see, so that its manner is taken over but not its motifs.
 
-A Gram matrix of a layer that sees the whole painting says where everything in it is, down to the
-eyes in a face; one of a layer that sees a small part of it can only say how it is painted. What a
-layer sees is a number of pixels, and so another share of the painting at every scale: at 96 pixels
-relu3_1 sees as much of it as relu5_1 does at 512.
+The Gram matrix of a layer that sees the whole painting describes the things in it, down to the eyes
+in a face; that of a layer that sees a small part of it can only describe how it is painted. What a
+layer sees is a fixed number of pixels, so its share of the painting differs from scale to scale: at
+96 pixels relu3_1 sees as much of the painting as relu5_1 does at 512.
+
+Two kinds of paintings are told apart by their `evenness`: texture all over, in which stars and
+swirls may come along whole, and paintings of things, such as a portrait, whose things must not. The
+`reach` is the share of a painting's longer side that a layer may see and still count in full.
 """
 
 from __future__ import annotations
@@ -20,36 +24,36 @@ if TYPE_CHECKING:
 __all__ = ["MEASURED_LAYER", "MEASURED_SIDE", "evenness", "layer_weights", "least_side", "reach_of"]
 
 MEASURED_LAYER = "relu2_1"
-"""The layer of `evenness`, which also says at which scales strokes can be seen, `least_side`."""
+"""The layer that `evenness` is measured at. It sees single strokes, see `least_side`."""
 
 MEASURED_SIDE = 256
 """Longer side of the painting that `evenness` is measured on, pixels."""
 
 _THINGS = 0.04
-"""The reach for a painting of things, as a share of its longer side."""
+"""The reach for a painting of things."""
 
 _TEXTURE = 0.25
-"""The reach for a painting that is texture all over: stars and swirls are whole."""
+"""The reach for a painting that is texture all over."""
 
 _UNEVEN, _EVEN = 0.68, 0.75
-"""Between these values of `evenness` the reach goes from `_THINGS` to `_TEXTURE`."""
+"""Values of `evenness` between which the reach goes from `_THINGS` to `_TEXTURE`."""
 
 
 def evenness(features: Tensor) -> float:
-    """Measure how evenly a painting is worked all over, from 0 to 1: (mean e)^2 / mean e^2.
+    """Measure how evenly a painting is worked all over: (mean e)^2 / mean e^2, from 0 to 1.
 
-    `features` (1, N, h, w) are the painting's at `MEASURED_LAYER`, and e_k = |f_k|^2 the energy at
-    position k. Brush strokes that fill the picture have about the same energy everywhere, 0.75 and
-    more; a face before a wall has much in a few places, 0.68 and less.
+    `features` (1, N, h, w) are the painting's at `MEASURED_LAYER`, and e_k = |f_k|^2 is the energy
+    at position k. Brush strokes that fill the picture have similar energy everywhere, which gives
+    0.75 or more; a face before a wall has much energy in a few places, which gives 0.68 or less.
     """
     energy = features.square().sum(dim=1).cpu().double()  # not every device has float64
     return float(energy.mean() ** 2 / energy.square().mean().clamp(min=1e-30))
 
 
 def reach_of(evenness: float, motifs: float) -> float:
-    """Return the share of a painting's longer side that a layer may see and count in full.
+    """Return the share of a painting's longer side that a layer may see and still count in full.
 
-    `motifs` in [0, 1] is the setting; with 1 there is no limit, and the result is infinite.
+    `motifs` in [0, 1] is the setting; at 1 there is no limit, and the result is infinite.
     """
     if motifs == 1:
         return math.inf
@@ -61,7 +65,7 @@ def reach_of(evenness: float, motifs: float) -> float:
 def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
     """Return the weights of the style layers for a result with a longer side of `side` pixels.
 
-    A layer that sees more of the painting than `reach` counts less by the square of the excess.
+    A layer that sees k times the `reach`, k > 1, counts less by k^2.
     """
     limit = reach * config.style_side(side)
     return tuple(
@@ -71,6 +75,8 @@ def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
 
 
 def least_side(config: StyleConfig, reach: float) -> float:
-    """Return the longer side, pixels, below which a scale is left out: even `MEASURED_LAYER`, which
-    sees single strokes, would count less than half there, and strokes so large grow into things."""
+    """Return the longer side in pixels below which a scale is left out.
+
+    Below it even `MEASURED_LAYER` counts less than half, and strokes so large grow into things.
+    """
     return sees(MEASURED_LAYER) / (math.sqrt(2) * reach * config.style_scale)

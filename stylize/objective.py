@@ -1,6 +1,6 @@
 """What a stage minimises: the pictures of a batch at the stage's size, and the loss over them.
 
-Pictures are (1, 3, H, W). `Stylizer` makes the targets of the styles, and keeps them.
+Pictures are (1, 3, H, W). The targets of the styles are computed by `Stylizer`, which caches them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ __all__ = ["Frame", "StageInputs", "Style", "stage_loss", "start_of"]
 
 
 class Frame:
-    """A picture's size, and the larger one on the grid that it is worked on, edges repeated."""
+    """A picture's size, and the size it is extended to so that poolings cut nothing off.
+
+    With `padding=replicate` both sides are extended to multiples of `GRID` by repeating the edge.
+    """
 
     def __init__(self, size: tuple[int, int], config: StyleConfig) -> None:
         on_grid = config.padding == "replicate"
@@ -35,26 +38,30 @@ class Frame:
         self.bottom = -self.height % GRID if on_grid else 0
 
     def pad(self, x: Tensor) -> Tensor:
+        """Extend pictures (B, 3, h, w) to (B, 3, H, W)."""
         return F.pad(x, (0, self.right, 0, self.bottom), mode="replicate")
 
-    def weigh(self, mask: Tensor | None, picture: Tensor) -> Tensor | None:
-        """Where the style counts, (1, 1, H, W): not beyond the picture (1, 3, h, w), for what is
-        painted there is cut off. None: everywhere."""
+    def pad_mask(self, mask: Tensor | None, picture: Tensor) -> Tensor | None:
+        """Extend a picture's mask by zeros, (1, 1, H, W): what is painted there is cropped.
+
+        `picture` is (1, 3, h, w). The result is None where the style counts everywhere.
+        """
         if not (self.right or self.bottom):
             return mask
         inside = torch.ones_like(picture[:, :1]) if mask is None else mask
         return F.pad(inside, (0, self.right, 0, self.bottom))
 
     def crop(self, x: Tensor) -> Tensor:
+        """Undo `pad`."""
         return x[..., : self.height, : self.width]
 
 
 @dataclass(frozen=True)
 class Style:
-    """A style picture at one stage, (1, 3, H, W), and what tells it from all others."""
+    """A style picture at one stage."""
 
-    pixels: Tensor
-    key: tuple[object, ...]
+    pixels: Tensor  # (1, 3, H, W)
+    key: tuple[object, ...]  # equal keys mean equal pixels
 
 
 @dataclass(frozen=True)
@@ -62,29 +69,33 @@ class StageInputs:
     """The inputs of one transfer at one stage."""
 
     frame: Frame
-    content: Tensor
+    content: Tensor  # (1, 3, H, W)
     styles: list[Style]
-    init: Tensor | None
+    init: Tensor | None  # (1, 3, H, W)
     mask: Tensor | None  # (1, 1, H, W)
     reach: float = math.inf  # share of the painting's longer side, see `stylize.motifs`
 
     def weight(self) -> Tensor | None:
-        """Where the style counts, on the grid, or None for everywhere."""
-        return self.frame.weigh(self.mask, self.content)
+        """Return where the style counts, extended by the frame, or None for everywhere."""
+        return self.frame.pad_mask(self.mask, self.content)
 
     def in_colours_of_styles(self, shares: Sequence[float]) -> Tensor:
-        """The photograph on the grid, as `init=matched` starts from it, but as it can be saved."""
+        """Return the photograph as with `init=matched`, clamped and extended by the frame."""
         pixels = [style.pixels for style in self.styles]
         return color.transport(self.frame.pad(self.content), *pixels, shares=shares).clamp(0, 1)
 
 
 def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) -> Tensor:
-    """The picture that a stage starts from; noise is around the encoder's `mean` colour."""
+    """Return the picture (1, 3, H, W) to start a stage from, see `config.init`.
+
+    Noise is centred on `mean`, the colour that the encoder subtracts. All other starts are the
+    photograph where a mask is black.
+    """
     content, styles = inputs.content, [style.pixels for style in inputs.styles]
     if inputs.init is not None:
         start = inputs.init
     elif config.init == "noise":
-        generator = torch.Generator().manual_seed(config.seed)  # the CPU's: same on any device
+        generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same everywhere
         noise = torch.randn(content.shape, generator=generator, dtype=torch.float32, device="cpu")
         colour = noise.new_tensor(mean).view(1, 3, 1, 1)
         return (colour + config.noise * noise).to(content)
@@ -107,27 +118,31 @@ def stage_loss(
     styles: Sequence[list[dict[str, Statistic]]],
     side: int,
 ) -> PerceptualLoss:
-    """The loss over the pictures of a batch. `styles`: for each of them the targets of its styles;
-    none where the style weighs nothing. `side`: of tiles, or 0."""
+    """Return the loss over the pictures of a batch.
+
+    `styles` holds for each picture the targets of its styles, and is empty where the style weight
+    is 0. `side` is the side of the tiles in pixels; 0: pictures are seen as a whole.
+    """
     frame = inputs[0].frame
     shares = config.shares(len(inputs[0].styles))
     content: Mapping[str, Tensor] = {}
     if config.weights()[0] and (layers := relative(config.content_layers)):
-        pictures = torch.cat([frame.pad(one.content) for one in inputs])
+        pictures = torch.cat([frame.pad(picture.content) for picture in inputs])
         content = features_in_tiles(encoder, pictures, layers, side)
     style: Mapping[str, Statistic] = {}
     start: Mapping[str, Statistic] = {}
     if styles:
         style = _stack([_blend(targets, shares) for targets in styles])
         if config.relative:
-            near = torch.cat([one.in_colours_of_styles(shares) for one in inputs])
+            matched = torch.cat([picture.in_colours_of_styles(shares) for picture in inputs])
             layers = relative(config.style_layers)
-            start = statistics_in_tiles(encoder, near, layers, config.style_loss, side)
-    weights = [weight for one in inputs if (weight := one.weight()) is not None]  # of all, or none
-    make: Callable[..., PerceptualLoss] = PerceptualLoss
+            start = statistics_in_tiles(encoder, matched, layers, config.style_loss, side)
+    # Either all pictures have a weight or none has.
+    weights = [weight for picture in inputs if (weight := picture.weight()) is not None]
+    loss: Callable[..., PerceptualLoss] = PerceptualLoss
     if side:
-        make = functools.partial(TiledLoss, side=side)
-    return make(
+        loss = functools.partial(TiledLoss, side=side)
+    return loss(
         encoder,
         config,
         content,
@@ -143,16 +158,20 @@ def stage_loss(
 def _layer_weights(
     config: StyleConfig, side: int, inputs: Sequence[StageInputs]
 ) -> dict[str, float | Tensor]:
-    """Weights of the style layers, sum 1, by layer: one for all pictures of a batch, or (B,)."""
-    each = [relative(layer_weights(config, side, one.reach)) for one in inputs]
-    if all(one == each[0] for one in each):
-        return dict(each[0])
+    """Return the weights of the style layers, sum 1.
+
+    The weight of a layer is a number where the batch's pictures agree, else (B,).
+    """
+    weights = [relative(layer_weights(config, side, picture.reach)) for picture in inputs]
+    first = weights[0]
+    if all(other == first for other in weights):
+        return dict(first)
     like = inputs[0].content
-    return {layer: like.new_tensor([one[layer] for one in each]) for layer in each[0]}
+    return {layer: like.new_tensor([by_layer[layer] for by_layer in weights]) for layer in first}
 
 
 def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statistic]:
-    """Targets of several pictures as those of a batch."""
+    """Concatenate the targets of several pictures to those of a batch."""
     if len(statistics) == 1:
         return statistics[0]
     return {
@@ -167,14 +186,15 @@ def _stack(statistics: Sequence[Mapping[str, Statistic]]) -> Mapping[str, Statis
 
 
 def _blend(statistics: list[dict[str, Statistic]], shares: list[float]) -> dict[str, Statistic]:
+    """Average the targets of several styles, weighted by their shares."""
     if len(statistics) == 1:
         return statistics[0]
 
     def mix(parts: list[Tensor | None]) -> Tensor | None:
-        there = [part for part in parts if part is not None]
-        if not there:
+        present = [part for part in parts if part is not None]  # all, or none
+        if not present:
             return None
-        return torch.stack([w * p for w, p in zip(shares, there, strict=True)]).sum(dim=0)
+        return torch.stack([w * p for w, p in zip(shares, present, strict=True)]).sum(dim=0)
 
     mixed = {}
     for layer in statistics[0]:

@@ -1,45 +1,44 @@
-"""Loss curves as figures. Imports matplotlib only when a figure is made."""
+"""Loss curves as matplotlib figures. Imports matplotlib only when a figure is made."""
 
 from __future__ import annotations
 
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stylize.transfer import StyleResult
+    from stylize.request import StyleResult
 
-__all__ = ["curves", "figure", "loss_axes", "plot_result"]
+__all__ = ["figure", "loss_axes", "plot_result"]
 
 
 @functools.cache
-def _figure_class() -> Any:
+def _figure_class() -> type[Figure]:
     from matplotlib.figure import Figure
 
-    class Shown(Figure):
-        """A figure that shows itself in a notebook, with or without pyplot."""
+    class NotebookFigure(Figure):
+        """A figure that a notebook shows, with or without pyplot."""
 
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=110)
             return buffer.getvalue()
 
-    return Shown
+    return NotebookFigure
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches; not pyplot's, so that nothing has to be closed."""
-    made: Figure = _figure_class()(figsize=(width, height), layout="constrained")
-    return made
+    """Create an empty figure of a size in inches; not with pyplot, so it need not be closed."""
+    return _figure_class()(figsize=(width, height), layout="constrained")
 
 
-def loss_axes(made: Figure, ylabel: str = "loss") -> Axes:
-    """Axes for losses over evaluations: a logarithmic scale, and a quiet look."""
-    axes = made.add_subplot()
+def loss_axes(figure: Figure, ylabel: str = "loss") -> Axes:
+    """Add axes for losses over evaluations, with a logarithmic scale, to a figure."""
+    axes = figure.add_subplot()
     axes.set_yscale("log")
     axes.set_xlabel("evaluations")
     axes.set_ylabel(ylabel)
@@ -49,7 +48,7 @@ def loss_axes(made: Figure, ylabel: str = "loss") -> Axes:
 
 
 def plot_result(result: StyleResult) -> Figure:
-    """Loss and its weighted parts over the evaluations of one transfer."""
+    """Plot the loss and its weighted parts over the evaluations of one transfer."""
     content_weight, style_weight = result.config.weights()
     parts = {
         "loss": [s.loss for s in result.curve],
@@ -57,17 +56,17 @@ def plot_result(result: StyleResult) -> Figure:
         "style": [style_weight * s.style_loss for s in result.curve],
         "total variation": [result.config.tv_weight * s.tv_loss for s in result.curve],
     }
-    return curves([s.step for s in result.curve], parts)
+    return _curves([s.step for s in result.curve], parts)
 
 
-def curves(steps: Sequence[int], parts: Mapping[str, Sequence[float]]) -> Figure:
-    """One line a part; those that are 0 throughout are left out, the first is drawn strongest."""
-    made = figure(7, 4)
-    axes = loss_axes(made)
+def _curves(steps: Sequence[int], parts: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw a line for each part that is not 0 throughout, the first one strongest."""
+    plot = figure(7, 4)
+    axes = loss_axes(plot)
     for place, (name, values) in enumerate(parts.items()):
         if any(values):
             colour, width = ("0.25", 2.2) if place == 0 else (f"C{place - 1}", 1.4)
             axes.plot(steps, values, color=colour, linewidth=width, label=name)
     if axes.lines:
         axes.legend(frameon=False)
-    return made
+    return plot

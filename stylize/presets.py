@@ -1,6 +1,7 @@
-"""Named settings, as a table in the text form of the command line. Imports nothing.
+"""Presets: named groups of settings, in the text form of the command line.
 
-What a preset does not name has the default that stands in `stylize.config.StyleConfig`.
+A setting that a preset does not name has its default in `stylize.config.StyleConfig`. Standard
+library only.
 """
 
 from collections.abc import Mapping
@@ -8,8 +9,8 @@ from collections.abc import Mapping
 __all__ = ["PRESETS"]
 
 # The defaults of the best-known implementation (jcjohnson/neural-style). It divides Gram
-# matrices by N*M and weighs each layer by 100: with G/M here, that is 100/N^2 for the
-# N = 64, 128, 256, 512, 512 channels, so 64:16:4:1:1 of a sum of 100 * 86 / 512^2.
+# matrices by N*M, and weights each layer by 100. Here they are divided by M, so a layer's weight is
+# 100/N^2 for N = 64, 128, 256, 512, 512 channels: shares 64:16:4:1:1 of a sum of 100 * 86 / 512^2.
 _NEURAL_STYLE = {
     "content_weight": "5",
     "style_weight": str(100 * 86 / 512**2),
@@ -36,22 +37,23 @@ _NEURAL_STYLE = {
 }
 
 PRESETS: Mapping[str, Mapping[str, str]] = {
-    # The best picture for the time: coarse to fine, from the photograph in the style's colours.
-    # Each layer's style loss is over what the start has of it, so that a style in strong contrasts
-    # does not drown the subject, nor one near the photograph's own statistics leave it as it is.
-    # relu2_1 and relu3_1, the strokes, weigh most; twice as much drowns the subject of a strong
-    # style. relu4_1 and relu5_1 have enough to make whole swirls. The coarse scales, which decide
-    # where things are, hold on to the photograph four times as strongly, and all hold on to what
-    # stands out in it more than to walls and skies. At first each quarter is to be painted: else
-    # a sky without clouds stays a photograph, for the rest has the pattern.
+    # The best picture for its time: coarse to fine, starting from the photograph in the style's
+    # colours. Each layer's style loss is divided by its value at the start. So a style with strong
+    # contrasts does not drown the subject, and one whose statistics are near the photograph's still
+    # has an effect. relu2_1 and relu3_1, which see strokes, weigh most; twice the weight drowns the
+    # subject under a strong style. relu4_1 and relu5_1 weigh enough to form whole swirls. Coarse
+    # scales decide where things are, so they weigh the content four times as much; at all scales
+    # what stands out in the photograph counts more than walls and skies. At first every quarter of
+    # the picture has to be painted: otherwise a cloudless sky stays a photograph, because the rest
+    # already has the pattern.
     "default": {},
-    # Seconds, to look at.
+    # A preview within seconds.
     "draft": {"size": "256", "steps": "40"},
     # Gatys, Ecker, Bethge 2015, with convX_Y read as reluX_Y (their network rectifies in place).
-    # Departure: the sums' constants 1/2 and 1/4 are dropped for means, and content_weight is
-    # K * alpha/beta with K = 100, here for alpha/beta = 1e-3, so that alpha/beta from 1e-5 to
-    # 1e-2 spans figure 3: with the paper's sums every column is the photograph, with plain
-    # means every one is a texture.
+    # It departs from the paper in its weights: losses are means, without the constants 1/2 and 1/4,
+    # and content_weight is 100 * alpha/beta, here for alpha/beta = 1e-3. So alpha/beta from 1e-5 to
+    # 1e-2 spans figure 3. With the paper's sums every column of that figure is the photograph, and
+    # with means and without the factor every column is a texture.
     "paper": {
         "content_weight": "0.1",
         "style_weight": "1",
@@ -72,7 +74,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "plateau": "0",
     },
     "neural-style": _NEURAL_STYLE,
-    # The same without what differs between programs: the objective that speed is measured on.
+    # The same without what programs do differently, to compare their speed on one objective.
     "neural-style-bench": {
         **_NEURAL_STYLE,
         "pooling": "average",

@@ -1,6 +1,6 @@
-"""Coarse to fine: which sizes a picture is painted at, and how often it is looked at in each.
+"""Coarse to fine: the sizes that a picture is painted at, and the evaluations spent on each.
 
-Never imports torch: the batch plans by it, too.
+Does not import torch, since the batch's driver uses it to plan.
 """
 
 from __future__ import annotations
@@ -14,60 +14,42 @@ from stylize.image import fit
 
 __all__ = ["Stage", "plan_stages"]
 
-
 _FINEST_OF_THINGS = 0.3
 """Factor on the content weight at the finest scale, for a painting of things."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One scale, or a part of the coarsest's evaluations: what is minimised, and how often it is
-    looked at."""
+    """One optimisation: a scale, or one of the two parts that the coarsest scale may have."""
 
-    size: tuple[int, int]  # width, height
-    evaluations: int
+    size: tuple[int, int]  # width, height, pixels
+    evaluations: int  # of loss and gradient
     content_factor: float = 1.0  # on the content weight
-    spread: float = 0.0  # share of the style loss that is over each quarter by itself
+    spread: float = 0.0  # share of the style loss that is taken of each quarter by itself
 
 
 def plan_stages(
     content_size: tuple[int, int], config: StyleConfig, least_side: float = 0
 ) -> list[Stage]:
-    """Plan the sizes from coarse to fine, and the evaluations of each.
+    """Plan the stages of a transfer, from coarse to fine.
 
-    The finest has two sevenths of `config.steps`; the others, each four times cheaper than the
-    next, share the rest evenly. With `config.spread` the coarsest is two stages: painted in every
-    quarter of the picture first, then as the painting has it all in all.
+    The finest scale gets two sevenths of `config.steps`. The others, each of which costs a quarter
+    of the next per evaluation, share the rest evenly. With `config.spread` the coarsest scale is
+    two stages: at first every quarter of the picture has to be painted, then the picture as a
+    whole.
 
-    `least_side`, pixels, is for paintings of things, see `stylize.motifs`. Scales with a longer
-    side below it are left out, and the next has as many evaluations more as make the same work.
-    Where it is above `config.coarsest` there is no spread, since each quarter would get the
-    painting's things, and the finest of several scales holds on to the photograph less: places have
-    been decided by then, and without the deep layers less pulls at them.
+    `least_side`, pixels, is above `config.coarsest` for paintings of things, see `stylize.motifs`.
+    For these, scales with a longer side below it are left out, and their work goes to the next one.
+    There is no spread, which would put the painting's things into each quarter. The finest of
+    several scales weighs the photograph less: where things are has been decided by then, and
+    without the deep layers the style moves them less.
     """
-    sizes = [fit(content_size, config.size)]
-    for k in range(1, config.scales):
-        longest = round(config.size / 2**k)
-        if longest < config.coarsest:
-            break
-        sizes.insert(0, fit(content_size, longest))
-    finest = config.steps if len(sizes) == 1 else round(config.steps * 2 / 7)
-    coarse, extra = divmod(config.steps - finest, max(1, len(sizes) - 1))
-    counts = [coarse + (i < extra) for i in range(len(sizes) - 1)] + [finest]
-    stages = [
-        Stage(size, count, config.coarse_content) for size, count in zip(sizes, counts, strict=True)
-    ]
-    of_things = least_side > config.coarsest
-    stages[-1] = dataclasses.replace(stages[-1], content_factor=1.0)
-    left_out = [stage for stage in stages[:-1] if max(stage.size) < least_side]
-    if left_out:
-        stages = stages[len(left_out) :]
-        work = sum(stage.evaluations * math.prod(stage.size) for stage in left_out)
-        more = round(work / math.prod(stages[0].size))
-        stages[0] = dataclasses.replace(stages[0], evaluations=stages[0].evaluations + more)
-    if of_things and len(stages) > 1:
+    stages = _without_coarsest(_by_scale(content_size, config), least_side)
+    if len(stages) == 1:
+        return stages
+    if least_side > config.coarsest:
         stages[-1] = dataclasses.replace(stages[-1], content_factor=_FINEST_OF_THINGS)
-    if config.spread and not of_things and len(stages) > 1:
+    elif config.spread:
         first = stages[0]
         third = first.evaluations // 3
         stages[:1] = [
@@ -75,3 +57,33 @@ def plan_stages(
             dataclasses.replace(first, evaluations=first.evaluations - third),
         ]
     return stages
+
+
+def _by_scale(content_size: tuple[int, int], config: StyleConfig) -> list[Stage]:
+    """Return one stage for each scale, each half as large as the next."""
+    sizes = [fit(content_size, config.size)]
+    for k in range(1, config.scales):
+        longest = round(config.size / 2**k)
+        if longest < config.coarsest:
+            break
+        sizes.insert(0, fit(content_size, longest))
+    finest = config.steps if len(sizes) == 1 else round(config.steps * 2 / 7)
+    each, extra = divmod(config.steps - finest, max(1, len(sizes) - 1))
+    coarse = [
+        Stage(size, each + (i < extra), config.coarse_content) for i, size in enumerate(sizes[:-1])
+    ]
+    return [*coarse, Stage(sizes[-1], finest)]
+
+
+def _without_coarsest(stages: list[Stage], least_side: float) -> list[Stage]:
+    """Leave out the scales with a longer side below `least_side`, except the finest.
+
+    The first that is kept gets as many more evaluations as make up for the pixels looked at.
+    """
+    left_out = [stage for stage in stages[:-1] if max(stage.size) < least_side]
+    if not left_out:
+        return stages
+    first, *finer = stages[len(left_out) :]
+    work = sum(stage.evaluations * math.prod(stage.size) for stage in left_out)
+    more = round(work / math.prod(first.size))
+    return [dataclasses.replace(first, evaluations=first.evaluations + more), *finer]

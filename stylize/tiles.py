@@ -1,8 +1,9 @@
-"""Large pictures in tiles: the same features, losses and gradients from a part at a time.
+"""Large pictures in tiles: the same features, losses and gradients from one part at a time.
 
-Exact but for rounding, so there are no seams: each tile is seen with all that its deepest layer
-looks at around it, Gram matrices are summed over all tiles before they are compared, and their
-gradient is sent back through each tile (two passes forward, one back: about 1.8 times the work).
+The results are exact except for rounding, so there are no seams. Each tile is seen with the
+surroundings that its deepest layer depends on, and Gram matrices are summed over all tiles before
+they are compared. Their gradient is then sent back through each tile: two passes forward and one
+back, about 1.8 times the work.
 """
 
 from __future__ import annotations
@@ -19,29 +20,30 @@ from stylize.encoder import GRID, Encoder
 from stylize.layers import cell, deepest, reach
 from stylize.losses import PerceptualLoss, Statistic, content_loss, positions
 
-__all__ = ["Tile", "TiledLoss", "features_in_tiles", "split", "statistics_in_tiles"]
-
+__all__ = ["TiledLoss", "features_in_tiles", "statistics_in_tiles"]
 
 Box = tuple[int, int, int, int]
-"""A part of a picture: top, bottom, left, right, pixels."""
+"""A part of a picture: top, bottom, left, right, in pixels."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture, `core`, and what is seen with it, `whole`. The cores of all tiles are
-    the picture, each position once."""
+    """A part of a picture: the `core`, and with its surroundings the `whole`.
+
+    The cores of all tiles cover the picture without overlap.
+    """
 
     core: Box
     whole: Box
-    last: tuple[bool, bool]  # the core ends where the picture ends, downwards and to the right
+    last: tuple[bool, bool]  # whether the core ends at the picture's bottom, and at its right
 
     def cut(self, picture: Tensor) -> Tensor:
-        """(…, H, W) -> what is seen of it."""
+        """Return the tile's view of a picture (…, H, W), with the surroundings."""
         top, bottom, left, right = self.whole
         return picture[..., top:bottom, left:right]
 
     def core_of(self, features: Tensor, layer: str) -> Tensor:
-        """A layer's features of the whole (…, h, w) -> those of the core."""
+        """Return the core's part of a layer's features (…, h, w) of the whole tile."""
         side = cell(layer)
         top, left = (self.core[i] - self.whole[i] for i in (0, 2))
         bottom, right = (self.core[i] - self.whole[i - 1] for i in (1, 3))
@@ -50,7 +52,7 @@ class Tile:
         return features[..., rows, columns]
 
     def place_in(self, features: Tensor, layer: str) -> Tensor:
-        """A layer's features of the picture (…, h, w) -> the core's place in them."""
+        """Return the core's part of a layer's features (…, h, w) of the picture, as a view."""
         side = cell(layer)
         top, bottom, left, right = self.core
         rows = slice(top // side, None if self.last[0] else bottom // side)
@@ -59,14 +61,14 @@ class Tile:
 
 
 def split(height: int, width: int, side: int, around: int) -> list[Tile]:
-    """Tiles with cores of about `side` pixels, seen with `around` pixels on each side of them."""
+    """Divide a picture into tiles with cores of about `side` pixels and `around` pixels around."""
     around = -(-around // GRID) * GRID
 
     def cuts(length: int) -> list[tuple[int, int]]:
         count = max(1, round(length / side))
         step = -(-length // (count * GRID)) * GRID
         ends = [*range(step, length, step), length]
-        if len(ends) > 1 and ends[-1] - ends[-2] < GRID:  # deeper layers have no cell there
+        if len(ends) > 1 and ends[-1] - ends[-2] < GRID:  # too narrow for deep layers
             del ends[-2]
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -87,20 +89,21 @@ def split(height: int, width: int, side: int, around: int) -> list[Tile]:
 
 
 def _tiles(encoder: Encoder, picture: Tensor, layers: Collection[str], side: int) -> list[Tile]:
+    """Divide a picture into tiles with the surroundings that the deepest layer needs."""
     height, width = picture.shape[-2:]
     around = reach(deepest(layers, encoder.backbone), encoder.backbone)
     return split(height, width, side, around)
 
 
 def _size_at(picture: Tensor, layer: str) -> tuple[int, int]:
-    """Height and width of a layer's features of a whole picture (…, H, W)."""
+    """Return height and width of a layer's features of a picture (…, H, W)."""
     return picture.shape[-2] // cell(layer), picture.shape[-1] // cell(layer)
 
 
 def _cores(
     encoder: Encoder, picture: Tensor, layers: Collection[str], tiles: Iterable[Tile]
 ) -> Iterator[tuple[Tile, dict[str, Tensor]]]:
-    """Each tile with its features; nothing is kept for a gradient."""
+    """Yield each tile with the features of its core, without gradients."""
     for tile in tiles:
         with torch.no_grad():
             features = encoder(tile.cut(picture), layers)
@@ -110,9 +113,9 @@ def _cores(
 def features_in_tiles(
     encoder: Encoder, picture: Tensor, layers: Collection[str], side: int
 ) -> dict[str, Tensor]:
-    """What `encoder(picture, layers)` gives; `side` 0: at once."""
-    if not side:  # copies: a compiled network may write its next answer over this one
-        return {layer: found.clone() for layer, found in encoder(picture, layers).items()}
+    """Return `encoder(picture, layers)`, computed in tiles of about `side` pixels; 0: at once."""
+    if not side:  # copies, since a compiled network may reuse its output's memory
+        return {layer: features.clone() for layer, features in encoder(picture, layers).items()}
     whole: dict[str, Tensor] = {}
     tiles = _tiles(encoder, picture, layers, side)
     for tile, features in _cores(encoder, picture, layers, tiles):
@@ -129,9 +132,10 @@ def features_in_tiles(
 def statistics_in_tiles(
     encoder: Encoder, picture: Tensor, layers: Collection[str], kind: str, side: int
 ) -> dict[str, Statistic]:
-    """`Statistic.of` each layer's features; `side` 0: at once."""
+    """Return `Statistic.of` each layer's features, in tiles of about `side` pixels; 0: at once."""
     if not side:
-        return {layer: Statistic.of(found, kind) for layer, found in encoder.walk(picture, layers)}
+        walk = encoder.walk(picture, layers)
+        return {layer: Statistic.of(features, kind) for layer, features in walk}
     sums: dict[str, Statistic] = {}
     count: dict[str, Tensor | int] = {}
     tiles = _tiles(encoder, picture, layers, side)
@@ -144,22 +148,23 @@ def statistics_in_tiles(
 
 
 class TiledLoss(PerceptualLoss):
-    """A `PerceptualLoss` whose network never sees more than a tile of about `side` pixels."""
+    """A `PerceptualLoss` whose network sees one tile of about `side` pixels at a time."""
 
     def __init__(self, *targets: Any, side: int, **options: Any) -> None:
         super().__init__(*targets, **options)
         self.side = side
 
     def perceive(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As in `PerceptualLoss`; the gradient is there before it is asked for."""
+        """Return what `PerceptualLoss.perceive` does; the gradient is computed here already."""
         weighted: tuple[Tensor, Tensor, Tensor] = _Weighted.apply(seen, self)
         return weighted
 
     def tiles(self, picture: Tensor) -> list[Tile]:
+        """Divide a picture (B, 3, H, W) into tiles."""
         return _tiles(self.encoder, picture, self.layers, self.side)
 
     def parts(self, picture: Tensor) -> _Parts:
-        """`parts_at` each style layer of the whole picture."""
+        """Return `parts_at` for each style layer of the whole picture."""
         return {
             layer: self.parts_at(picture.new_empty(1, 1, *_size_at(picture, layer)))
             for layer in self.style_layers
@@ -167,15 +172,17 @@ class TiledLoss(PerceptualLoss):
 
 
 _Parts = Mapping[str, Sequence[Tensor | None]]
-"""Where each part of the picture counts, by style layer, see `PerceptualLoss.parts_at`."""
+"""How much the style counts at each position, by style layer, see `PerceptualLoss.parts_at`."""
 
 _Sums = Mapping[str, Sequence[Statistic]]
-"""The sums of each of those parts, by style layer."""
+"""`Statistic.sums` of each of those parts, by style layer; also gradients along the sums."""
 
 
 class _Weighted(torch.autograd.Function):
-    """content_weight * content + style_weight * style of a picture, with both apart; only the
-    weighted sum has a gradient, which is computed on the way."""
+    """content_weight * content + style_weight * style of pictures, and both losses; each (B,).
+
+    Only the weighted sum has a gradient, which the forward pass computes.
+    """
 
     @staticmethod
     def forward(ctx: Any, seen: Tensor, loss: TiledLoss) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,7 +200,7 @@ class _Weighted(torch.autograd.Function):
 
 
 def _first_pass(loss: TiledLoss, seen: Tensor, parts: _Parts) -> tuple[Tensor, _Sums]:
-    """The content loss (B,), and the sums of the statistics over all tiles."""
+    """Return the content loss (B,), and the sums of the statistics over all tiles."""
     content = seen.new_zeros(len(seen))
     sums: dict[str, list[Statistic]] = {}
     for tile, features in _cores(loss.encoder, seen, loss.layers, loss.tiles(seen)):
@@ -207,59 +214,62 @@ def _first_pass(loss: TiledLoss, seen: Tensor, parts: _Parts) -> tuple[Tensor, _
 def _sums_of(
     loss: TiledLoss, tile: Tile, features: Tensor, layer: str, parts: _Parts
 ) -> list[Statistic]:
-    """What a tile's features add to the sums of each part of the picture."""
-    here = [None if part is None else tile.place_in(part, layer) for part in parts[layer]]
-    return [Statistic.sums(features, loss.config.style_loss, part) for part in here]
+    """Return what a tile's features add to the sums of each part of the picture."""
+    in_tile = [None if part is None else tile.place_in(part, layer) for part in parts[layer]]
+    return [Statistic.sums(features, loss.config.style_loss, part) for part in in_tile]
 
 
 def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Tensor:
-    """The tile's share of the content loss, (B,)."""
+    """Return the tile's share of the content loss, (B,)."""
     share = torch.zeros((), dtype=torch.float32, device="cpu")
     for layer, weight in loss.content_layers.items():
         target = tile.place_in(loss.content[layer], layer)
-        part = target[0, 0].numel() / loss.content[layer][0, 0].numel()
+        area = target[0, 0].numel() / loss.content[layer][0, 0].numel()
         focus = loss.focus[layer]
-        here = None if focus is None else tile.place_in(focus, layer)
-        away = content_loss(features[layer], target, here)
-        share = share.to(target.device) + weight * part * away
+        focus_here = None if focus is None else tile.place_in(focus, layer)
+        mean = content_loss(features[layer], target, focus_here)
+        share = share.to(target.device) + weight * area * mean
     return share
 
 
 def _compare(loss: TiledLoss, sums: _Sums, parts: _Parts, seen: Tensor) -> tuple[Tensor, _Sums]:
-    """The style loss (B,), and its slope along the sums of each layer."""
+    """Return the style loss (B,), and its gradient along the sums of each layer."""
     style = seen.new_zeros(len(seen))
     leaves: dict[str, list[Statistic]] = {}
     with torch.enable_grad():
-        for layer, found in sums.items():
-            leaves[layer] = [one.map(lambda x: x.detach().requires_grad_()) for one in found]
+        for layer, by_part in sums.items():
+            leaves[layer] = [
+                statistic.map(lambda x: x.detach().requires_grad_()) for statistic in by_part
+            ]
             whole = seen.new_empty(1, 1, *_size_at(seen, layer))
             totals = [positions(whole, part) for part in parts[layer]]
             style = style + loss.style_part(layer, leaves[layer], totals)
         slopes = {
             layer: [
-                Statistic(*torch.autograd.grad(style.sum(), one.parts(), retain_graph=True))
-                for one in found
+                Statistic(*torch.autograd.grad(style.sum(), leaf.parts(), retain_graph=True))
+                for leaf in by_part
             ]
-            for layer, found in leaves.items()
+            for layer, by_part in leaves.items()
         }
     return style.detach(), slopes
 
 
 def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, parts: _Parts) -> Tensor:
-    """The gradient of the weighted sum, of the shape of `seen`."""
+    """Return the gradient of the weighted sum, in the shape of `seen`."""
     gradient = torch.zeros_like(seen)
     scale = seen[0].numel()  # keeps gradients of mean losses within the range of half precision
     for tile in loss.tiles(seen):
         with torch.enable_grad():
-            part = tile.cut(seen).detach().requires_grad_()
-            features = loss.encoder(part, loss.layers)
+            view = tile.cut(seen).detach().requires_grad_()
+            features = loss.encoder(view, loss.layers)
             cores = {layer: tile.core_of(features[layer], layer) for layer in loss.layers}
-            along = loss.content_weight * _content(loss, tile, cores).sum()
-            for layer, found in slopes.items():
+            # A function of the tile alone that has the same gradient there as the loss.
+            surrogate = loss.content_weight * _content(loss, tile, cores).sum()
+            for layer, by_part in slopes.items():
                 sums = _sums_of(loss, tile, cores[layer], layer, parts)
-                for slope, one in zip(found, sums, strict=True):
-                    for a, b in zip(slope.parts(), one.parts(), strict=True):
-                        along = along + loss.style_weight * (a * b).sum()
-            (slope_here,) = torch.autograd.grad(along * scale, part)
-        tile.cut(gradient).add_(slope_here, alpha=1 / scale)
+                for slope, statistic in zip(by_part, sums, strict=True):
+                    for a, b in zip(slope.parts(), statistic.parts(), strict=True):
+                        surrogate = surrogate + loss.style_weight * (a * b).sum()
+            (tile_gradient,) = torch.autograd.grad(surrogate * scale, view)
+        tile.cut(gradient).add_(tile_gradient, alpha=1 / scale)
     return gradient

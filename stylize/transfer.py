@@ -1,7 +1,22 @@
-"""transfer_style and Stylizer: a batch of pictures optimised stage by stage, coarse to fine.
+"""The method: a photograph painted in the style of a picture. Gatys, Ecker, Bethge 2015.
 
-Gatys, Ecker, Bethge 2015. What a stage minimises is in `stylize.objective`, and how in
-`stylize.optimize`.
+The picture is optimised directly, until the features that a trained network computes from it
+resemble those of the photograph, and the statistics of its features those of the painting. This is
+how `Stylizer.transfer_batch` goes about it, with the module that has the details:
+
+1. `_decode`: read the pictures and cut off a painting's margins (`inputs`, `margins`), measure how
+   much of the painting a layer may see (`motifs`), and plan the scales (`stages`).
+2. `_optimize`: go through the scales, from coarse to fine. At each of them
+   - `stage_inputs` resizes the pictures and replaces colours (`objective`, `color`);
+   - `_start` chooses what to start from: at first the photograph in the style's colours, then the
+     result of the coarser scale, enlarged;
+   - `loss` computes the targets, features of the photograph and statistics of the painting
+     (`encoder`), and makes the function to minimise (`losses`; `tiles` for large pictures);
+   - `_minimize` minimises it by L-BFGS (`optimize`).
+3. `_finish`: put back the photograph's colours and masked parts, and round to 8 bits (`image`).
+
+Pictures with equal sizes and settings form a batch. They are optimised in one tensor (B, 3, H, W),
+but independently of each other.
 """
 
 from __future__ import annotations
@@ -11,11 +26,8 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,27 +40,17 @@ from stylize.config import AT_ONCE, StyleConfig
 from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError, DivergedError
-from stylize.files import write_atomic
-from stylize.image import (
-    encode,
-    match_size,
-    readable,
-    style_size,
-    to_image,
-    to_tensor,
-)
-from stylize.inputs import Inputs, Painting, Picture
+from stylize.image import match_size, style_size, to_image, to_tensor
+from stylize.inputs import Inputs, Picture
 from stylize.layers import CONVS, conv_of
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.motifs import MEASURED_LAYER, evenness, reach_of
 from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
 from stylize.optimize import Minimum, minimize
+from stylize.request import OnStep, Request, Step, StyleResult
 from stylize.stages import Stage
 from stylize.tiles import statistics_in_tiles
 from stylize.weights import Weights
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "LOOK_EVERY",
@@ -59,102 +61,24 @@ __all__ = [
     "transfer_style",
 ]
 
+LOOK_EVERY = 10
+"""Number of evaluations after which the host reads the losses from a GPU."""
+
 _TILE = 1024
-"""Side of a tile, pixels."""
+"""Side of a tile in pixels."""
 
 _MEMORY = 2 * 10**9
-"""Bytes that L-BFGS's memory may take."""
+"""Bytes that the memory of L-BFGS may take."""
 
 _FEW = 128**2
-"""Pixels of the largest picture whose features are never in half precision: over so few positions
-its roundings do not average out, and the coarsest scale decides where strokes go."""
+"""Pixels up to which features are never in half precision. Over so few positions rounding errors do
+not average out, and the coarsest scale decides where strokes go."""
 
 _THREADS = 8
-"""Threads that resize pictures."""
+"""Number of threads that resize pictures."""
 
-LOOK_EVERY = 10
-"""Evaluations on a GPU between two looks of the host at their losses."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One evaluation of loss and gradient. Losses are unweighted but for `loss`, their sum with
-    the configured weights."""
-
-    step: int  # evaluations so far, over all scales
-    seconds: float  # since the start of the transfer
-    loss: float
-    content_loss: float
-    style_loss: float
-    tv_loss: float
-
-
-OnStep = Callable[[Step, Tensor], None]
-"""A callback that is told each step and the picture there, (1, 3, H, W); may raise `Interrupted` to
-end the transfer. On a GPU several steps are told in one go, with the picture of the latest."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One picture to be made: what goes in, and its own callback."""
-
-    content: Picture
-    style: Picture | Painting | Sequence[Picture | Painting]
-    config: StyleConfig = StyleConfig()
-    init: Picture | None = None
-    mask: Picture | None = None
-    on_step: OnStep | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.config, StyleConfig):
-            raise ConfigError(
-                f"config is {self.config!r}; it must be a StyleConfig, like StyleConfig.of('draft')"
-            )
-
-    def styles(self) -> Sequence[Picture | Painting]:
-        """The style pictures, of which one or several were given."""
-        style = self.style
-        return style if isinstance(style, Sequence) and not isinstance(style, str) else [style]
-
-    def load(self) -> None:
-        """Read the pixels of what was opened only: several requests may have one file open, which
-        threads cannot read at once. Raises `ImageReadError`."""
-        for picture in (self.content, *self.styles(), self.init, self.mask):
-            if isinstance(picture, Image.Image):
-                with readable():
-                    picture.load()
-
-
-@dataclass(frozen=True)
-class StyleResult:
-    """A finished transfer. Losses are those of the kept picture, unweighted but for `loss`."""
-
-    image: Image.Image
-    config: StyleConfig
-    loss: float
-    content_loss: float
-    style_loss: float
-    tv_loss: float
-    curve: tuple[Step, ...]
-    evaluations: int
-    stop_reason: str  # steps, plateau, stalled; restarted: was NaN, gone on from the best picture
-    seconds: float  # of the whole batch that it was made in
-    notes: str = ""  # what was left out of a style, or done with less to fit the memory
-
-    def save(self, path: str | Path) -> None:
-        """Write the picture, whole or not at all. Raises `OSError`, `ImageError`."""
-        settings = self.config.without_folders().to_json()
-        write_atomic(path, encode(self.image, Path(path).suffix, settings))
-
-    def plot(self) -> Figure:
-        """Loss and its weighted parts over the evaluations, as a matplotlib figure, which shows
-        itself in a notebook."""
-        from stylize.plot import plot_result
-
-        return plot_result(self)
-
-    def _repr_png_(self) -> bytes:
-        return encode(self.image, ".png")
+_STYLES = 32
+"""Number of styles whose targets are cached, some 2 MB each."""
 
 
 def transfer_style(
@@ -168,29 +92,27 @@ def transfer_style(
     dtype: str = "auto",
     on_step: OnStep | None = None,
 ) -> StyleResult:
-    """Paint a photograph in the style of a picture (or of several, see `config.style_blend`).
+    """Paint a photograph in the style of a picture, or of several, see `config.style_blend`.
 
-    Loads the backbone each time; for many pictures keep a `Stylizer`. `init` and `mask` may be
-    given as pictures, or as paths in the config. Raises `StylizeError` in one of its forms.
+    This loads the network each time; for many pictures keep a `Stylizer`. `init` and `mask` take
+    precedence over the paths in the config. Raises `StylizeError`, see `stylize.errors`.
     """
     request = Request(content, style, config, init, mask, on_step)
     stylizer = Stylizer(request.config.backbone, device=device, dtype=dtype)
     return stylizer.transfer(content, style, config, init=init, mask=mask, on_step=on_step)
 
 
-def _load(backbone: str) -> Weights:
-    """The weights of a backbone by name; may download. Raises `ConfigError`, `WeightsError`."""
-    return weights.load(weights.find(StyleConfig(backbone=backbone).backbone))
-
-
 class Stylizer:
-    """A backbone ready for many transfers; encoders and style targets are kept between them.
+    """A network ready for many transfers, which caches encoders and the targets of styles.
 
-    `weights`: a backbone's name, which may be downloaded, or what `stylize.weights.load` gave.
-    `tile`: pictures larger than 2048x2048 pixels are seen in tiles of about so many pixels a
-    side, 0 chooses; any other number is the side whatever the picture's size. `compile`: the
-    network goes through `torch.compile`, with CUDA graphs on a GPU: worth its minute of compiling
-    for many pictures of one size.
+    `weights` is a backbone's name, for which they may be downloaded, or the result of
+    `stylize.weights.load`. `tile` is the side in pixels of the tiles that a picture is seen in; 0:
+    pictures with more than `AT_ONCE` pixels are seen in tiles of a size that is chosen
+    automatically, others as a whole. `compile` passes the network through `torch.compile`, on a GPU
+    with CUDA graphs; that takes a minute, so it is for many pictures of one size.
+
+    Raises `ConfigError` for a backbone, device or type that is not available, `WeightsError` for
+    weights that cannot be loaded.
     """
 
     def __init__(
@@ -202,18 +124,15 @@ class Stylizer:
         tile: int = 0,
         compile: bool = False,
     ) -> None:
-        self.device = choose_device(device)  # before anything is downloaded
+        self.device = choose_device(device)  # first, so that nothing is downloaded in vain
         self.dtype = choose_dtype(dtype, self.device)
-        found = weights if isinstance(weights, Weights) else _load(weights)
-        self.weights = found.with_mean()  # zeros and noise are one colour, whatever the file
+        loaded = weights if isinstance(weights, Weights) else _load(weights)
+        self.weights = loaded.with_mean()  # one mean colour for zeros and noise
         self.tile = tile
         self.compile = compile
         self._encoders: dict[tuple[object, ...], Encoder] = {}
-        self._styles: dict[tuple[object, ...], dict[str, Statistic]] = {}
+        self._targets: dict[tuple[object, ...], dict[str, Statistic]] = {}
         self._evenness: dict[bytes, float] = {}  # by a painting's digest
-        if self.device.type == "cuda":
-            # Products of float32 in TF32: exact for features in bfloat16, of others 11 bits.
-            torch.set_float32_matmul_precision("high")
 
     def transfer(
         self,
@@ -225,7 +144,7 @@ class Stylizer:
         mask: Picture | None = None,
         on_step: OnStep | None = None,
     ) -> StyleResult:
-        """Like `transfer_style`, with this backbone."""
+        """Paint one picture, like `transfer_style`. Raises `StylizeError`."""
         (result,) = self.transfer_batch([Request(content, style, config, init, mask, on_step)])
         if isinstance(result, DivergedError):
             raise result
@@ -233,112 +152,60 @@ class Stylizer:
 
     @heap.kept()
     def transfer_batch(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
-        """Pictures of one size and one objective, optimised together: on a GPU that one alone
-        does not fill, this is faster. Each has its own L-BFGS memory and its own end, so that it
-        becomes what it becomes alone, and one that diverges takes no other with it.
+        """Paint pictures of one size with equal settings together.
 
-        Raises `ConfigError` where sizes, settings or the number of styles differ.
+        This is faster on a GPU that one picture does not fill. Each picture has its own L-BFGS
+        memory and its own end, so it becomes what it becomes alone, and one that diverges does not
+        affect the others: its entry in the result is the `DivergedError`.
+
+        Raises `ConfigError` where sizes, settings or the numbers of styles differ, and `ImageError`
+        for inputs that cannot be used.
         """
         with undisturbed(self.device):
             return self._paint(requests)
 
+    def in_tiles(self) -> Stylizer:
+        """Return a stylizer with smaller tiles, which needs less memory; it shares the caches."""
+        other = copy.copy(self)
+        other.tile = min(self.tile or _TILE, _TILE) // 2
+        return other
+
+    # The steps, in the order of the module's docstring
+
     def _paint(self, requests: Sequence[Request]) -> list[StyleResult | DivergedError]:
-        """What `transfer_batch` does, with the caller's switches set aside."""
-        alike: dict[tuple[Stage, ...], list[_Transfer]] = {}
-        transfers = self._read(requests) if requests else []
-        for transfer in transfers:  # a painting of things leaves out the coarsest scales
-            alike.setdefault(tuple(transfer.inputs.stages), []).append(transfer)
-        finished = {id(one): end for group in alike.values() for one, end in self._optimize(group)}
-        return [finished[id(transfer)] for transfer in transfers]
+        """Decode the requests, and paint those with the same stages together."""
+        transfers = self._decode(requests) if requests else []
+        groups: dict[tuple[Stage, ...], list[_Transfer]] = {}
+        for transfer in transfers:  # stages differ where a painting of things has fewer scales
+            groups.setdefault(tuple(transfer.inputs.stages), []).append(transfer)
+        results: dict[int, StyleResult | DivergedError] = {}
+        for group in groups.values():
+            results.update(zip(map(id, group), self._optimize(group), strict=True))
+        return [results[id(transfer)] for transfer in transfers]
 
-    def _optimize(
-        self, transfers: Sequence[_Transfer]
-    ) -> Iterator[tuple[_Transfer, StyleResult | DivergedError]]:
-        """Optimise pictures with the same stages together, and finish each."""
-        config, stages = transfers[0].config, transfers[0].inputs.stages
-        result = before = None
-        for stage in stages:
-            shared: dict[object, Style] = {}
-            inputs = [self.stage_inputs(one.inputs, stage, shared) for one in transfers]
-            start = torch.cat([start_of(config, one, self.weights.mean) for one in inputs])
-            begin = start
-            if result is not None and before is not None:
-                begin = _carried_over(result, before, start, detail=config.init != "noise")
-            minimum = self._minimize(transfers, inputs, stage, begin)
-            result, before = inputs[0].frame.crop(minimum.image), start
-            if config.clamp:
-                result = result.clamp(0, 1)
-        assert result is not None
-        notes = _notes(config, stages[-1], self._side(stages[-1].size))
-        ends = zip(*(part.tolist() for part in minimum.losses.parts()), strict=True)
-        for row, (one, at, losses) in enumerate(zip(transfers, inputs, ends, strict=True)):
-            picture = self._picture(result[row : row + 1], one.inputs, at.mask)
-            said = [
-                *(painting.note for painting in one.inputs.styles),
-                one.inputs.mask_note,
-                *notes,
-            ]
-            yield one, one.finish(picture, losses[1:], "; ".join(filter(None, said)))
-
-    def _read(self, requests: Sequence[Request]) -> list[_Transfer]:
-        """Decode what was given. Raises `ConfigError` for what cannot be painted together."""
+    def _decode(self, requests: Sequence[Request]) -> list[_Transfer]:
+        """Decode pictures and plan stages. Raises `ConfigError`, also where requests differ."""
         began = time.perf_counter()
         backbone = requests[0].config.backbone
         if backbone not in ("auto", self.weights.backbone):
             raise ConfigError(f"backbone is {backbone!r}, not {self.weights.backbone!r}")
         for request in requests:
             request.load()
-        with ThreadPoolExecutor(_THREADS) as pool:  # Pillow resizes outside the interpreter
+        with ThreadPoolExecutor(_THREADS) as pool:  # Pillow releases the interpreter to resize
             each = pool.map if len(requests) > 1 else map
             transfers = list(each(functools.partial(_Transfer, began=began), requests))
             for other in transfers[1:]:
                 transfers[0].inputs.check_like(other.inputs)
-            reaches = [self.reach(one.inputs) for one in transfers]
-            list(each(lambda one, reach: one.inputs.plan(reach), transfers, reaches))
+            reaches = [self.reach(transfer.inputs) for transfer in transfers]
+            list(each(lambda transfer, reach: transfer.inputs.plan(reach), transfers, reaches))
         return transfers
-
-    def _minimize(
-        self,
-        transfers: Sequence[_Transfer],
-        inputs: Sequence[StageInputs],
-        stage: Stage,
-        start: Tensor,
-    ) -> Minimum:
-        """One stage of a batch, from a start (B, 3, H, W) of its size."""
-        config, frame = transfers[0].config, inputs[0].frame
-        minimum = minimize(
-            self.loss(config, stage, inputs),
-            frame.pad(start),
-            evaluations=stage.evaluations,
-            optimizer=config.optimizer,
-            history=_history(config, stage),
-            learning_rate=config.learning_rate,
-            plateau=config.plateau,
-            look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
-            record=self._recordable(config, self._side(stage.size)),
-            on_evaluation=functools.partial(_tell, transfers, frame),
-        )
-        for one, end in zip(transfers, minimum.ended, strict=True):
-            one.end(end)
-        return minimum
-
-    @functools.cached_property
-    def _first_layers(self) -> Encoder:
-        """The network up to `MEASURED_LAYER` in float32: the same measure whatever the settings."""
-        convs = CONVS[self.weights.backbone]
-        first = convs[: convs.index(conv_of(MEASURED_LAYER)) + 1]
-        filters = {conv: self.weights.filters[conv] for conv in first}
-        return Encoder(
-            dataclasses.replace(self.weights, filters=filters),
-            padding="replicate",
-            scales=feature_scales(self.weights, "average", "caffe"),
-            device=self.device,
-        )
 
     @torch.no_grad()
     def reach(self, inputs: Inputs) -> float:
-        """Return the share of its paintings that a layer may see in a transfer: of several, the
-        geometric mean by their shares. See `stylize.motifs`."""
+        """Return the share of its paintings that a layer may see, see `stylize.motifs`.
+
+        Of several paintings it is the geometric mean, weighted by their shares.
+        """
         config = inputs.config
         if config.motifs == 1 or not config.weights()[1]:
             return math.inf
@@ -349,30 +216,41 @@ class Stylizer:
                 self._evenness[painting.digest] = evenness(features)
         reaches = [reach_of(self._evenness[p.digest], config.motifs) for p in inputs.styles]
         shares = config.shares(len(reaches))
-        together = sum(s * math.log(r) for r, s in zip(reaches, shares, strict=True))
-        return math.exp(together)
+        return math.exp(sum(s * math.log(r) for r, s in zip(reaches, shares, strict=True)))
 
-    def in_tiles(self) -> Stylizer:
-        """One that sees pictures in smaller tiles, for want of memory; the rest is shared."""
-        other = copy.copy(self)
-        other.tile = min(self.tile or _TILE, _TILE) // 2
-        return other
+    def _optimize(self, transfers: Sequence[_Transfer]) -> list[StyleResult | DivergedError]:
+        """Paint pictures with the same stages, stage by stage."""
+        config, stages = transfers[0].config, transfers[0].inputs.stages
+        coarser: _Coarser | None = None
+        for stage in stages:
+            shared: dict[object, Style] = {}
+            inputs = [self.stage_inputs(transfer.inputs, stage, shared) for transfer in transfers]
+            start = torch.cat(
+                [start_of(config, pictures, self.weights.mean) for pictures in inputs]
+            )
+            minimum = self._minimize(transfers, inputs, stage, _start(config, start, coarser))
+            result = inputs[0].frame.crop(minimum.image)
+            coarser = _Coarser(result.clamp(0, 1) if config.clamp else result, start)
+        assert coarser is not None
+        return self._finish(transfers, inputs, coarser.result, minimum.losses)
 
     def stage_inputs(
         self, inputs: Inputs, stage: Stage, shared: dict[object, Style]
     ) -> StageInputs:
-        """A transfer's pictures as the losses of a stage see them; style pictures that several
-        transfers have in common are `shared`."""
+        """Return a transfer's pictures at the size of a stage, with the colours that are wanted.
+
+        `shared` keeps style pictures from one transfer to the next of a batch.
+        """
         config = inputs.config
         content = self.tensor(inputs.contents[stage.size])
         styles = []
-        # A style gets the photograph's colours as they are at a stage's size.
-        of = (inputs.digest, stage.size) if config.preserve_color != "none" else ()
+        # With preserve_color a style's colours depend on the photograph at the stage's size.
+        photograph = (inputs.digest, stage.size) if config.preserve_color != "none" else ()
         for painting in inputs.styles:
-            key = (painting.digest, of)
+            key = (painting.digest, photograph)
             if key not in shared:
-                style = self._style(painting.picture, content, stage, config)
-                shared[key] = Style(style, (*key, config.preserve_color, style.shape))
+                pixels = self._style(painting.picture, content, stage, config)
+                shared[key] = Style(pixels, (*key, config.preserve_color, pixels.shape))
             styles.append(shared[key])
         if config.preserve_color == "luminance":
             content = color.luminance(content)
@@ -383,44 +261,106 @@ class Stylizer:
         frame = Frame(stage.size, config)
         return StageInputs(frame, content, styles, init, mask, inputs.reach)
 
+    def _style(
+        self, painting: Image.Image, content: Tensor, stage: Stage, config: StyleConfig
+    ) -> Tensor:
+        """Return a style picture at a stage's scale, recoloured as `preserve_color` says."""
+        size = style_size(painting.size, config.style_side(max(stage.size)))
+        style = self.tensor(match_size(painting, size))
+        if config.preserve_color == "histogram":
+            return color.recolor(style, content)
+        if config.preserve_color == "luminance":
+            return color.keep_luminance(style, content)
+        return style
+
     def loss(
         self, config: StyleConfig, stage: Stage, inputs: Sequence[StageInputs]
     ) -> PerceptualLoss:
-        """What a stage minimises over the pictures of a batch."""
+        """Compute the targets of a batch at a stage, and return the loss to minimise."""
         encoder = self.encoder(config, math.prod(stage.size))
-        styles = []
+        targets = []
         if config.weights()[1]:
-            styles = [
-                [self._statistics(config, encoder, style) for style in one.styles] for one in inputs
+            targets = [
+                [self._statistics(config, encoder, style) for style in pictures.styles]
+                for pictures in inputs
             ]
-        return stage_loss(encoder, config, stage, inputs, styles, self._side(stage.size))
+        return stage_loss(encoder, config, stage, inputs, targets, self._tile_side(stage.size))
 
-    def _side(self, size: tuple[int, int]) -> int:
-        """The side of tiles of a picture of a size, pixels; 0: it is seen at once."""
-        width, height = size
-        if self.tile:
-            return self.tile if max(width, height) > self.tile else 0
-        return 0 if width * height <= AT_ONCE else _TILE
+    @torch.no_grad()
+    def _statistics(
+        self, config: StyleConfig, encoder: Encoder, style: Style
+    ) -> dict[str, Statistic]:
+        """Return a style's targets, from the cache if possible: many photographs share a style."""
+        layers = relative(config.style_layers)
+        kind = config.style_loss
+        side = self._tile_side((style.pixels.shape[-1], style.pixels.shape[-2]))
+        key = (style.key, tuple(sorted(layers)), kind, side, id(encoder))
+        if key not in self._targets:
+            if len(self._targets) >= _STYLES:
+                del self._targets[next(iter(self._targets))]  # the oldest
+            self._targets[key] = statistics_in_tiles(encoder, style.pixels, layers, kind, side)
+        return self._targets[key]
 
-    def _recordable(self, config: StyleConfig, side: int) -> bool:
-        """Whether evaluations may be a CUDA graph: eigenvalues are waited for, tiles keep a GPU
-        busy as it is, and compiled code has graphs of its own."""
-        plain = config.style_loss != "wasserstein" and not side and not self.compile
-        return plain and self.device.type == "cuda" and not torch.version.hip
+    def _minimize(
+        self,
+        transfers: Sequence[_Transfer],
+        inputs: Sequence[StageInputs],
+        stage: Stage,
+        start: Tensor,
+    ) -> Minimum:
+        """Minimise the loss of a batch at a stage, from pictures `start` (B, 3, H, W)."""
+        config, frame = transfers[0].config, inputs[0].frame
+        minimum = minimize(
+            self.loss(config, stage, inputs),
+            frame.pad(start),
+            evaluations=stage.evaluations,
+            optimizer=config.optimizer,
+            history=_history(config, stage),
+            learning_rate=config.learning_rate,
+            plateau=config.plateau,
+            look_every=1 if self.device.type == "cpu" else LOOK_EVERY,
+            record=self._recordable(config, stage),
+            on_evaluation=functools.partial(_report, transfers, frame),
+        )
+        for transfer, reason in zip(transfers, minimum.ended, strict=True):
+            transfer.end(reason)
+        return minimum
 
-    def tensor(self, picture: Image.Image) -> Tensor:
-        """A picture on the device."""
-        return to_tensor(picture).to(self.device, self._pixel_dtype)
+    def _finish(
+        self,
+        transfers: Sequence[_Transfer],
+        inputs: Sequence[StageInputs],
+        result: Tensor,
+        losses: Losses,
+    ) -> list[StyleResult | DivergedError]:
+        """Turn the optimised pictures (B, 3, H, W) and their losses into results."""
+        config, stage = transfers[0].config, transfers[0].inputs.stages[-1]
+        saved_memory = _memory_notes(config, stage, self._tile_side(stage.size))
+        by_row = zip(*(part.tolist() for part in losses.parts()), strict=True)
+        results = []
+        for row, (transfer, pictures, (_, *parts)) in enumerate(
+            zip(transfers, inputs, by_row, strict=True)
+        ):
+            picture = self._picture(result[row : row + 1], transfer.inputs, pictures.mask)
+            notes = [painting.note for painting in transfer.inputs.styles]
+            notes += [transfer.inputs.mask_note, *saved_memory]
+            results.append(transfer.finish(picture, *parts, notes="; ".join(filter(None, notes))))
+        return results
 
-    @property
-    def _pixel_dtype(self) -> torch.dtype:
-        """The type of what is optimised: full precision, whatever the network computes in."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
+    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
+        """Put back the photograph's colours and masked parts, clamp, and round to 8 bits."""
+        original = self.tensor(inputs.contents[inputs.stages[-1].size])
+        if inputs.config.preserve_color == "luminance":
+            result = color.restore_color(result.clamp(0, 1), original)
+        if mask is not None:
+            result = mask * result + (1 - mask) * original
+        return to_image(result)
 
-    @torch.inference_mode(False)  # kept: filters made in there could not be used for gradients
+    # What the steps use
+
+    @torch.inference_mode(False)  # a caller's inference mode would make filters without gradients
     def encoder(self, config: StyleConfig, pixels: int = AT_ONCE) -> Encoder:
-        """The encoder for a config's pooling, padding and feature scale, and for pictures of so
-        many pixels; made once."""
+        """Return the encoder for a config and for pictures of so many pixels, from the cache."""
         half = self.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if half and pixels <= _FEW else self.dtype
         key = (config.pooling, config.padding, config.feature_scale, dtype)
@@ -439,57 +379,69 @@ class Stylizer:
                 self._encoders[key].compile_features("reduce-overhead" if graphs else "default")
         return self._encoders[key]
 
-    def _style(
-        self, painting: Image.Image, content: Tensor, stage: Stage, config: StyleConfig
-    ) -> Tensor:
-        """A style picture at a stage's scale, its colours replaced where they are not wanted."""
-        size = style_size(painting.size, config.style_side(max(stage.size)))
-        style = self.tensor(match_size(painting, size))
-        if config.preserve_color == "histogram":
-            return color.recolor(style, content)
-        if config.preserve_color == "luminance":
-            return color.keep_luminance(style, content)
-        return style
+    @functools.cached_property
+    def _first_layers(self) -> Encoder:
+        """The network up to `MEASURED_LAYER`, in float32 whatever the settings, for `reach`."""
+        convs = CONVS[self.weights.backbone]
+        first = convs[: convs.index(conv_of(MEASURED_LAYER)) + 1]
+        filters = {conv: self.weights.filters[conv] for conv in first}
+        return Encoder(
+            dataclasses.replace(self.weights, filters=filters),
+            padding="replicate",
+            scales=feature_scales(self.weights, "average", "caffe"),
+            device=self.device,
+        )
 
-    @torch.no_grad()
-    def _statistics(
-        self, config: StyleConfig, encoder: Encoder, style: Style
-    ) -> dict[str, Statistic]:
-        """A style's targets, kept: in a batch many photographs share a style."""
-        layers = relative(config.style_layers)
-        kind = config.style_loss
-        side = self._side((style.pixels.shape[-1], style.pixels.shape[-2]))
-        key = (style.key, tuple(sorted(layers)), kind, side, id(encoder))
-        if key not in self._styles:
-            if len(self._styles) >= 32:  # the oldest goes: some 2 MB each
-                del self._styles[next(iter(self._styles))]
-            self._styles[key] = statistics_in_tiles(encoder, style.pixels, layers, kind, side)
-        return self._styles[key]
+    def tensor(self, picture: Image.Image) -> Tensor:
+        """Return a picture as a tensor (1, C, H, W) in [0, 1] on the device.
 
-    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
-        """The finished picture: the photograph's colours and unpainted parts put back into the
-        result, clamped and rounded."""
-        original = self.tensor(inputs.contents[inputs.stages[-1].size])
-        if inputs.config.preserve_color == "luminance":
-            result = color.restore_color(result.clamp(0, 1), original)
-        if mask is not None:
-            result = mask * result + (1 - mask) * original
-        return to_image(result)
+        It is in full precision, even where the network computes in half.
+        """
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return to_tensor(picture).to(self.device, dtype)
+
+    def _tile_side(self, size: tuple[int, int]) -> int:
+        """Return the side of tiles in pixels for a picture of this size; 0: it is seen at once."""
+        width, height = size
+        if self.tile:
+            return self.tile if max(width, height) > self.tile else 0
+        return 0 if width * height <= AT_ONCE else _TILE
+
+    def _recordable(self, config: StyleConfig, stage: Stage) -> bool:
+        """Tell whether evaluations can and should be recorded as a CUDA graph.
+
+        The host waits for the eigenvalues of "wasserstein". Tiles keep a GPU busy without a graph,
+        and compiled code has graphs of its own.
+        """
+        waits = config.style_loss == "wasserstein" or self._tile_side(stage.size) or self.compile
+        return not waits and self.device.type == "cuda" and not torch.version.hip
 
 
-def _carried_over(result: Tensor, before: Tensor, start: Tensor, *, detail: bool) -> Tensor:
-    """Where a finer stage goes on from a coarser one's result, (B, 3, H, W).
+@dataclasses.dataclass(frozen=True)
+class _Coarser:
+    """What a stage leaves to the next finer one."""
 
-    What the coarser picture gained over its own start, `before`, is added to the finer start, so
-    that the photograph's fine detail is kept. Without `detail`, as of noise, it is only enlarged.
+    result: Tensor  # (B, 3, H, W)
+    start: Tensor  # what that stage would have started from without a coarser one
+
+
+def _start(config: StyleConfig, start: Tensor, coarser: _Coarser | None) -> Tensor:
+    """Return the picture (B, 3, H, W) that a stage begins with.
+
+    The first one begins with `start`. A finer one adds to it what the coarser result gained over
+    its own start, enlarged, so that the photograph's fine detail is kept. Noise has no detail worth
+    keeping: there the coarser result is enlarged.
     """
-    gained = result - before if detail else result
-    grown = F.interpolate(gained, start.shape[-2:], mode="bicubic")
-    return start + grown if detail else grown
+    if coarser is None:
+        return start
+    keep_detail = config.init != "noise"
+    gained = coarser.result - coarser.start if keep_detail else coarser.result
+    enlarged = F.interpolate(gained, start.shape[-2:], mode="bicubic")
+    return start + enlarged if keep_detail else enlarged
 
 
 class _Transfer:
-    """One picture in the making: its inputs, and its curve so far."""
+    """One picture in the making: its inputs, its curve so far and why it ended."""
 
     def __init__(self, request: Request, began: float) -> None:
         self.inputs = Inputs(
@@ -506,25 +458,32 @@ class _Transfer:
         self.ended = ""
 
     def step(self, content: float, style: float, tv: float) -> Step:
-        """Add an evaluation to the curve, by its losses."""
-        step = _step(len(self.curve) + 1, self.began, (content, style, tv), self.config)
+        """Add an evaluation to the curve, and return it."""
+        step = self._step(len(self.curve) + 1, content, style, tv)
         self.curve.append(step)
         return step
 
+    def _step(self, number: int, content: float, style: float, tv: float) -> Step:
+        """Return the step with this number and these unweighted losses."""
+        content_weight, style_weight = self.config.weights()
+        loss = content_weight * content + style_weight * style + self.config.tv_weight * tv
+        return Step(number, time.perf_counter() - self.began, loss, content, style, tv)
+
     def end(self, reason: str) -> None:
-        """Note why a stage is over; what went wrong in an earlier one is not forgotten."""
+        """Note why a stage ended, unless something went wrong in an earlier one."""
         if self.ended not in ("diverged", "restarted"):
             self.ended = reason
 
     def finish(
-        self, picture: Image.Image, losses: tuple[float, float, float], notes: str
+        self, picture: Image.Image, content: float, style: float, tv: float, *, notes: str
     ) -> StyleResult | DivergedError:
+        """Return the result, given the picture and its unweighted losses."""
         if self.ended == "diverged":
             return DivergedError(
-                "the loss became infinite or no number, twice; lower the weights, or start from "
-                "the content image"
+                "the loss became infinite or NaN, twice; lower the weights, or start from the "
+                "content image"
             )
-        final = _step(len(self.curve), self.began, losses, self.config)
+        final = self._step(len(self.curve), content, style, tv)
         return StyleResult(
             image=picture,
             config=self.config,
@@ -540,22 +499,24 @@ class _Transfer:
         )
 
 
-def _tell(transfers: Sequence[_Transfer], frame: Frame, losses: Losses, x: Tensor) -> None:
-    rows = zip(*(part.tolist() for part in losses.parts()), strict=True)
-    for row, (one, (total, *parts)) in enumerate(zip(transfers, rows, strict=True)):
+def _report(transfers: Sequence[_Transfer], frame: Frame, losses: Losses, x: Tensor) -> None:
+    """Add an evaluation to the curves of the transfers that go on, and call their callbacks."""
+    by_row = zip(*(part.tolist() for part in losses.parts()), strict=True)
+    for row, (transfer, (total, *parts)) in enumerate(zip(transfers, by_row, strict=True)):
         if not math.isnan(total):
-            step = one.step(*parts)
-            if one.on_step:
-                one.on_step(step, frame.crop(x[row : row + 1]))
+            step = transfer.step(*parts)
+            if transfer.on_step:
+                transfer.on_step(step, frame.crop(x[row : row + 1]))
 
 
 def _history(config: StyleConfig, stage: Stage) -> int:
-    """Gradients that L-BFGS remembers: fewer where they would not fit into `_MEMORY`."""
-    pair = 2 * 4 * 3 * stage.size[0] * stage.size[1]  # bytes, of s and y in float32
+    """Return how many steps L-BFGS remembers: fewer where they would not fit into `_MEMORY`."""
+    pair = 2 * 4 * 3 * stage.size[0] * stage.size[1]  # bytes of s and y in float32
     return max(3, min(config.history, _MEMORY // pair))
 
 
-def _notes(config: StyleConfig, stage: Stage, side: int) -> list[str]:
+def _memory_notes(config: StyleConfig, stage: Stage, side: int) -> list[str]:
+    """Say what was reduced at a stage to save memory; `side` is that of its tiles."""
     notes = []
     if side:
         notes.append(f"seen in tiles of {side} pixels")
@@ -564,10 +525,9 @@ def _notes(config: StyleConfig, stage: Stage, side: int) -> list[str]:
     return notes
 
 
-def _step(
-    number: int, began: float, losses: tuple[float, float, float], config: StyleConfig
-) -> Step:
-    content_weight, style_weight = config.weights()
-    content, style, tv = losses
-    loss = content_weight * content + style_weight * style + config.tv_weight * tv
-    return Step(number, time.perf_counter() - began, loss, content, style, tv)
+def _load(backbone: str) -> Weights:
+    """Load the weights of a backbone by name, see `stylize.weights.find`.
+
+    May download them. Raises `ConfigError` and `WeightsError`.
+    """
+    return weights.load(weights.find(StyleConfig(backbone=backbone).backbone))

@@ -1,10 +1,10 @@
 """3x3 convolutions with a quarter of the multiplications, for float32 on a CPU.
 
 Winograd's F(4x4, 3x3): Lavin and Gray 2015, *Fast Algorithms for Convolutional Neural Networks*,
-section 4.3. A tile of 4x4 outputs sees 6x6 inputs. Both those and the filter are transformed, in
-each direction to six values: their product, point by point, transformed back, is the output. Over
-all channels these are 36 matrix products instead of 144. The transforms only read, add and write,
-so that they pay where there are many channels.
+section 4.3, whose names A, B, G, U are used here. A tile of 4x4 outputs depends on 6x6 inputs. The
+inputs and the filter are each transformed to 6x6 values; their pointwise product, transformed back,
+is the output. Over all channels these are 36 matrix products a tile instead of 144. The transforms
+themselves are limited by memory, so the method is faster only with many channels.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ _FILTER = (
 """G of the paper, (6, 3)."""
 
 _LEAST_CHANNELS = 128
-"""Channels below which the transforms cost more than they save."""
+"""Number of channels below which the transforms cost more than they save."""
 
 _LEAST_WORK = 12 * 512
-"""Tiles of a picture times channels: with less, reading the transformed filter takes longer than
+"""Number of tiles times channels below which reading the transformed filter takes longer than
 multiplying by it."""
 
 _TILES = 256
-"""Tiles transformed and multiplied at once: enough to use a filter well, few enough to cache."""
+"""Number of tiles transformed and multiplied at once: many enough for fast products, few enough for
+the cache."""
 
 
 class Winograd:
     """A convolution with a filter (K, C, 3, 3) and zeros beyond the edge, `F.conv2d(padding=1)`.
 
-    Its outputs and gradients are those of the direct sum to 3e-6 of their norm (direct sums in
-    float32: to 1e-6). A gradient goes through to the input alone.
+    Outputs and gradients have a relative error of 3e-6 of their norm; a direct sum in float32 has
+    1e-6. Only the input has a gradient.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -52,18 +53,20 @@ class Winograd:
 
     @staticmethod
     def pays(weight: Tensor, height: int, width: int) -> bool:
-        """Whether this is quicker than the direct sum, for a filter and a size of the input."""
+        """Tell whether this is faster than the direct sum, for a filter and a size of the input."""
         fits = weight.device.type == "cpu" and weight.dtype == torch.float32
         tiles, channels = -(-height // 4) * -(-width // 4), min(weight.shape[:2])
         return fits and channels >= _LEAST_CHANNELS and tiles * channels >= _LEAST_WORK
 
     def __call__(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, K, h, w), channels-last."""
+        """Convolve (B, C, h, w) to (B, K, h, w), channels-last."""
         result: Tensor = _Convolution.apply(x, self.filters, bias)
         return result
 
 
 class _Convolution(torch.autograd.Function):
+    """The convolution, given the transformed filters (36, C, K); its gradient is the adjoint."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(filters)
@@ -87,7 +90,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _channels_last(like: Tensor, *shape: int) -> Tensor:
-    """An empty tensor (B, *shape) of the type of `like` (B, …)."""
+    """Return an empty channels-last tensor (B, *shape) of the type of `like` (B, …)."""
     return torch.empty(
         (len(like), *shape),
         dtype=like.dtype,
@@ -97,8 +100,10 @@ def _channels_last(like: Tensor, *shape: int) -> Tensor:
 
 
 def _in_tiles(x: Tensor, frame: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    """(B, N, h, w) filled up to whole tiles, with a frame of zeros, as (B, h, w, N); and the rows
-    that are done at once, each whole tiles."""
+    """Return (B, N, h, w) extended by zeros to whole tiles with a frame around, as (B, h, w, N).
+
+    Also return the ranges of rows, each of whole tiles, to be computed at once.
+    """
     height, width = x.shape[-2:]
     down, across = -(-height // 4), -(-width // 4)
     fill = (0, 0, frame, 4 * across + frame - width, frame, 4 * down + frame - height)
@@ -109,7 +114,7 @@ def _in_tiles(x: Tensor, frame: int) -> tuple[Tensor, list[tuple[int, int]]]:
 
 
 def _crop(out: Tensor, like: Tensor, frame: int) -> Tensor:
-    """The output without frame and filling; no view, in which a ReLU could not work."""
+    """Remove frame and filling from an output. A copy, since an in-place ReLU fails on a view."""
     height, width = like.shape[-2:]
     if out.shape[-2:] == like.shape[-2:]:
         return out
@@ -118,14 +123,17 @@ def _crop(out: Tensor, like: Tensor, frame: int) -> Tensor:
 
 
 def _transform_filter(weight: Tensor) -> Tensor:
-    """U = G g G^T for each pair of channels, (K, C, 3, 3) -> (36, C, K)."""
+    """Compute U = G g G^T for each pair of channels: (K, C, 3, 3) -> (36, C, K)."""
     both = torch.kron(_FILTER, _FILTER).to(weight.dtype)  # (36, 9)
     taps = weight.permute(2, 3, 1, 0).flatten(2).flatten(0, 1)  # (9, C K)
     return (both @ taps).view(36, weight.shape[1], weight.shape[0])
 
 
 def _outputs(x: Tensor, filters: Tensor, bias: Tensor, out: Tensor) -> None:
-    """Y = A^T (U . (B^T x B)) A of m rows of n tiles: (4 m + 2, 4 n + 2, C) -> (4 m, 4 n, K)."""
+    """Compute A^T (U . (B^T x B)) A of m rows of n tiles: (4 m + 2, 4 n + 2, C) -> (4 m, 4 n, K).
+
+    The result is written into `out`.
+    """
     m, n = out.shape[0] // 4, out.shape[1] // 4
     _, channels, count = filters.shape
     half = x.new_empty(6, m, 4 * n + 2, channels)
@@ -133,17 +141,17 @@ def _outputs(x: Tensor, filters: Tensor, bias: Tensor, out: Tensor) -> None:
     tiles = x.new_empty(6, 6, m, n, channels)
     _transform_input([half[:, :, i : i + 4 * n - 3 : 4] for i in range(6)], tiles.unbind(1))
     products = (tiles.view(36, m * n, channels) @ filters).view(6, 6, m, n, count)
-    products[1, 1] += bias  # the point 1, which counts once in each output
+    products[1, 1] += bias  # this point is added to each of the outputs exactly once
     half = x.new_empty(6, 4, m, n, count)
     _transform_output(products.unbind(1), half.unbind(1))
     _transform_output(half.unbind(), out.view(m, 4, n, 4, count).permute(1, 3, 0, 2, 4).unbind())
 
 
 def _gradients(grad: Tensor, filters: Tensor, out: Tensor) -> None:
-    """The adjoint, B (U^T . (A y A^T)) B^T, step by step: (4 m, 4 n, K) -> (4 m + 2, 4 n + 2, C).
+    """Compute the adjoint B (U^T . (A y A^T)) B^T: (4 m, 4 n, K) -> (4 m + 2, 4 n + 2, C).
 
-    Tiles overlap by two rows and columns, which are summed; to the first two rows of `out`, where
-    the tiles above have been, it adds.
+    Tiles overlap by two rows and columns, where their results are summed. Hence the first two rows
+    of `out`, which the tiles above have written to, are added to; the others are overwritten.
     """
     m, n = grad.shape[0] // 4, grad.shape[1] // 4
     _, count, channels = filters.shape
@@ -162,7 +170,7 @@ def _gradients(grad: Tensor, filters: Tensor, out: Tensor) -> None:
 
 
 def _transform_input(d: Sequence[Tensor], v: Sequence[Tensor]) -> None:
-    """v = B^T d: six to six, written into v."""
+    """Write v = B^T d, six to six."""
     a = torch.sub(d[4], d[2], alpha=4)
     b = torch.sub(d[3], d[1], alpha=4)
     torch.add(a, b, out=v[1])
@@ -178,7 +186,7 @@ def _transform_input(d: Sequence[Tensor], v: Sequence[Tensor]) -> None:
 
 
 def _transform_output(m: Sequence[Tensor], y: Sequence[Tensor]) -> None:
-    """y = A^T m: six to four, written into y. Uses up m."""
+    """Write y = A^T m, six to four. Overwrites m."""
     a = m[1] + m[2]
     b = torch.sub(m[1], m[2], out=m[1])
     c = torch.add(m[3], m[4], out=m[2])
@@ -192,7 +200,7 @@ def _transform_output(m: Sequence[Tensor], y: Sequence[Tensor]) -> None:
 
 
 def _adjoint_output(y: Sequence[Tensor], m: Sequence[Tensor]) -> None:
-    """m = A y: four to six, written into m."""
+    """Write m = A y, four to six."""
     m[0].copy_(y[0])
     a = y[0] + y[2]
     b = y[1] + y[3]
@@ -206,8 +214,10 @@ def _adjoint_output(y: Sequence[Tensor], m: Sequence[Tensor]) -> None:
 
 
 def _adjoint_input(v: Sequence[Tensor], d: Sequence[Tensor]) -> None:
-    """d = B v: six to six. Writes the first four, which are a tile's own, and adds to the others,
-    which are the first two of the next. Uses up v."""
+    """Compute d = B v, six to six. Overwrites v.
+
+    The first four of d are written; the last two, which are the next tile's first, are added to.
+    """
     a = v[1] + v[2]
     b = torch.sub(v[1], v[2], out=v[1])
     c = torch.add(v[3], v[4], out=v[2])

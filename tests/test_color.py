@@ -120,7 +120,7 @@ def test_keep_luminance_of_a_constant_style_is_the_contents_mean() -> None:
 def test_restore_color_keeps_the_results_y_and_the_contents_i_and_q() -> None:
     result, content = picture(16), picture(17)
     back = color.restore_color(result, content)
-    yiq = color._YIQ
+    yiq = color.YIQ
     out, painted, photo = ((yiq @ x[0].flatten(1)) for x in (back, result, content))
     assert torch.allclose(out[0], painted[0], atol=1e-9)
     assert torch.allclose(out[1:], photo[1:], atol=1e-9)

@@ -234,7 +234,7 @@ def test_given_settings_win_over_the_preset() -> None:
 def test_an_unknown_preset_or_setting_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"preset is 'fancy'; it must be .*paper"):
         StyleConfig.of("fancy")
-    with pytest.raises(ConfigError, match="'sytle_weight' is no setting"):
+    with pytest.raises(ConfigError, match="'sytle_weight' is not a setting"):
         StyleConfig.of("paper", sytle_weight=3.0)
 
 

@@ -22,6 +22,7 @@ from stylize.image import (
     fit,
     is_whole,
     match_size,
+    own_limits,
     read_metadata,
     style_size,
     to_image,
@@ -465,6 +466,39 @@ def test_a_bomb_beyond_pillows_own_limit_is_ours_to_refuse() -> None:
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
     with pytest.raises(ImageSizeError, match="361 megapixels"):
         decode(data)
+
+
+# Pillow's switches
+
+
+def test_a_picture_beyond_pillows_limit_is_decoded_and_pillow_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    data = saved(corners(), "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        assert decode(data).size == (24, 16)
+        assert is_whole(data)
+        assert warnings.filters == before
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_pillows_limit_comes_back_when_the_last_of_several_threads_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with ThreadPoolExecutor(1) as pool:
+
+        def other() -> None:
+            with own_limits:
+                pass
+
+        with own_limits:
+            pool.submit(other).result()
+            assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 # Sizes

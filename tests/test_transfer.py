@@ -16,8 +16,8 @@ from torch import Tensor
 
 from stylize import StyleConfig, StyleResult, Stylizer, transfer_style
 from stylize import transfer as transfer_module
-from stylize.color import _YIQ
-from stylize.device import choose_device, choose_dtype
+from stylize.color import YIQ
+from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError, Interrupted, StylizeError
 from stylize.image import decode, fit, read_metadata, to_tensor
 from stylize.stages import Stage, plan_stages
@@ -156,6 +156,17 @@ def test_a_pil_picture_in_rgb_gives_what_its_file_gives(
     config = small(steps=1)
     with Image.open(path) as picture:
         assert transfer(config, picture).image.tobytes() == transfer(config, path).image.tobytes()
+
+
+def test_the_precision_of_products_on_a_gpu_is_the_callers_again_afterwards() -> None:
+    before = torch.get_float32_matmul_precision()
+    with undisturbed(torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == before
+    with undisturbed(torch.device("cuda")):
+        with undisturbed(torch.device("cuda")):
+            pass
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before == "highest"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -612,13 +623,13 @@ def test_luminance_keeps_the_photographs_i_and_q(transfer: Transfer) -> None:
     out, before = pixels(result.image), pixels(photo)
     inside = ((out > 0) & (out < 255)).all(axis=2)
     assert inside.mean() > 0.9
-    chroma = _YIQ[1:].numpy()
+    chroma = YIQ[1:].numpy()
     apart = np.abs((out - before)[inside] @ chroma.T)
     # Each channel is rounded by at most 1/2: |I| changes by 1/2 (0.596 + 0.274 + 0.321) = 0.596,
     # |Q| by 1/2 (0.211 + 0.523 + 0.311) = 0.523.
     assert apart[:, 0].max() < 0.597
     assert apart[:, 1].max() < 0.524
-    assert np.abs((out - before)[inside] @ _YIQ[0].numpy()).mean() > 2  # Y has changed
+    assert np.abs((out - before)[inside] @ YIQ[0].numpy()).mean() > 2  # Y has changed
 
 
 def test_a_style_in_the_photographs_colours_is_not_that_of_another_scale(bundled: Weights) -> None:
@@ -791,7 +802,7 @@ def test_pictures_that_cannot_go_together_are_refused(stylizer: Stylizer) -> Non
         stylizer.transfer_batch([one, replace(other, config=small(steps=5))])
     with pytest.raises(ConfigError, match="32x21 and 21x32"):
         stylizer.transfer_batch([one, replace(other, content=shipped("coffee", 32, 48))])
-    with pytest.raises(ConfigError, match="as many styles"):
+    with pytest.raises(ConfigError, match="same number of styles"):
         stylizer.transfer_batch([one, replace(other, style=[PAINTING, PAINTING])])
 
 

@@ -18,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torchvision.models import VGG19_Weights
+from torchvision.models.vgg import cfgs
 
 from pipeline.options import Options
 from pipeline.single import make_stylizer
@@ -31,6 +33,19 @@ from stylize.weights import Weights
 IMAGES = Path(__file__).parent.parent / "manifests" / "images"
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)  # torchvision's documented
 STD = torch.tensor([0.229, 0.224, 0.225])
+
+
+def test_the_address_the_input_and_the_layers_are_torchvisions() -> None:
+    published = VGG19_Weights.IMAGENET1K_V1
+    preprocessing = published.transforms()
+    assert published.url == weights_module.VGG19_URL
+    assert tuple(preprocessing.mean) == weights_module.TORCHVISION_MEAN
+    assert tuple(preprocessing.std) == weights_module.TORCHVISION_STD
+    for backbone, letter in {"vgg16": "D", "vgg19": "E"}.items():
+        blocks = " ".join(map(str, cfgs[letter])).split(" M")[:-1]
+        counts = [len(channels.split()) for channels in blocks]
+        names = [f"conv{b}_{i}" for b, count in enumerate(counts, 1) for i in range(1, count + 1)]
+        assert list(CONVS[backbone]) == names
 
 
 def vgg19_of(bundled: Weights) -> dict[str, Tensor]:

@@ -284,7 +284,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(
     (tmp_path / "cache").write_text("in the way")
     monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path / "cache"))
     torch.save(narrow("vgg16"), tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"cannot be kept in .*cache.*set STYLIZE_CACHE"):
+    with pytest.raises(WeightsError, match=r"cannot be saved in .*cache.*set STYLIZE_CACHE"):
         weights.import_file(tmp_path / "a.pth")
 
 
@@ -397,17 +397,17 @@ def test_a_long_download_says_how_far_it_is(
     monkeypatch.setattr(weights, "_TELL", 0)
     lines: list[str] = []
     weights.find("vgg19", lines.append)
-    assert lines[-1] == f"downloading VGG-19: {len(mirror.body) / 1e6:.0f} MB are here"
+    assert lines[-1] == f"downloading VGG-19: {len(mirror.body) / 1e6:.0f} MB so far"
 
 
 def test_a_download_that_is_killed_leaves_nothing(mirror: Site, cache: Path) -> None:
-    """The kill falls into the download: the line that leads to it comes once bytes are here."""
+    """The kill falls into the download: the line that leads to it comes once bytes have come."""
     code = """
 import os, signal
 from stylize import weights
 weights._TELL = 0
 def say(line):
-    if "are here" in line:
+    if "so far" in line:
         os.kill(os.getpid(), signal.SIGKILL)
 weights.fetch_vgg19(say)
 """
@@ -428,7 +428,7 @@ def refused(match: str) -> None:
 def test_a_file_cut_on_the_way_is_refused_and_leaves_nothing(mirror: Site, cache: Path) -> None:
     whole = mirror.body
     mirror.body, mirror.stated_length = whole[: len(whole) // 2], len(whole)
-    refused("came damaged|cannot be downloaded")
+    refused("downloaded damaged|cannot be downloaded")
     assert everything(cache) == []
     mirror.body = whole  # once the site is well again, so are we
     assert weights.load(weights.find("vgg19")).backbone == "vgg19"
@@ -437,13 +437,13 @@ def test_a_file_cut_on_the_way_is_refused_and_leaves_nothing(mirror: Site, cache
 
 def test_a_file_cut_at_its_source_is_refused_and_leaves_nothing(mirror: Site, cache: Path) -> None:
     mirror.body = mirror.body[: len(mirror.body) // 2]
-    refused("came damaged .*--weights")
+    refused("downloaded damaged .*--weights")
     assert everything(cache) == []
 
 
 def test_a_file_with_another_hash_is_refused_and_leaves_nothing(mirror: Site, cache: Path) -> None:
     mirror.body = mirror.body[:-1] + bytes([mirror.body[-1] ^ 1])
-    refused("came damaged")
+    refused("downloaded damaged")
     assert everything(cache) == []
 
 
@@ -460,7 +460,7 @@ def test_no_network_is_refused_with_the_remedy(
 
 def test_a_page_that_is_not_there_is_refused(mirror: Site, cache: Path) -> None:
     mirror.body = b"<html>Log in to this network</html>"  # a hotel's answer to everything
-    refused("came damaged")
+    refused("downloaded damaged")
     assert everything(cache) == []
 
 
@@ -502,7 +502,7 @@ def test_torchs_own_cache_is_where_torch_says(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if name:
         monkeypatch.setenv(name, str(tmp_path))
-    assert weights._hub_folder() == Path(torch.hub.get_dir())
+    assert weights.hub_folder() == Path(torch.hub.get_dir())
 
 
 def test_vgg16_is_the_bundled_file_without_a_word(cache: Path) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from stylize.transfer import OnStep, Request, Step, Stylizer
+    from stylize.request import OnStep, Request, Step
+    from stylize.transfer import Stylizer
 
 __all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
 
@@ -169,7 +170,7 @@ def _requests(
     """Return square pictures of smooth noise, each in the style of its mirror image."""
     import torch
 
-    from stylize.transfer import Request
+    from stylize.request import Request
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand((1, 3, size // 8, size // 8), generator=generator)
@@ -197,6 +198,13 @@ def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
 def _peaks(stylizer: Stylizer) -> tuple[float, float]:
     """Return the peaks in the stylizer's type, 10^9 operations a second: for products of square
     matrices, and for a convolution."""
+    from stylize.device import undisturbed
+
+    with undisturbed(stylizer.device):  # in the modes that a transfer has
+        return _peak_of_products(stylizer), _peak_of_convolutions(stylizer)
+
+
+def _peak_of_products(stylizer: Stylizer) -> float:
     import torch
 
     device, dtype = stylizer.device, stylizer.dtype
@@ -206,13 +214,20 @@ def _peaks(stylizer: Stylizer) -> tuple[float, float]:
         b = torch.randn(size, size).to(device, dtype)
         seconds = _seconds(functools.partial(torch.matmul, a, b), device)
         products = max(products, 2 * size**3 / seconds)
+    return products / 1e9
+
+
+def _peak_of_convolutions(stylizer: Stylizer) -> float:
+    import torch
+
+    device, dtype = stylizer.device, stylizer.dtype
     weight = torch.randn(256, 256, 3, 3).to(device, dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
     image = torch.randn(1, 256, 128, 128).to(device, dtype)
     image = image.contiguous(memory_format=torch.channels_last)
     work = 2 * weight.numel() * 128**2
     seconds = _seconds(lambda: torch.nn.functional.conv2d(image, weight, padding=1), device)
-    return products / 1e9, work / seconds / 1e9
+    return work / seconds / 1e9
 
 
 def _seconds(run: Callable[[], object], device: torch.device, times: int = 4) -> float:

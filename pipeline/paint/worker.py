@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from stylize.transfer import OnStep, Request, Step, StyleResult, Stylizer
+    from stylize.request import OnStep, Request, Step, StyleResult
+    from stylize.transfer import Stylizer
 
 __all__ = ["DeviceLostError", "Job", "NotReadyError", "Worker"]
 
@@ -306,7 +307,7 @@ class Worker:
         return [_with_less_memory(stylizer, requests[0])]
 
     def _request(self, opened: _Opened, together: int, first: bool, started: float) -> Request:
-        from stylize.transfer import Request
+        from stylize.request import Request
 
         pictures = opened.pictures
         return Request(

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from pipeline import storage
 from pipeline.store.folder import OutFolder
 from stylize.errors import StylizeError
-from stylize.image import Limits, decode, upright_size
+from stylize.image import Limits, decode, own_limits, upright_size
 
 __all__ = ["Inputs", "open_small", "size_of"]
 
@@ -55,11 +55,12 @@ def _open_plain_jpeg(data: bytes, side: int) -> Image.Image | None:
     """A JPEG decoded at half, a quarter or an eighth of its size, which takes a fraction of the
     time; None for everything that needs more care."""
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.format != "JPEG" or image.mode != "RGB" or image.info.get("icc_profile"):
-            return None
-        image.draft("RGB", (2 * side, 2 * side))
-        return ImageOps.exif_transpose(image)
+        with own_limits:
+            image = Image.open(io.BytesIO(data))
+            if image.format != "JPEG" or image.mode != "RGB" or image.info.get("icc_profile"):
+                return None
+            image.draft("RGB", (2 * side, 2 * side))
+            return ImageOps.exif_transpose(image)
     except Exception:  # `decode` says what is wrong with it
         return None
 

