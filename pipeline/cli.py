@@ -25,7 +25,16 @@ from pipeline.cli_options import (
     from_manifest,
     with_options,
 )
-from pipeline.console import Refused, as_refusal, flush, note, say, say_problems, tell
+from pipeline.console import (
+    Refused,
+    as_refusal,
+    flush,
+    note,
+    open_standard_streams,
+    say,
+    say_problems,
+    tell,
+)
 from pipeline.options import Options, PaintOptions
 from pipeline.records import Pair, split_styles
 from pipeline.text import count, duration, visible
@@ -556,6 +565,7 @@ def _root(
 
 def main() -> None:
     """The console script. `stylize-batch MANIFEST` is `stylize-batch run MANIFEST`."""
+    open_standard_streams()
     arguments = sys.argv[1:]
     commands = {command.name for command in app.registered_commands} | {"weights"}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:

@@ -11,7 +11,16 @@ import typer
 
 from pipeline.text import count
 
-__all__ = ["Refused", "as_refusal", "flush", "note", "say", "say_problems", "tell"]
+__all__ = [
+    "Refused",
+    "as_refusal",
+    "flush",
+    "note",
+    "open_standard_streams",
+    "say",
+    "say_problems",
+    "tell",
+]
 
 _SHOWN = 100  # problems printed at most; --json has all
 
@@ -77,12 +86,26 @@ def tell(line: str) -> None:
 
 def flush() -> None:
     """Write out what is buffered; into a closed pipe it goes nowhere."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except (OSError, ValueError):
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def open_standard_streams() -> None:
+    """Open those of standard input, output and error that are closed, to nowhere.
+
+    Files that are opened later would otherwise take their numbers, and be written to as if they
+    were the terminal.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _write(line: str, err: bool) -> None:

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["NoFolderError", "base_folder", "ray_folder", "sweep"]
+__all__ = ["BASES", "LEAST_FREE", "NoFolderError", "base_folder", "ray_folder", "sweep"]
 
 _PREFIX = "stylize-"
 _LOCK = "driver.lock"  # held by the driver for as long as it lives
 _BASE_BYTES = 18  # a unix socket's path has 107 bytes, of which Ray's names and ours take 89
-_BASES = ("/tmp", "/var/tmp", "/dev/shm")  # where TMPDIR is too long, or cannot be written
+BASES = ("/tmp", "/var/tmp", "/dev/shm")  # where TMPDIR is too long, or cannot be written
+LEAST_FREE = 50_000_000  # bytes, for Ray's logs
 _FRESH = 60.0  # seconds; a younger folder may not be locked yet
 
 
@@ -41,7 +42,7 @@ def base_folder() -> str:
     Raises `NoFolderError`.
     """
     refused = []
-    for base in dict.fromkeys((os.environ.get("TMPDIR", ""), *_BASES)):
+    for base in dict.fromkeys((os.environ.get("TMPDIR", ""), *BASES)):
         if not base:
             continue
         size = len(os.fsencode(base))
@@ -49,10 +50,16 @@ def base_folder() -> str:
             refused.append(f"{base} is {size} bytes long and Ray has room for {_BASE_BYTES}")
         elif not os.access(base, os.W_OK | os.X_OK):
             refused.append(f"{base} cannot be written")
+        elif (free := shutil.disk_usage(base).free) < LEAST_FREE:
+            refused.append(
+                f"{base} has {free / 1e6:.0f} MB free and Ray needs {LEAST_FREE / 1e6:.0f}"
+            )
         else:
             return base
     reasons = ", ".join(refused)
-    raise NoFolderError(f"{reasons}; set TMPDIR to a writable folder with a short name")
+    raise NoFolderError(
+        f"{reasons}; make room, or set TMPDIR to a writable folder with a short name"
+    )
 
 
 @contextlib.contextmanager

@@ -32,9 +32,10 @@ for logs of drivers, and for its dashboard, which starts without a dashboard, to
 delay the first pair by 2 to 3 s."""
 
 _JOIN = 5.0  # seconds that a cluster has to accept a connection
+_SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
 _TOKEN_REMEDY = (
-    "; the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+    "; if the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
     "RAY_AUTH_TOKEN_PATH to that of its head"
 )
 _HOME = str(Path(__file__).parents[2])
@@ -164,10 +165,12 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(ray: Any, wanted: Wanted) -> Iterator[None]:
-    with _as_cluster_errors(f"no Ray cluster at {wanted.address}"):
+    failure = f"no Ray cluster at {wanted.address}"
+    with _as_cluster_errors(failure):
         _knock(wanted.address)
-        with _from_home():
-            ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+    # Somebody listens. That a token was refused, Ray itself says only on standard error.
+    with _as_cluster_errors(failure, _TOKEN_REMEDY), _from_home():
+        ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -188,6 +191,7 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=_STORE,
+                    _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else folder,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=folder,
                 )
@@ -217,14 +221,12 @@ def _from_home() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _as_cluster_errors(failure: str) -> Iterator[None]:
+def _as_cluster_errors(failure: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except SystemExit:  # Ray's own answer to a SIGTERM meanwhile
         raise KeyboardInterrupt from None
     except Exception as error:
-        token = "token" in str(error).lower() or "unauthenticated" in str(error).lower()
-        remedy = _TOKEN_REMEDY if token else ""
         raise ClusterError(f"{failure}: {first_line(error)}{remedy}") from error
 
 

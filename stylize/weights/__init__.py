@@ -108,8 +108,16 @@ class Weights:
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded and converted weights; `STYLIZE_CACHE` overrides it."""
-    return Path(os.environ.get("STYLIZE_CACHE") or platformdirs.user_cache_dir("stylize-batch"))
+    """Return the folder of downloaded and converted weights; `STYLIZE_CACHE` overrides it.
+
+    It is the user's cache, or a temporary folder for a user without a home.
+    """
+    if chosen := os.environ.get("STYLIZE_CACHE"):
+        return Path(chosen)
+    try:
+        return Path(platformdirs.user_cache_dir("stylize-batch"))
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return Path(tempfile.gettempdir(), f"stylize-batch-{os.getuid()}")
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -251,7 +259,8 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None, *, download: boo
 def hub_folder() -> Path:
     """Return `torch.hub.get_dir()`, without the seconds that importing torch takes."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
+    folder = os.environ.get("TORCH_HOME") or f"{cache}/torch"
+    return Path(os.path.expanduser(folder), "hub")  # a user without a home has no such folder
 
 
 def _download(url: str, file: IO[bytes], say: Callable[[str], None]) -> None:

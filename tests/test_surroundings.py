@@ -1,0 +1,114 @@
+"""Runs under surroundings that have nothing to do with pictures: each works, or says why not."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import COMMAND, TINY, cli, pictures, statuses, write_csv
+
+from pipeline.paint import ray_folder
+from pipeline.paint.ray_folder import NoFolderError, base_folder
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    pictures(tmp_path, 1)
+    return write_csv(tmp_path / "m.csv", [{"id": "a", "content": "c0.jpg"}])
+
+
+def check(done: subprocess.CompletedProcess[str], manifest: Path) -> None:
+    assert done.returncode == 0, done.stderr
+    assert statuses(manifest.with_suffix("")) == {"a": "ok"}
+
+
+def test_a_home_that_cannot_be_written_is_left_alone(manifest: Path, tmp_path: Path) -> None:
+    check(cli(manifest, *TINY, HOME="/proc/nowhere"), manifest)
+    home = tmp_path / "home"
+    home.mkdir()
+    check(cli(manifest, *TINY, "--force", HOME=str(home)), manifest)
+    assert list(home.iterdir()) == []
+
+
+def test_a_current_folder_that_is_gone_is_no_hindrance(manifest: Path, tmp_path: Path) -> None:
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+    command = ["bash", "-c", script, "_", COMMAND, str(manifest), *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    check(done, manifest)
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
+def test_closed_standard_streams_are_no_hindrance(manifest: Path, closed: str) -> None:
+    command = ["bash", "-c", f'exec "$@" {closed}', "_", COMMAND, str(manifest), *TINY]
+    done = subprocess.run(command, capture_output=True, text=True)
+    check(done, manifest)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_user_without_a_home_or_a_name_can_run(manifest: Path) -> None:
+    code = (
+        "import os, pwd, sys\n"
+        "os.environ.pop('HOME'); os.environ.pop('STYLIZE_CACHE')\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "from pipeline.cli import main; main()"
+    )
+    arguments = [str(manifest), *TINY[:6], "--backbone", "auto", "--in-process"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    check(done, manifest)
+
+
+def test_the_folder_of_ray_is_short_writable_and_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    long, short = str(tmp_path), "/var/tmp"
+    monkeypatch.setattr(ray_folder, "BASES", (short,))
+    assert len(long) > 18
+    assert base_folder() == short
+    monkeypatch.setattr(ray_folder, "BASES", ("/proc/1/none",))
+    with pytest.raises(NoFolderError, match=f"{long} is {len(long)} bytes long and Ray has room"):
+        base_folder()
+    monkeypatch.setenv("TMPDIR", short)
+    monkeypatch.setattr(ray_folder, "LEAST_FREE", 10**18)
+    with pytest.raises(NoFolderError, match=r"/var/tmp has \d+ MB free and Ray needs"):
+        base_folder()
+
+
+def test_a_cluster_whose_token_is_in_home_is_joined(manifest: Path, tmp_path: Path) -> None:
+    """Ray itself shows a token only to a cluster that it finds by itself."""
+    home = tmp_path / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text("0123456789abcdef0123456789abcdef")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {name: text for name, text in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    head = ["start", "--head", "--num-cpus", "1", "--include-dashboard=false"]
+    folder = f"/tmp/ray-of-test-{os.getpid()}"
+    place = ["--port", str(port), "--temp-dir", folder]
+    memory = ["--object-store-memory", "80000000"]
+    try:
+        subprocess.run(
+            [*ray, *head, *place, *memory],
+            env={**env, "HOME": str(home)},
+            check=True,
+            capture_output=True,
+        )
+        joined = cli(manifest, *TINY, "--address", f"127.0.0.1:{port}", HOME=str(home))
+        check(joined, manifest)
+        other = tmp_path / "other"
+        other.mkdir()
+        refused = cli(manifest, *TINY, "--force", "--address", f"127.0.0.1:{port}", HOME=str(other))
+        assert refused.returncode == 5
+        assert "if the cluster asks for a token, set RAY_AUTH_MODE=token" in refused.stderr
+    finally:
+        for process in psutil.process_iter(["cmdline"]):  # `ray stop` ends every Ray there is
+            if folder in " ".join(process.info["cmdline"] or []):
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
