@@ -485,7 +485,7 @@ def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> N
         b"\n".join([lines[0], b'{"pair_id": 7, "row": "x"}', b"\xff[]", lines[2], b""])
     )
     with Index(OutFolder(tmp_path), "r2") as index:
-        assert "2 unreadable line(s) (2, 3)" in index.problems[0]
+        assert "2 unreadable lines (2, 3)" in index.problems[0]
     assert set(read_results(OutFolder(tmp_path))) == {"a", "c"}
     assert os.listdir(tmp_path / "_state" / "damaged") == ["r1-000001.jsonl"]
     assert journals(tmp_path) == []
