@@ -744,7 +744,8 @@ def test_an_index_that_may_not_be_read_says_so(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr("pipeline.store.index.os.listdir", refuse)
-    with pytest.raises(StorageError, match=r"cannot read '.*out': permission denied; see to it"):
+    message = r"cannot read '.*out': permission denied; check the path and who may read it"
+    with pytest.raises(StorageError, match=message):
         read_results(out)
 
 
@@ -754,9 +755,9 @@ def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: 
     index, run = tmp_path / "out" / "index", tmp_path / "out" / "_state" / "run.json"
     index.mkdir()
     (index / "part-r-000001.parquet").symlink_to("gone")
-    with pytest.raises(StorageError, match=r"out': no such file or directory; see to it"):
+    with pytest.raises(StorageError, match=r"out': no such file or directory; check the path"):
         read_results(out)
     run.unlink()
     run.mkdir()
-    with pytest.raises(StorageError, match=r"run.json': is a directory; see to it"):
+    with pytest.raises(StorageError, match=r"run.json': is a directory; check the path"):
         out.read_fixed()
