@@ -20,11 +20,14 @@ Picture = Literal["ok", "missing", "changed", "rowless"]
 
 
 class Facts(Protocol):
-    """Facts about the files of today. Each is asked only if it decides, so that little is read."""
+    """Facts about the files as they are today.
+
+    Each is asked for only if the plan depends on it, so that little is read.
+    """
 
     @property
     def algorithm(self) -> int:
-        """The algorithm's version of today."""
+        """Today's version of the algorithm."""
 
     def key(self, pair: Pair, result: Result) -> str:
         """Return the key that the pair would get today by the algorithm of `result`.
@@ -186,7 +189,7 @@ def _judge_foreign(verdict: _Verdict, recorded: Result | None, redo_changed: boo
 
 
 def _result_at_output(pair: Pair, result: Result | None) -> Result | None:
-    """Return the result if it describes a picture at the pair's output of today."""
+    """Return the result if it describes a picture at the pair's current output."""
     describes = result is not None and result.output == pair.output and result.output_sha256
     return result if describes else None
 

@@ -26,7 +26,7 @@ class FileFacts:
     """The `plan.Facts` of an output folder, read from its files and from the inputs.
 
     `weights_sha256` returns the SHA-256 of a backbone's weights; it is called only when needed.
-    With `verify_inputs` every input is hashed, also where its size and time are unchanged.
+    With `verify_inputs` every input is hashed, even if its size and time are unchanged.
     """
 
     algorithm = ALGORITHM
@@ -80,7 +80,10 @@ class FileFacts:
         return roles
 
     def picture(self, pair: Pair, result: Result | None) -> Picture:
-        """Compare the picture with its row by size, and by hash if it is newer than the row."""
+        """Return the state of the picture: see `plan.Facts.picture`.
+
+        It is compared with the row by size, and by hash if the file is newer than the row.
+        """
         path = self.out.path(pair.output)
         try:
             size, _, mtime = storage.stat(path).partition(":")

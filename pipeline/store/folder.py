@@ -183,7 +183,7 @@ class OutFolder:
         known = {name: values[name] for name in asdict(Fixed()) if name in values}
         return Fixed(**known)
 
-    def fix(self, **changes: Any) -> None:
+    def fix(self, **changes: object) -> None:
         """Write some values of `Fixed` into ``run.json``. Raises `StorageError`."""
         before = self._run_file_values()
         after = {**before, **changes}  # values that a later version wrote stay

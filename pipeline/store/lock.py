@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from pipeline import storage
 from pipeline.crash import crash_point
@@ -45,7 +44,7 @@ class Lock:
             raise storage.storage_error(error, out.lock) from error
         crash_point("lock-taken")
 
-    def _write(self, holder: Mapping[str, Any]) -> None:
+    def _write(self, holder: Mapping[str, object]) -> None:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, json.dumps({**holder, "started": now}).encode(), 0)

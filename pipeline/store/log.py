@@ -38,7 +38,7 @@ class RunLog:
         self._size = 0
 
     def write(self, event: str, **facts: object) -> None:
-        """Append an event with its facts. Never raises for a disk that refuses."""
+        """Append an event with its facts. Never raises `OSError`."""
         line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
         if self._size > _MOST_BYTES:
             return

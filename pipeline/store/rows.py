@@ -1,4 +1,4 @@
-"""Rows of the index: their schema, which row of a pair counts, and their forms.
+"""Rows of the index: their schema, their conversions, and which row of a pair counts.
 
 A row is a `Result`, a line of the journal, or a row of a table. This module may import pyarrow, but
 never pyarrow.parquet: files belong to index.py.
@@ -240,7 +240,7 @@ def to_results(table: pa.Table) -> Iterator[Result]:
         yield Result(*values)
 
 
-def _values(array: pa.Array, name: str, default: Any) -> list[Any]:
+def _values(array: pa.Array, name: str, default: object) -> list[Any]:
     """Return a column as values of a field of `Result`; nulls become the field's default."""
     if name == "inputs":
         return _input_values(array)

@@ -83,19 +83,13 @@ def lay_out(
         raise ConfigError(f"--wrap {wrap}: it cannot be combined with --rows or --cols")
     _check_meta(results, caption, "--caption")
     if wrap:
-        grid, places = _wrapped(len(results), wrap), {}
-        for number, result in enumerate(results):
-            places[divmod(number, wrap)] = [result]
+        grid, places = _wrapped(results, wrap)
         caption = caption or "pair_id"
     else:
         grid, places = _by_values(results, rows, cols)
     originals = Inputs(out)
     for place, pairs in places.items():
-        first = next((pair for pair in pairs if pair.status == "ok"), pairs[0])
-        words = [_label(first, caption)] if caption else []
-        words += [f"1 of {len(pairs)}"] if len(pairs) > 1 else []
-        inset = originals.path(_styles(first)[0]) if inputs == "inset" and _styles(first) else ""
-        grid.cells[place] = _result_cell(first, out, ", ".join(filter(None, words)), inset)
+        grid.cells[place] = _shared_cell(pairs, out, caption, originals, inset=inputs == "inset")
     crowded = sum(len(pairs) > 1 for pairs in places.values())
     if crowded:
         grid.notes.append(
@@ -121,8 +115,10 @@ def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _
     return Grid(row_labels, col_labels, {}, row_name, col_name), places
 
 
-def _wrapped(number: int, wrap: int) -> Grid:
-    return Grid([""] * math.ceil(number / wrap), [""] * min(number, wrap), {})
+def _wrapped(results: Sequence[Result], wrap: int) -> tuple[Grid, _Places]:
+    rows, cols = math.ceil(len(results) / wrap), min(len(results), wrap)
+    places = {divmod(number, wrap): [result] for number, result in enumerate(results)}
+    return Grid([""] * rows, [""] * cols, {}), places
 
 
 def _strip(results: Sequence[Result], out: OutFolder) -> Grid:
@@ -137,6 +133,18 @@ def _strip(results: Sequence[Result], out: OutFolder) -> Grid:
     return grid
 
 
+def _shared_cell(
+    pairs: Sequence[Result], out: OutFolder, caption: str, originals: Inputs, *, inset: bool
+) -> Cell:
+    """Return the cell of one or several pairs, which shows the first that has been painted."""
+    first = next((pair for pair in pairs if pair.status == "ok"), pairs[0])
+    words = [_label(first, caption)] if caption else []
+    words += [f"1 of {len(pairs)}"] if len(pairs) > 1 else []
+    styles = _styles(first) if inset else ()
+    style = originals.path(styles[0]) if styles else ""
+    return _result_cell(first, out, ", ".join(filter(None, words)), style)
+
+
 def _result_cell(result: Result, out: OutFolder, note: str, inset: str = "") -> Cell:
     if result.status != "ok":
         words = f"{result.status}\n{result.error_type}"
@@ -148,7 +156,7 @@ def _result_cell(result: Result, out: OutFolder, note: str, inset: str = "") -> 
 
 
 _Line = dict[int, Cell]
-"""A row or column of originals: the column or row of the grid -> its cell."""
+"""A row (or column) of originals, as cells by the column (or row) of the grid."""
 
 
 def _with_originals(grid: Grid, places: _Places, originals: Inputs) -> Grid:
@@ -253,7 +261,7 @@ def _text(result: Result, name: str, option: str) -> str:
     return as_text(name, _value(result, name, option))
 
 
-def _value(result: Result, name: str, option: str = "") -> Any:
+def _value(result: Result, name: str, option: str = "") -> object:
     """Return a pair's value of a setting, a column of the index or ``meta.NAME``."""
     if not name:
         return ""
@@ -289,7 +297,7 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def natural(text: str) -> tuple[int, float, list[tuple[int, int, str]]]:
-    """Return a key that sorts numbers first, then texts, and digits within a text by value."""
+    """Return a key that sorts numbers first, then texts, and numbers within a text by value."""
     try:
         number = float(text)
     except ValueError:
@@ -315,7 +323,7 @@ def _labels(name: str, values: Sequence[str], results: Sequence[Result]) -> list
     elif name.endswith("_layers"):
         short = [_layers(value) for value in values]
     elif any(isinstance(_value(result, name), int | float) for result in results):
-        # By type, because the id 2024_10 only looks like a number, as texts of meta columns may.
+        # Decided by type: the id 2024_10 only looks like a number, and meta is shown as written.
         short = [_number(value) for value in values]
     labels = short if len(set(short)) == len(values) else values
     return [label or "none" if name else "" for label in labels]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ from pipeline.views.originals import Inputs, open_small
 from pipeline.views.templates import asset, fill
 from stylize.config import as_text
 from stylize.errors import StylizeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "CURVE_POINTS",
@@ -100,7 +103,7 @@ def watch(out: OutFolder, every: float, say: Say = lambda _: None) -> None:
 # --- the page ----------------------------------------------------------------------------------
 
 
-def page(data: Mapping[str, Any], stamp: str = "") -> str:
+def page(data: Mapping[str, object], stamp: str = "") -> str:
     """Return the page, which contains everything except the pictures. `stamp`: "" if unwatched."""
     return fill(
         "report.html",
@@ -113,17 +116,17 @@ def page(data: Mapping[str, Any], stamp: str = "") -> str:
     )
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 # --- the index, compactly ----------------------------------------------------------------------
 
 
-def collect(table: pa.Table, out: OutFolder) -> dict[str, Any]:
+def collect(table: pa.Table, out: OutFolder) -> dict[str, object]:
     """Return the data of the page: the index by columns, with repeated values stored once."""
     inputs = Inputs(out)
-    columns: dict[str, Any] = {}
+    columns: dict[str, object] = {}
     for name in table.column_names:
         if name in _LEFT_OUT:
             continue
@@ -151,7 +154,7 @@ def collect(table: pa.Table, out: OutFolder) -> dict[str, Any]:
     }
 
 
-def encode_column(values: Sequence[Any]) -> dict[str, Any]:
+def encode_column(values: Sequence[object]) -> dict[str, object]:
     """Return {"one": value} if all are equal, {"words", "codes"} if many repeat, else {"all"}."""
     short = [_short(value) for value in values]
     words = list(dict.fromkeys(short))
@@ -163,7 +166,7 @@ def encode_column(values: Sequence[Any]) -> dict[str, Any]:
     return {"words": words, "codes": [code[value] for value in short]}
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> object:
     """Return a float with six digits, as an integer if it is whole, or None if it is not finite."""
     if not isinstance(value, float):
         return value
@@ -187,10 +190,10 @@ def _meta(table: pa.Table) -> dict[str, list[str]]:
     return {name: [row.get(name, "") for row in rows] for name in names}
 
 
-def _settings(table: pa.Table) -> dict[str, list[Any]]:
+def _settings(table: pa.Table) -> dict[str, list[object]]:
     """Return the settings as columns. Each distinct JSON text is read once."""
     texts = _texts(table, "settings")
-    parsed: dict[str, dict[str, Any]] = {}
+    parsed: dict[str, dict[str, object]] = {}
     for text in dict.fromkeys(texts):
         values = json.loads(text or "{}")
         parsed[text] = {name: _setting(name, value) for name, value in values.items()}
@@ -198,12 +201,12 @@ def _settings(table: pa.Table) -> dict[str, list[Any]]:
     return {name: [parsed[text].get(name) for text in texts] for name in names}
 
 
-def _setting(name: str, value: Any) -> Any:
+def _setting(name: str, value: object) -> object:
     plain = isinstance(value, int | float | str) and not isinstance(value, bool)
     return value if plain else as_text(name, value)
 
 
-def encode_curves(table: pa.Table) -> dict[str, Any]:
+def encode_curves(table: pa.Table) -> dict[str, object]:
     """Return the loss curves at `CURVE_POINTS` evaluations, as text with two letters a point.
 
     ``axes`` has each distinct list of evaluations once, and ``axis`` the number of each row's list
@@ -218,7 +221,7 @@ def encode_curves(table: pa.Table) -> dict[str, Any]:
     losses = [flat.field(name).to_numpy(zero_copy_only=False) for name in _CURVES]
     axes: dict[tuple[int, ...], int] = {}
     axis: list[int] = []
-    rows: list[Any] = []
+    rows: list[object] = []
     for start, end in itertools.pairwise(starts.tolist()):
         if start == end:
             axis.append(-1)
@@ -230,7 +233,7 @@ def encode_curves(table: pa.Table) -> dict[str, Any]:
     return {"axes": list(axes), "axis": axis, "values": rows}
 
 
-def _letters(losses: np.ndarray[Any, Any]) -> list[float | str] | int:
+def _letters(losses: NDArray[np.floating]) -> list[float | str] | int:
     """Return [lowest, highest, letters] of a loss, or 0 if it has no positive value."""
     values = losses.astype(np.float64)
     good = np.isfinite(values) & (values > 0)
@@ -257,7 +260,7 @@ class _Row(NamedTuple):
     finished_at: datetime | None
 
 
-def totals(table: pa.Table) -> dict[str, Any]:
+def totals(table: pa.Table) -> dict[str, object]:
     """Return pairs per hour, seconds by device, the slowest pairs and the causes of failures.
 
     The hours are the wall time of the runs, each from the start of its first pair to the end of its
@@ -304,7 +307,7 @@ def _painted_in(rows: Sequence[_Row]) -> tuple[int, float]:
 # --- thumbnails --------------------------------------------------------------------------------
 
 
-def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, Any]:
+def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, object]:
     """Make the thumbnails; return their names as columns: content, style (joined by |), result.
 
     The name is "" if there is no thumbnail.
