@@ -25,7 +25,7 @@ class Handlers:
         self._before: dict[signal.Signals, _Handler | int | None] = {}
 
     def install(self) -> None:
-        """Take the signals, also if others took them meanwhile. Works in the main thread only."""
+        """Take the signals, even from code that took them since. Acts in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in self._NUMBERS:
                 if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:

@@ -83,7 +83,7 @@ class OutsideError(Exception):
 
 def storage_error(error: OSError, path: str) -> StorageError:
     """Return a failed write as one line that says what failed and what to do about it."""
-    fallback = f"{error.strerror or error}; mend that or choose another --out"
+    fallback = f"{error.strerror or error}; fix that or choose another --out"
     reason = _REASONS.get(error.errno or 0, fallback)
     return StorageError(f"cannot write {os.path.basename(path.rstrip('/'))!r}: {reason}")
 
@@ -98,7 +98,7 @@ def unreadable(error: OSError, path: str) -> StorageError:
 
 
 def space_at_end(name: str) -> str:
-    """Return a hint for a name that does not exist: its spaces at the end, if it has any."""
+    """Return a hint about spaces around a name that does not exist, "" if it has none."""
     return "; its name begins or ends with a space" if name != name.strip() else ""
 
 
@@ -199,7 +199,7 @@ def _check_readable(path: str) -> None:
 
 
 def stat(path: str) -> str:
-    """Return ``<size>:<mtime in ns>``, which changes with the bytes. Raises `OSError`."""
+    """Return ``<size>:<mtime in ns>``, which tells changed bytes. Raises `OSError`."""
     local = local_path(path)
     if local is not None:
         status = os.stat(local)

@@ -277,7 +277,7 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
         (
             b"a.jpg,b.jpg\nc.jpg,d.jpg\n",
             "m.csv",
-            'and this begins with "a.jpg,b.jpg"',
+            'and this one begins with "a.jpg,b.jpg"',
         ),
         (b"content,style,content\na,b,c\n", "m.csv", "column content: the column occurs twice"),
         (b"content,style,\na,b,c\n", "m.csv", "line 1: column 3 has no name"),
@@ -409,7 +409,7 @@ def test_ordinary_ids_are_taken() -> None:
 def test_weights_must_be_as_many_as_styles(write: Write) -> None:
     path = write("content,style,style_blend\na,b|c,1|2|3\nd,e|,\n")
     assert problems(path) == [
-        "line 2, column style_blend: 3 weights for 2 styles; give each one",
+        "line 2, column style_blend: 3 weights for 2 styles; give each style one",
         'line 3, column style: "e|" has an empty name before or after a |',
     ]
 

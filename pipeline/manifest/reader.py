@@ -91,8 +91,8 @@ class _Reader:
         if columns and missing:
             line = next(iter(columns.values()))
             message = f"there is no column {' and no column '.join(missing)}"
-            message += "; a manifest has at least the columns content,style, in small letters"
-            message += f", and this begins with {quoted(','.join(columns))}"
+            message += "; a manifest needs at least the columns content,style, in lower case"
+            message += f", and this one begins with {quoted(','.join(columns))}"
             self.problems.append(Problem(None, line, "", message))
         if len(missing) == 2:  # most likely there is no header, and the names are data
             return False
@@ -124,7 +124,9 @@ class _Reader:
         styles = split_styles(row.cells.get("style", ""))
         self._check_paths(row, styles)
         if config and config.style_blend and len(config.style_blend) != len(styles):
-            message = f"{len(config.style_blend)} weights for {len(styles)} styles; give each one"
+            message = (
+                f"{len(config.style_blend)} weights for {len(styles)} styles; give each style one"
+            )
             self._complain(row, "style_blend", message)
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
         own_id = row.cells.get("id", "")

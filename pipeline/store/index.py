@@ -188,10 +188,9 @@ def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
 class Index:
     """The only writer of OUT's index, made under a `Lock`.
 
-    Making one recovers what earlier runs left and begins a new epoch. Then results are appended,
-    and at the end it is closed. A result is safe once `append` or `extend` returns: its line of
-    the journal is on the disk. `problems` names in words the files that were found damaged and
-    moved to ``_state/damaged``. Raises `StorageError`.
+    Creating it recovers what earlier runs left and begins a new epoch. A result is safe once
+    `append` or `extend` returns: its line of the journal is on the disk. `problems` says in words
+    which files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
     """
 
     def __init__(

@@ -167,7 +167,7 @@ def encode_column(values: Sequence[object]) -> dict[str, object]:
 
 
 def _short(value: object) -> object:
-    """Return a float with six digits, as an integer if it is whole, or None if it is not finite."""
+    """Return a float as six digits, an integer or None (if not finite); other values unchanged."""
     if not isinstance(value, float):
         return value
     if value != value or value in (float("inf"), float("-inf")):
