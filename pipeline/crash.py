@@ -1,9 +1,9 @@
 """Named points at which a test makes a process end badly. Standard library only.
 
-``STYLIZE_CRASH_AT`` holds one order or several, separated by ``;``: ``POINT[@PAIR][!END][:FILE]``.
-With PAIR it is for that pair only. END is one of `ENDS`, by default ``kill``. With FILE it happens
-once over all processes: to the one that creates the file. ``STYLIZE_CRASH_LOG`` names a file that
-gets a line ``POINT PAIR`` for each point that any process passes.
+``STYLIZE_CRASH_AT`` holds orders ``POINT[@PAIR][!END][:FILE]``, separated by ``;``. An order with
+PAIR is for that pair only. END is one of `ENDS`, by default ``kill``. An order with FILE is carried
+out once: by the process that creates the file. ``STYLIZE_CRASH_LOG`` names a file that gets a line
+``POINT PAIR`` for each point that any process passes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POINTS: Mapping[str, str] = {
     "compaction-input-deleted": "driver",
     "compaction-inputs-deleted": "driver",
 }
-"""Every point between two writes, and who passes it, in the order of a run."""
+"""The points between two writes, in the order of a run, and which process passes each."""
 
 
 def _kill() -> None:
@@ -58,10 +58,10 @@ def _raise() -> None:
 
 
 def _eat() -> None:
-    eaten = []
-    for _ in range(512):  # 8 GB: more would be other programs' trouble
-        eaten.append(b"\1" * 2**24)
-        time.sleep(0.005)  # whoever watches looks ten times a second
+    blocks = []
+    for _ in range(512):  # 8 GB; more would harm other programs
+        blocks.append(b"\1" * 2**24)
+        time.sleep(0.005)  # slow enough for a monitor that looks ten times a second
     raise MemoryError("nobody stopped it")
 
 
@@ -86,25 +86,29 @@ ENDS: Mapping[str, Callable[[], None]] = {
     "memory": _starve,
     "eat": _eat,
 }
-"""The ways to end, by name. `memory`: takes more until that is refused; `eat`: until killed."""
+"""The ways to end, by name.
+
+`memory` takes memory until the system refuses more; `eat` until something kills the process.
+"""
 
 
 def crash_point(
     name: str, before: Callable[[], object] | None = None, *, pair_id: str = ""
 ) -> None:
-    """End here if ``STYLIZE_CRASH_AT`` says so.
+    """End the process here if ``STYLIZE_CRASH_AT`` says so.
 
-    `before` runs just ahead of it, for damage that only a half-finished write can leave.
+    `before` runs just before that, to leave what only a half-finished write can leave. Raises
+    `ValueError` for an unknown order.
     """
     if log := os.environ.get("STYLIZE_CRASH_LOG"):
         _note(log, f"{name} {pair_id}\n")
     for order in filter(None, os.environ.get("STYLIZE_CRASH_AT", "").split(";")):
-        what, _, file = order.partition(":")
-        where, _, end = what.partition("!")
-        point, _, only = where.partition("@")
+        action, _, file = order.partition(":")
+        place, _, end = action.partition("!")
+        point, _, only_pair = place.partition("@")
         if point not in POINTS or (end or "kill") not in ENDS:
-            raise ValueError(f"STYLIZE_CRASH_AT: there is no {what!r}")
-        if point == name and only in ("", pair_id) and _is_first(file):
+            raise ValueError(f"STYLIZE_CRASH_AT: unknown point or end in {action!r}")
+        if point == name and only_pair in ("", pair_id) and _is_first(file):
             if before is not None:
                 before()
             ENDS[end or "kill"]()
@@ -113,12 +117,13 @@ def crash_point(
 def _note(path: str, line: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
-        os.write(handle, line.encode())  # one write: lines of several processes do not mix
+        os.write(handle, line.encode())  # one write, so that lines of several processes do not mix
     finally:
         os.close(handle)
 
 
 def _is_first(file: str) -> bool:
+    """Create the file; return whether this process is the first to do so."""
     if not file:
         return True
     try:

@@ -1,6 +1,6 @@
-"""Which pairs are to be done, and why, in words. Pure: no file is touched.
+"""The plan of a run: which pairs are to be painted, and why, in words.
 
-What must be read from files comes through `Facts`, which the caller provides.
+This module is pure: facts about files come through `Facts`, which the caller provides.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pipeline.records import Pair, Result
 from stylize.config import SETTINGS, as_text
@@ -16,48 +16,53 @@ from stylize.config import SETTINGS, as_text
 __all__ = ["Facts", "Picture", "Plan", "pending", "taken_outputs"]
 
 Picture = Literal["ok", "missing", "changed", "rowless"]
+"""The state of the file at a pair's output: see `Facts.picture`."""
 
 
 class Facts(Protocol):
-    """What the files say today. Asked only where the answer decides, so that little is read."""
+    """Facts about the files as they are today.
+
+    Each is asked for only if the plan depends on it, so that little is read.
+    """
 
     @property
     def algorithm(self) -> int:
         """Today's version of the algorithm."""
 
     def key(self, pair: Pair, result: Result) -> str:
-        """The key the pair would get today by the algorithm and weights of `result`'s version.
+        """Return the key that the pair would get today by the algorithm of `result`.
 
-        Hashes only inputs whose path or stat differs from `result.inputs`; "" if one cannot be
-        read.
+        Hashes only inputs whose path or stat differs from `result.inputs`. Return "" if one cannot
+        be read.
         """
 
     def changed(self, pair: Pair, result: Result) -> Sequence[str]:
-        """Roles of the inputs (and "weights") whose bytes differ from `result`'s, for the reason.
+        """Return the roles of the inputs, and "weights", whose bytes differ from `result`'s.
 
-        Asked only after `key` answered with another key.
+        Asked only if `key` differs, to give the reason.
         """
 
     def picture(self, pair: Pair, result: Result | None) -> Picture:
-        """The file at the pair's output: missing, as `result` recorded it (ok), of a run that
-        ended before it wrote its row (rowless), or changed by somebody else.
+        """Return the state of the file at the pair's output.
 
-        Without a result: "changed" for a file there that this program did not make.
+        "missing": there is none. "ok": it is as `result` recorded it. "rowless": it is from a run
+        that ended before it wrote the row. "changed": somebody else changed it. Without a result,
+        "changed" means that this program did not make the file.
         """
 
     def adoptable(self, pair: Pair) -> Result | None:
-        """Return the row of the picture at the pair's output if that carries today's key."""
+        """Return the row that the pair's picture carries if its key is today's, else None."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every pair in exactly one of todo, adopt, done and skipped."""
+    """The plan of a run. Every pair is in exactly one of todo, adopt, done and skipped."""
 
     todo: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
-    adopt: list[Result] = field(default_factory=list)  # rows of pictures that have none yet
+    adopt: list[Result] = field(default_factory=list)  # rows of pictures that are not in the index
     done: list[Pair] = field(default_factory=list)
     skipped: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
-    older: list[Pair] = field(default_factory=list)  # those of done by an older algorithm
+    older: list[Pair] = field(default_factory=list)  # those of `done` by an older algorithm
 
 
 def pending(
@@ -70,23 +75,25 @@ def pending(
     redo_changed: bool = False,
     redo_older: bool = False,
 ) -> Plan:
-    """Sort the pairs by what their newest result and the files say.
+    """Return the plan for the pairs, by their newest results and the facts about files.
 
-    Done is a pair whose newest result is ok, whose key is today's and whose picture is there.
-    `retry_failed`: "all" tries failed and timed out pairs again, "none" none, one of `FAILURES`
-    only that kind; `poison` is tried only when named, or when the row's settings changed. A
-    picture edited by hand is kept unless `redo_changed`, even with `force`.
+    A pair is done if its newest result is ok, its key is today's and its picture is there.
+    `force` paints done pairs again. `retry_failed` is "all" to try failed and timed out pairs
+    again, "none", or one of `FAILURES` for that kind only. A pair that is poison is tried only if
+    that kind is named or its settings changed. A picture that was edited by hand is kept even with
+    `force`, unless `redo_changed`. `redo_older` paints the pictures of older algorithms again.
     """
+    options = _Options(force, retry_failed, redo_changed, redo_older)
     plan = Plan()
     for pair in pairs:
         result = results.get(pair.pair_id)
-        verdict = _judge(pair, result, facts, force, retry_failed, redo_changed, redo_older)
+        verdict = _judge(pair, result, facts, options)
         if isinstance(verdict, Result):
             plan.adopt.append(verdict)
-        elif verdict[0] == "todo":
-            plan.todo.append((pair, verdict[1]))
-        elif verdict[0] == "skip":
-            plan.skipped.append((pair, verdict[1]))
+        elif verdict.action == "todo":
+            plan.todo.append((pair, verdict.reason))
+        elif verdict.action == "skip":
+            plan.skipped.append((pair, verdict.reason))
         else:
             plan.done.append(pair)
             if result is not None and result.algorithm < facts.algorithm:
@@ -115,95 +122,97 @@ def taken_outputs(
     ]
 
 
-_Verdict = tuple[Literal["todo", "done", "skip"], str]  # and the reason
+class _Options(NamedTuple):
+    """The options of `pending`."""
+
+    force: bool
+    retry_failed: str
+    redo_changed: bool
+    redo_older: bool
 
 
-def _judge(
-    pair: Pair,
-    result: Result | None,
-    facts: Facts,
-    force: bool,
-    retry_failed: str,
-    redo_changed: bool,
-    redo_older: bool,
-) -> _Verdict | Result:
-    """Return what is to become of a pair; a row means that its picture is adopted with it."""
-    verdict = _judge_row(pair, result, facts, force, retry_failed, redo_older)
-    if verdict[0] == "skip":
+class _Verdict(NamedTuple):
+    """The action for a pair, and the reason for it."""
+
+    action: Literal["todo", "done", "skip"]
+    reason: str
+
+
+def _judge(pair: Pair, result: Result | None, facts: Facts, options: _Options) -> _Verdict | Result:
+    """Return the verdict on a pair, or the row with which its picture is to be adopted."""
+    verdict = _judge_row(pair, result, facts, options)
+    if verdict.action == "skip":
         return verdict
-    # From here on a picture may be replaced, or be taken as done: is it the one we know?
-    known = _of_output(pair, result)
-    picture = facts.picture(pair, known)
+    # From here on the picture may be replaced or count as done, so it must be the one we know.
+    recorded = _result_at_output(pair, result)
+    picture = facts.picture(pair, recorded)
     if picture == "missing":
-        return verdict if verdict[0] == "todo" else ("todo", "picture is missing")
-    # A crash between picture and row leaves a picture that is newer than the row.
-    if verdict[0] == "todo" and not force and (row := facts.adoptable(pair)):
+        return verdict if verdict.action == "todo" else _Verdict("todo", "picture is missing")
+    # A crash after the picture and before its row leaves a picture that is newer than the row.
+    if verdict.action == "todo" and not options.force and (row := facts.adoptable(pair)):
         return row
     if picture == "changed":
-        return _judge_stranger(verdict, known, redo_changed)
-    if picture == "rowless" and verdict[0] == "done":
-        return "todo", "picture is of other settings, by a run that was broken off"
+        return _judge_foreign(verdict, recorded, options.redo_changed)
+    if picture == "rowless" and verdict.action == "done":
+        return _Verdict("todo", "picture has other settings, from a run that was interrupted")
     return verdict
 
 
-def _judge_row(
-    pair: Pair,
-    result: Result | None,
-    facts: Facts,
-    force: bool,
-    retry_failed: str,
-    redo_older: bool,
-) -> _Verdict:
-    """By the newest row and the inputs alone."""
+def _judge_row(pair: Pair, result: Result | None, facts: Facts, options: _Options) -> _Verdict:
+    """Return the verdict by the newest row and the inputs, whatever the picture is."""
     if result is None:
-        return "todo", "forced" if force else "new"
+        return _Verdict("todo", "forced" if options.force else "new")
     if result.status != "ok":
-        return _judge_failure(pair, result, force, retry_failed)
-    if force:
-        return "todo", "forced"
+        return _judge_failure(pair, result, options.force, options.retry_failed)
+    if options.force:
+        return _Verdict("todo", "forced")
     if result.output != pair.output:
-        return "todo", f"output changed: {result.output} -> {pair.output}"
+        return _Verdict("todo", f"output changed: {result.output} -> {pair.output}")
     key = facts.key(pair, result)
     if not key:
-        return "todo", "an input cannot be read now"
+        return _Verdict("todo", "an input cannot be read now")
     if key != result.key:
-        return "todo", _difference(pair, result, facts)
-    if redo_older and result.algorithm < facts.algorithm:
-        return "todo", f"made by algorithm {result.algorithm}; today's is {facts.algorithm}"
-    return "done", ""
+        return _Verdict("todo", _difference(pair, result, facts))
+    if options.redo_older and result.algorithm < facts.algorithm:
+        words = f"made by algorithm {result.algorithm}; today's is {facts.algorithm}"
+        return _Verdict("todo", words)
+    return _Verdict("done", "")
 
 
 def _judge_failure(pair: Pair, result: Result, force: bool, retry_failed: str) -> _Verdict:
     message = (result.error_message.strip().splitlines() or [result.error_type or "unknown"])[0]
     before = f"{result.status} before: {message}"
     if retry_failed == "none":
-        return "skip", f"{before} (not tried again: --no-retry-failed)"
+        return _Verdict("skip", f"{before} (not tried again: --no-retry-failed)")
     changed = _settings_changed(pair, result)
     if changed:
-        return "todo", f"settings changed: {changed} ({before})"
+        return _Verdict("todo", f"settings changed: {changed} ({before})")
     if retry_failed == result.status or (force and result.status != "poison"):
-        return "todo", before
+        return _Verdict("todo", before)
     if retry_failed != "all" or result.status == "poison":
-        return "skip", f"{before} (--retry-failed={result.status} tries it again)"
-    return "todo", before
+        return _Verdict("skip", f"{before} (--retry-failed={result.status} tries it again)")
+    return _Verdict("todo", before)
 
 
-def _judge_stranger(verdict: _Verdict, known: Result | None, redo_changed: bool) -> _Verdict:
-    """The file at the output is not the picture that its row, if any, describes."""
+def _judge_foreign(verdict: _Verdict, recorded: Result | None, redo_changed: bool) -> _Verdict:
+    """Return the verdict for a file at the output that no row describes."""
     if redo_changed:
-        return "todo", verdict[1] or "picture was edited by hand"
-    if known is None:
-        return "skip", (
-            "a file that this program did not make stands at its output; "
-            "move it, or replace it with --redo-changed"
+        return _Verdict("todo", verdict.reason or "picture was edited by hand")
+    if recorded is None:
+        return _Verdict(
+            "skip",
+            "a file that this program did not make is at its output; "
+            "move it, or replace it with --redo-changed",
         )
-    return "skip", "picture was edited by hand; it is kept (--redo-changed does it again)"
+    return _Verdict(
+        "skip", "picture was edited by hand; it is kept (--redo-changed paints it again)"
+    )
 
 
-def _of_output(pair: Pair, result: Result | None) -> Result | None:
-    """The result, if it says anything about a picture at today's output."""
-    known = result is not None and result.output == pair.output and result.output_sha256
-    return result if known else None
+def _result_at_output(pair: Pair, result: Result | None) -> Result | None:
+    """Return the result if it describes a picture at the pair's current output."""
+    describes = result is not None and result.output == pair.output and result.output_sha256
+    return result if describes else None
 
 
 def _difference(pair: Pair, result: Result, facts: Facts) -> str:
@@ -217,7 +226,7 @@ def _difference(pair: Pair, result: Result, facts: Facts) -> str:
 
 
 def _settings_changed(pair: Pair, result: Result) -> str:
-    """The first settings whose value differs from the row's, as "steps 100 -> 200, …"."""
+    """Return the first settings that differ from the row's, as "steps 100 -> 200, …", or ""."""
     try:
         before = json.loads(result.settings)
     except ValueError:
@@ -225,7 +234,7 @@ def _settings_changed(pair: Pair, result: Result) -> str:
     changes = []
     for name in SETTINGS:
         value = getattr(pair.config, name)
-        # A preset counts by its values; auto stands for whatever backbone the row names.
+        # A preset matters only through its values, and auto stands for the row's backbone.
         if name == "preset" or (name, value) == ("backbone", "auto") or name not in before:
             continue
         old, new = as_text(name, before[name]), as_text(name, value)

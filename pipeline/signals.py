@@ -1,4 +1,4 @@
-"""What a process does when it is asked to end. Standard library only."""
+"""Handling of the signals that ask a process to end. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 __all__ = ["Handlers"]
 
+_Handler = Callable[[int, FrameType | None], object]
+
 
 class Handlers:
-    """SIGINT, SIGTERM and SIGHUP go to one function; what was there before comes back.
+    """Sends SIGINT, SIGTERM and SIGHUP to one function; restores the earlier handlers at the end.
 
-    A KeyboardInterrupt instead would be lost where Python ignores exceptions, as in finalizers.
+    A `KeyboardInterrupt` could be lost instead, because Python ignores exceptions in finalizers.
     """
 
     _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+    def __init__(self, handler: _Handler) -> None:
         self._handler = handler
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, _Handler | int | None] = {}
 
     def install(self) -> None:
-        """Take the signals, again if others took them meanwhile; from the main thread alone."""
+        """Take the signals, even from code that took them since. Acts in the main thread only."""
         if threading.current_thread() is threading.main_thread():
             for number in self._NUMBERS:
                 if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                    continue  # nohup
+                    continue  # nohup asked for this
                 before = signal.signal(number, self._handler)
                 self._before.setdefault(number, before)
 

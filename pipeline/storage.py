@@ -1,8 +1,7 @@
-"""One small face over local paths and URIs: read, stat, hash, and put in one piece.
+"""Reading, hashing and writing of files, for local paths and URIs alike.
 
-The standard library, and pyarrow.fs once a URI such as ``s3://`` is named.
-Reading raises `OSError`, which is a pair's trouble; a write that fails raises `StorageError`,
-which is the run's.
+Needs the standard library only, until a URI such as ``s3://`` loads pyarrow.fs. A read that fails
+raises `OSError`, which ends one pair; a write that fails raises `StorageError`, which ends the run.
 """
 
 from __future__ import annotations
@@ -18,10 +17,13 @@ import secrets
 import time
 import urllib.parse
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.crash import crash_point
 from stylize.files import write_atomic
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
 
 __all__ = [
     "SCHEMES",
@@ -47,16 +49,16 @@ __all__ = [
 ]
 
 SCHEMES = ("file", "gs", "s3")
-"""Schemes that a manifest may name."""
+"""The URI schemes that a manifest may name."""
 
-MOST_BYTES = 2 * 2**30
-"""Of a file that is read as a picture or a manifest."""
+_MOST_BYTES = 2 * 2**30
+"""The largest picture or manifest that is read."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(r"\.stylize-([0-9a-f]{8})\.tmp-(\d+)-[0-9a-f]{8}")
 _HOUR, _DAY = 3600.0, 86400.0
-_active: set[str] = set()  # temporary files that this process is writing now
+_active: set[str] = set()  # names of the temporary files that this process is writing now
 
 _REASONS = {
     errno.ENOSPC: "no space left; free some or choose another --out",
@@ -72,41 +74,41 @@ _REASONS = {
 
 
 class StorageError(Exception):
-    """A write failed: disk full, read-only, refused, folder removed. The run cannot go on."""
+    """A write that failed, as on a full or read-only disk. The run cannot go on."""
 
 
 class OutsideError(Exception):
-    """A symbolic link inside OUT would lead a write out of it."""
+    """A write that a symbolic link inside OUT would lead out of it."""
 
 
 def storage_error(error: OSError, path: str) -> StorageError:
-    """The failed write as one line that says what failed and what to do about it."""
-    fallback = f"{error.strerror or error}; see to it or choose another --out"
+    """Return a failed write as one line that says what failed and what to do about it."""
+    fallback = f"{error.strerror or error}; fix that or choose another --out"
     reason = _REASONS.get(error.errno or 0, fallback)
     return StorageError(f"cannot write {os.path.basename(path.rstrip('/'))!r}: {reason}")
 
 
 def unreadable(error: OSError, path: str) -> StorageError:
-    """The failed reading of OUT as one line."""
+    """Return a failed read of OUT as one line that says what failed and what to do about it."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return StorageError(
-        f"cannot read {path!r}: {reason[:1].lower()}{reason[1:]}; see to it, or "
-        "read it as the user who made it"
+        f"cannot read {path!r}: {reason[:1].lower()}{reason[1:]}; check the path and who may "
+        "read it"
     )
 
 
 def space_at_end(name: str) -> str:
-    """What may be the reason that there is no file of a name, to be put behind the words."""
+    """Return a hint about spaces around a name that does not exist, "" if it has none."""
     return "; its name begins or ends with a space" if name != name.strip() else ""
 
 
 def is_uri(path: str) -> bool:
-    """Whether `path` has a scheme, like ``s3://bucket/key``."""
+    """Return whether `path` has a scheme, like ``s3://bucket/key``."""
     return _URI.match(path) is not None
 
 
 def local_path(path: str) -> str | None:
-    """The path on this machine: `path` itself or what ``file://`` names; None for other URIs."""
+    """Return `path`, or the local path that a ``file://`` URI names; None for other URIs."""
     if not is_uri(path):
         return path
     parts = urllib.parse.urlsplit(path)
@@ -114,18 +116,18 @@ def local_path(path: str) -> str | None:
 
 
 def same_file(a: str, b: str) -> bool:
-    """Whether two paths or URIs are of one file that is there."""
-    here, there = local_path(a), local_path(b)
-    if here is None or there is None:
+    """Return whether two paths or URIs lead to the same existing file."""
+    local_a, local_b = local_path(a), local_path(b)
+    if local_a is None or local_b is None:
         return a == b
     try:
-        return os.path.samefile(here, there)
+        return os.path.samefile(local_a, local_b)
     except OSError:
         return False
 
 
 def join(folder: str, name: str) -> str:
-    """`name` below `folder`, both a local path or a URI; a URI or absolute path stays as it is."""
+    """Return `name` below `folder`. A name that is a URI or an absolute path stays as it is."""
     if is_uri(name) or os.path.isabs(name):
         return name
     if is_uri(folder):
@@ -135,7 +137,7 @@ def join(folder: str, name: str) -> str:
 
 
 def output_path(out: str, output: str) -> str:
-    """Where a pair's `output` lies below OUT. Raises `OutsideError` if a link leads out of it."""
+    """Return the path of a pair's `output`. Raises `OutsideError` if a link leads out of OUT."""
     path = join(out, output)
     root, target = local_path(out), local_path(path)
     if root is not None and target is not None:
@@ -149,14 +151,14 @@ def output_path(out: str, output: str) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def _open_filesystem(root: str) -> Any:
+def _open_filesystem(root: str) -> FileSystem:
     import pyarrow.fs
 
     return pyarrow.fs.FileSystem.from_uri(root)[0]
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path on it. The key is taken as written, spaces too."""
+def _filesystem(uri: str) -> tuple[FileSystem, str]:
+    """Return the file system of a URI and the path on it, which may contain spaces."""
     base, mark, query = uri.partition("?")
     scheme, _, path = base.partition("://")
     bucket = path.partition("/")[0]
@@ -166,7 +168,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         raise OSError(errno.EINVAL, f"cannot use {scheme}://{bucket}: {error}") from error
 
 
-def _info(uri: str) -> Any:
+def _info(uri: str) -> FileInfo:
     filesystem, key = _filesystem(uri)
     info = filesystem.get_file_info(key)
     if not info.is_file:
@@ -175,7 +177,7 @@ def _info(uri: str) -> Any:
 
 
 def read_bytes(path: str) -> bytes:
-    """All bytes of a file, of `MOST_BYTES` at most. Raises `OSError`."""
+    """Return all bytes of a file. Raises `OSError`, also for a local file over `_MOST_BYTES`."""
     local = local_path(path)
     if local is not None:
         _check_readable(local)
@@ -187,27 +189,27 @@ def read_bytes(path: str) -> bytes:
 
 
 def _check_readable(path: str) -> None:
-    """Raise `OSError` for what has no end or would fill the memory."""
-    found = os.stat(path)
-    if not (S_ISREG(found.st_mode) or S_ISDIR(found.st_mode)):
-        raise OSError(errno.EINVAL, "a pipe or a device is no picture; name a file", path)
-    if found.st_size > MOST_BYTES:
-        size, limit = found.st_size / 2**30, MOST_BYTES / 2**30
+    """Raise `OSError` for a file that has no end or would fill the memory."""
+    status = os.stat(path)
+    if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device is not a picture; name a file", path)
+    if status.st_size > _MOST_BYTES:
+        size, limit = status.st_size / 2**30, _MOST_BYTES / 2**30
         raise OSError(errno.EFBIG, f"it has {size:.1f} GB; the limit is {limit:.0f} GB", path)
 
 
 def stat(path: str) -> str:
-    """``<size>:<mtime in ns>``: while it stays, the bytes are taken as the same. `OSError`."""
+    """Return ``<size>:<mtime in ns>``, which tells changed bytes. Raises `OSError`."""
     local = local_path(path)
     if local is not None:
-        found = os.stat(local)
-        return f"{found.st_size}:{found.st_mtime_ns}"
+        status = os.stat(local)
+        return f"{status.st_size}:{status.st_mtime_ns}"
     info = _info(path)
     return f"{info.size}:{info.mtime_ns}"
 
 
 def exists(path: str) -> bool:
-    """Whether a file (not a folder) is there. Raises `OSError` only for storage that refuses."""
+    """Return whether a file (not a folder) exists. Raises `OSError` if the storage refuses."""
     local = local_path(path)
     if local is not None:
         return os.path.isfile(local)
@@ -219,7 +221,7 @@ def exists(path: str) -> bool:
 
 
 def sha256(path: str) -> str:
-    """SHA-256 of a file's bytes, hex. Raises `OSError`."""
+    """Return the SHA-256 of a file's bytes in hex. Raises `OSError`."""
     local = local_path(path)
     if local is None:
         return hashlib.sha256(read_bytes(path)).hexdigest()
@@ -229,12 +231,12 @@ def sha256(path: str) -> str:
 
 
 def check_writable(path: str) -> None:
-    """Raise `StorageError` now where `put` could not write later; local paths only."""
+    """Raise `StorageError` if `put` could not write a file. Only local paths are checked."""
     local = local_path(path)
     if local is not None:
-        beside = os.path.join(os.path.dirname(local), f".stylize-probe-{secrets.token_hex(4)}")
-        put(beside, b"")
-        remove(beside)
+        probe = os.path.join(os.path.dirname(local), f".stylize-probe-{secrets.token_hex(4)}")
+        put(probe, b"")
+        remove(probe)
 
 
 def put(
@@ -245,13 +247,13 @@ def put(
     temp_folder: str | None = None,
     sync: bool = True,
 ) -> None:
-    """Write a file so that it is there whole or not at all, surviving a power cut.
+    """Write a file so that it is whole or not there at all, even after a power cut.
 
-    Locally: a temporary file beside it (or in `temp_folder`, on the same file system), fsync,
-    rename, fsync of the folder; folders are made as needed. On object storage: one put. `point`
-    names the crash points ``<point>-temp-written`` and ``<point>-renamed``. Without `sync` a power
-    cut may leave it empty, for what is soon made again.
-    Raises `StorageError`; what stood at `path` is then still there.
+    A local file is written to a temporary file beside it (or in `temp_folder`, on the same file
+    system), synced and renamed; folders are made as needed. Object storage gets a single put.
+    `point` names the crash points ``<point>-temp-written`` and ``<point>-renamed``. Without `sync`
+    a power cut may leave the file empty: that is for files which are quickly made again.
+    Raises `StorageError`; the file that was at `path` is then still there.
     """
     local = local_path(path)
     try:
@@ -303,10 +305,10 @@ def remove(path: str) -> None:
 
 
 def sweep_temporaries(out: str) -> int:
-    """Remove temporary files that dead processes left below OUT; returns how many.
+    """Remove the temporary files that dead processes left below OUT; return how many.
 
-    A file of a living process stays for a day (its number may since belong to another process),
-    one of another machine for an hour. Object storage has none.
+    A file of a living process stays for a day, because the process number may since belong to
+    another process. A file of another machine stays for an hour. Object storage has none.
     """
     root = local_path(out)
     if root is None:

@@ -157,7 +157,7 @@ def test_validate_json_has_all_problems_and_text_the_first_hundred(tmp_path: Pat
         ("", "empty"),
         ("content,style\n", "no rows"),
         ("content,style,style_weight\nc0.jpg,s.png,NaN\n", "line 2, column style_weight"),
-        ("content,style,size\nc0.jpg,s.png,big\n", '"big" is no number'),
+        ("content,style,size\nc0.jpg,s.png,big\n", '"big" is not a number'),
         ("content,style,output\nc0.jpg,s.png,../../etc/x.png\n", "line 2, column output"),
         ("content,style,id\nc0.jpg,s.png,../../etc/x\n", "line 2, column id"),
         ("content,style,output\nc0.jpg,s.png,index/x.png\n", "line 2, column output"),
@@ -304,7 +304,9 @@ def test_make_manifest_crosses_or_zips_and_the_result_validates(tmp_path: Path) 
     assert cli("validate", out).stdout == "6 pairs, no problem found\n"
     assert out.read_text().splitlines()[1] == "../photos/c0.jpg,../styles/s0.png"
     assert "--force" in refused("make-manifest", *globs, "-o", out)
-    assert "zip needs as many" in refused("make-manifest", *globs, "--zip", "--force", "-o", out)
+    assert "zip needs as many of each" in refused(
+        "make-manifest", *globs, "--zip", "--force", "-o", out
+    )
     nothing = ("--content", tmp_path / "*.none", "--style", tmp_path / "styles" / "*.png")
     assert "no file matches" in refused("make-manifest", *nothing, "-o", tmp_path / "n.csv")
 
@@ -394,7 +396,7 @@ def test_make_manifest_names_a_photo_whose_name_is_no_utf8(good: Path) -> None:
     said = refused(
         "make-manifest", "--content", photo, "--style", photo, "-o", good.parent / "x.csv"
     )
-    assert r'caf\udce9.jpg" is no UTF-8' in said
+    assert r'caf\udce9.jpg" is not UTF-8' in said
 
 
 def test_out_of_a_manifest_that_is_a_uri() -> None:

@@ -102,7 +102,7 @@ def test_a_run_broken_off_between_picture_and_row_is_not_taken_for_an_edit(house
     assert house.verdict(100) == "done"
     house.paint(200)
     assert house.verdict(200) == "adopt"
-    assert house.verdict(100) == "todo: picture is of other settings, by a run that was broken off"
+    assert house.verdict(100) == "todo: picture has other settings, from a run that was interrupted"
     assert house.verdict(300).startswith("todo: settings changed: steps 100 -> 300")
     assert house.verdict(300, force=True) == "todo: forced"
 

@@ -485,7 +485,7 @@ def test_an_unreadable_line_in_the_middle_costs_only_itself(tmp_path: Path) -> N
         b"\n".join([lines[0], b'{"pair_id": 7, "row": "x"}', b"\xff[]", lines[2], b""])
     )
     with Index(OutFolder(tmp_path), "r2") as index:
-        assert "2 unreadable line(s) (2, 3)" in index.problems[0]
+        assert "2 unreadable lines (2, 3)" in index.problems[0]
     assert set(read_results(OutFolder(tmp_path))) == {"a", "c"}
     assert os.listdir(tmp_path / "_state" / "damaged") == ["r1-000001.jsonl"]
     assert journals(tmp_path) == []
@@ -744,7 +744,8 @@ def test_an_index_that_may_not_be_read_says_so(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr("pipeline.store.index.os.listdir", refuse)
-    with pytest.raises(StorageError, match=r"cannot read '.*out': permission denied; see to it"):
+    message = r"cannot read '.*out': permission denied; check the path and who may read it"
+    with pytest.raises(StorageError, match=message):
         read_results(out)
 
 
@@ -754,9 +755,9 @@ def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: 
     index, run = tmp_path / "out" / "index", tmp_path / "out" / "_state" / "run.json"
     index.mkdir()
     (index / "part-r-000001.parquet").symlink_to("gone")
-    with pytest.raises(StorageError, match=r"out': no such file or directory; see to it"):
+    with pytest.raises(StorageError, match=r"out': no such file or directory; check the path"):
         read_results(out)
     run.unlink()
     run.mkdir()
-    with pytest.raises(StorageError, match=r"run.json': is a directory; see to it"):
+    with pytest.raises(StorageError, match=r"run.json': is a directory; check the path"):
         out.read_fixed()

@@ -207,7 +207,7 @@ def test_every_problem_is_named_at_once_with_line_and_column(write: Write) -> No
         "ok.jpg,s.jpg,64,1\n"
     )
     assert problems(write(text)) == [
-        'line 2, column size: "12x" is no number; it must be a whole number from 16 to 16384',
+        'line 2, column size: "12x" is not a number; it must be a whole number from 16 to 16384',
         'line 3, column seed: "-1" is not allowed; '
         f"it must be a whole number from 0 to {2**63 - 1}",
         "line 3, column style: empty; name the picture whose style it gets",
@@ -234,7 +234,7 @@ def test_nan_and_infinity_are_no_weights(write: Write, value: str) -> None:
 
 def test_nan_in_json_is_refused_too(write: Write) -> None:
     path = write('{"content": "a", "style": "b", "style_weight": NaN}', "m.jsonl")
-    assert one_problem(path).startswith('line 1, column style_weight: "nan" is no number')
+    assert one_problem(path).startswith('line 1, column style_weight: "nan" is not a number')
 
 
 def test_an_unknown_column_names_the_nearest_real_one(write: Write) -> None:
@@ -260,7 +260,7 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
     path = write("content,style\na,b\nc,d\n")
     options = {"size": "big", "sise": "64"}
     assert problems(path, defaults=options) == [
-        'option size: "big" is no number; it must be a whole number from 16 to 16384',
+        'option size: "big" is not a number; it must be a whole number from 16 to 16384',
         "option sise: there is no such setting; the nearest is size",
     ]
 
@@ -277,24 +277,24 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
         (
             b"a.jpg,b.jpg\nc.jpg,d.jpg\n",
             "m.csv",
-            'and this begins with "a.jpg,b.jpg"',
+            'and this one begins with "a.jpg,b.jpg"',
         ),
-        (b"content,style,content\na,b,c\n", "m.csv", "column content: the column is there twice"),
+        (b"content,style,content\na,b,c\n", "m.csv", "column content: the column occurs twice"),
         (b"content,style,\na,b,c\n", "m.csv", "line 1: column 3 has no name"),
         (b'content,style\n"a,b\nc,d\n', "m.csv", "line 2: cannot be read: a quotation mark is not"),
         (b'content,style\n"a"x,b\n', "m.csv", "line 2: cannot be read"),
         (
             b"content,style\na,b\nc,\xff\n",
             "m.csv",
-            "line 3: byte 21 of the file is 0xff (no UTF-8)",
+            "line 3: byte 21 of the file is 0xff (not UTF-8)",
         ),
         ("content,style\n".encode("utf-16"), "m.csv", "it looks like UTF-16"),
-        (b"[1, 2]", "m.jsonl", "line 1: no JSON object"),
-        (b'{"content": "a"', "m.jsonl", "line 1: no JSON: "),
+        (b"[1, 2]", "m.jsonl", "line 1: not a JSON object"),
+        (b'{"content": "a"', "m.jsonl", "line 1: not JSON: "),
         (
             b'{"content": "a", "content": "b", "style": "c"}',
             "m.jsonl",
-            "column content: the name is",
+            "column content: the name occurs twice",
         ),
         (b'{"content": {}, "style": "c"}', "m.jsonl", "column content: a list or object"),
         (b'{"content": "\\ud800", "style": "c"}', "m.jsonl", "half a surrogate pair"),
@@ -409,7 +409,7 @@ def test_ordinary_ids_are_taken() -> None:
 def test_weights_must_be_as_many_as_styles(write: Write) -> None:
     path = write("content,style,style_blend\na,b|c,1|2|3\nd,e|,\n")
     assert problems(path) == [
-        "line 2, column style_blend: 3 weights for 2 styles; give each one",
+        "line 2, column style_blend: 3 weights for 2 styles; give each style one",
         'line 3, column style: "e|" has an empty name before or after a |',
     ]
 

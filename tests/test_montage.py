@@ -280,9 +280,9 @@ def test_pictures_are_wrapped_in_the_manifests_order_and_captioned(out: Path) ->
 
 
 def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
-    with pytest.raises(ValueError, match="--wrap 2: it goes without --rows and --cols"):
+    with pytest.raises(ValueError, match="--wrap 2: it cannot be combined with --rows or --cols"):
         lay_out([result(1)], OutFolder(out), "style", wrap=2)
-    with pytest.raises(ValueError, match="--inputs: they go with --rows, --cols or --wrap"):
+    with pytest.raises(ValueError, match="--caption and --inputs need --rows, --cols or --wrap"):
         lay_out([result(1)], OutFolder(out), inputs="beside")
     with pytest.raises(ValueError, match="--inputs 'aside': it must be none or beside or inset"):
         lay_out([result(1)], OutFolder(out), "style", inputs="aside")

@@ -254,7 +254,7 @@ def leave_lock(out: Path) -> None:
     [
         (empty, "is empty; it is now in _state/damaged"),
         (cut_short, "is damaged ("),
-        (stray, "index/'notes.txt' is no part of the index and is not read"),
+        (stray, "index/'notes.txt' is not part of the index and is not read"),
         (tear_journal, "was cut short; it is left out"),
         (remove_state, ""),
         (leave_lock, ""),

@@ -227,7 +227,7 @@ def test_a_picture_that_was_finished_before_a_crash_is_adopted() -> None:
 
 def test_a_picture_of_a_run_that_was_broken_off_is_painted_over() -> None:
     words = verdict(result(), file="rowless")
-    assert words == "todo: picture is of other settings, by a run that was broken off"
+    assert words == "todo: picture has other settings, from a run that was interrupted"
     assert verdict(result(), file="rowless", force=True) == "todo: forced"
     changed = with_settings(steps=300)
     assert verdict(result(), changed, today="k3", file="rowless").startswith("todo: settings")
@@ -246,7 +246,7 @@ def test_a_picture_edited_by_hand_is_kept(options: dict[str, Any]) -> None:
         return
     words = verdict(result(), file="changed", **options)
     assert words == (
-        "skipped: picture was edited by hand; it is kept (--redo-changed does it again)"
+        "skipped: picture was edited by hand; it is kept (--redo-changed paints it again)"
     )
 
 

@@ -1,7 +1,6 @@
-"""The run as it goes: a live display on a terminal, plain or JSON lines elsewhere.
+"""The display of a run: live on a terminal, elsewhere plain lines or JSON lines.
 
-Only shows; a display that cannot be written to (closed pipe, closed terminal) goes silent and
-the run goes on.
+It never stops a run: if its pipe or terminal is closed, it goes silent.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from rich.console import Console, ConsoleDimensions, ConsoleRenderable, Group
 from rich.markup import escape
@@ -26,62 +25,77 @@ from pipeline.display.terminal import Row, Screen, overview, table
 from pipeline.records import FAILURES, Pair, Result, Status
 from pipeline.text import duration, visible
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["Estimate", "Progress", "shown"]
 
-_STATUS_EVERY = 10.0  # seconds between lines while nothing finishes
-_RESULT_EVERY = 1.0  # seconds between plain lines of what was painted
+_STATUS_EVERY = 10.0  # seconds between status lines while no pair finishes
+_RESULT_EVERY = 1.0  # seconds between plain lines of painted pairs
+
+
+class _Step(Protocol):
+    """What the display needs of `stylize.Step`: this package does not import the library."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def loss(self) -> float: ...
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process, and send standard output to nowhere."""
+        """Raise, because Rich would end the process and redirect standard output."""
         raise BrokenPipeError
 
     @property
     def size(self) -> ConsoleDimensions:
-        """As the terminal has it now. Rich believes COLUMNS and LINES, where a shell or readline
-        may have left those of the start."""
+        """The terminal's size now.
+
+        Rich prefers COLUMNS and LINES, which may still have the size that the shell started with.
+        """
         try:
             width, height = os.get_terminal_size(self.file.fileno())
-            # 0 is what a terminal has that nobody gave a size.
+            # A terminal that was never given a size says 0.
             return ConsoleDimensions(width or 80, height or 24)
-        except (OSError, ValueError, AttributeError):  # no terminal
+        except (OSError, ValueError, AttributeError):  # not a terminal
             return super().size
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
-        raise AttributeError("it is the terminal's")
+        raise AttributeError("the size is that of the terminal")
 
 
 class Estimate:
-    """Time left, from the work done so far, pairs in hand included.
+    """An estimate of the time left, from the work done so far, including pairs in hand.
 
-    Pairs that failed are no work done: they would promise that the others are as quick.
+    Failed pairs do not count as work done, because the other pairs will not be as quick.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self._open = {pair.pair_id: float(max(1, work(pair.config))) for pair in pairs}
         self._painted = self._in_hand = 0.0
-        self._began: float | None = None  # when the first pair was in hand
-        self._before = 0.0  # what was done of it then
+        self._began: float | None = None  # when the first pair was seen in hand
+        self._before = 0.0  # the work that was done by then
 
     def update(self, statuses: Sequence[Status]) -> None:
-        """What the workers have in hand now."""
+        """Take in the status of the workers."""
         busy = [status for status in statuses if status.pair_id]
         self._in_hand = sum(self._open.get(s.pair_id, 0.0) * s.share * s.batch for s in busy)
         if self._began is None and busy:
             self._began, self._before = time.monotonic(), self._in_hand
 
     def finish(self, pair_id: str, painted: bool) -> None:
-        work = self._open.pop(pair_id, 0.0)
-        self._painted += work if painted else 0.0
+        """Take in the end of a pair."""
+        pair_work = self._open.pop(pair_id, 0.0)
+        self._painted += pair_work if painted else 0.0
 
     def elapsed(self) -> float:
-        """Seconds since the first pair was begun."""
+        """Return the seconds since the first pair was begun."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def left(self) -> float | None:
-        """Seconds left, or None while nothing is known."""
+        """Return the seconds left, or None while it is too early to tell."""
         done = self._painted + self._in_hand - self._before
         elapsed = self.elapsed()
         if done <= 0 or elapsed < 1:
@@ -90,7 +104,7 @@ class Estimate:
 
 
 def _label(pair: Pair) -> str:
-    """Return the id that the manifest gives, else the names of photograph and styles."""
+    """Return the id that the manifest gives, or else the names of photograph and styles."""
     return _names(pair.content, pair.styles) if pair.generated_id else visible(pair.pair_id)
 
 
@@ -101,10 +115,13 @@ def _names(content: str, styles: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def shown(
-    content: str, styles: Sequence[str], steps: int, share_of: Callable[[Any], float]
-) -> Iterator[Callable[[Any, Any], None]]:
-    """Show one pair without a run: gives an `on_step` that shows each of at most `steps` steps,
-    where standard error is a terminal. `share_of` is told each picture: `timing.share_done`."""
+    content: str, styles: Sequence[str], steps: int, share_of: Callable[[Tensor], float]
+) -> Iterator[Callable[[_Step, Tensor], None]]:
+    """Show one pair outside a run, if standard error is a terminal.
+
+    Yields an `on_step` for at most `steps` steps. `share_of` returns the share of work done and is
+    called with each picture: see `cost.share_done`.
+    """
     console = _Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield lambda step, picture: None
@@ -115,13 +132,13 @@ def shown(
     def draw(width: int, height: int) -> ConsoleRenderable:
         return table([row], width, len(label), steps)
 
-    def show(step: Any, picture: Any) -> None:
+    def show(step: _Step, picture: Tensor) -> None:
         nonlocal row
         share = share_of(picture)
         row = Row(label, step.step, steps, step.loss, share, time.monotonic() - began)
 
     screen = Screen(console, draw)
-    closed = contextlib.suppress(OSError, ValueError)  # the terminal is; the picture is still made
+    closed = contextlib.suppress(OSError, ValueError)  # a closed terminal does not stop the pair
     with closed:
         screen.start()
     try:
@@ -132,7 +149,10 @@ def shown(
 
 
 class Progress:
-    """Shows a run of `pairs` on `stream`; `style` is auto, live, plain, json or none."""
+    """Shows a run of `pairs` on `stream`, by default standard error.
+
+    `style` is auto, live, plain, json or none.
+    """
 
     def __init__(
         self, pairs: Sequence[Pair], *, style: str = "auto", stream: TextIO | None = None
@@ -150,8 +170,8 @@ class Progress:
         self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *FAILURES), 0))
         self._statuses: Sequence[Status] = ()
         self._began = time.monotonic()
-        self._said = self._said_painted = -math.inf  # when the last line was printed, and of these
-        self._unsaid = 0  # pairs painted since
+        self._last_line = self._last_painted = -math.inf  # when such a line was printed
+        self._unreported = 0  # pairs painted since the last line about one
         self._screen: Screen | None = None
 
     def __enter__(self) -> Progress:
@@ -170,7 +190,7 @@ class Progress:
         return sum(self._counts.values())
 
     def result(self, result: Result) -> None:
-        """A pair is finished, one way or another."""
+        """Show the result of a pair."""
         self._counts[result.status] += 1
         self._estimate.finish(result.pair_id, result.status == "ok")
         if self._style == "json":
@@ -186,41 +206,40 @@ class Progress:
                 total=self._total,
             )
         elif result.status != "ok":
-            kind = f"{result.status}: " if result.status != "failed" else ""
+            kind = "" if result.status == "failed" else f"{result.status}: "
             self._print(
                 f"[red]✗[/] {self._done}/{self._total} {escape(visible(result.pair_id))} (row "
                 f"{result.row}): {kind}{escape(visible(result.error_message))}"
             )
         elif self._style == "plain":
-            self._painted(result)
+            self._show_painted(result)
 
-    def _painted(self, result: Result) -> None:
-        """A plain line, at most one a second; the next has the count of those between."""
-        self._unsaid += 1
+    def _show_painted(self, result: Result) -> None:
+        """Print a plain line, at most one a second; it also counts the pairs since the last one."""
+        self._unreported += 1
         now = time.monotonic()
-        if now - self._said_painted < _RESULT_EVERY and self._done < self._total:
+        if now - self._last_painted < _RESULT_EVERY and self._done < self._total:
             return
-        others = f" and {self._unsaid - 1} more" if self._unsaid > 1 else ""
+        others = f" and {self._unreported - 1} more" if self._unreported > 1 else ""
         self._print(
             f"✓ {self._done}/{self._total} {escape(visible(result.output))}{others} "
-            f"{duration(result.seconds or 0)}, loss {result.loss:.4g}{self._ahead()}"
+            f"{duration(result.seconds or 0)}, loss {result.loss:.4g}{self._time_left()}"
         )
-        self._said = self._said_painted = now
-        self._unsaid = 0
+        self._last_line = self._last_painted = now
+        self._unreported = 0
 
     def status(self, statuses: Sequence[Status]) -> None:
-        """What each worker is doing now."""
+        """Show the status of each worker."""
         self._statuses = statuses
         self._estimate.update(statuses)
         busy = [status for status in statuses if status.pair_id and status.step]
-        if not busy or time.monotonic() - self._said < _STATUS_EVERY:
+        if not busy or time.monotonic() - self._last_line < _STATUS_EVERY:
             return
         if self._style == "plain":
-            one = max(busy, key=lambda s: s.share)
+            nearest = max(busy, key=lambda status: status.share)  # to its end
             others = f" and {len(busy) - 1} more" if len(busy) > 1 else ""
-            self._print(
-                f"… {escape(self._name(one))} step {one.step}/{one.steps}{others}{self._ahead()}"
-            )
+            step = f"step {nearest.step}/{nearest.steps}"
+            self._print(f"… {escape(self._name(nearest))} {step}{others}{self._time_left()}")
         elif self._style == "json":
             self._json(
                 "status",
@@ -229,10 +248,10 @@ class Progress:
                 seconds_left=self._estimate.left(),
                 workers=[_finite(vars(status)) for status in busy],
             )
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def note(self, line: str) -> None:
-        """Something the user should know."""
+        """Show a line that the user should know."""
         if self._style == "json":
             self._json("note", text=line)
         else:
@@ -242,12 +261,12 @@ class Progress:
         name = self._labels.get(status.pair_id, visible(status.pair_id))
         return name if status.batch == 1 else f"{name} +{status.batch - 1}"
 
-    def _ahead(self) -> str:
+    def _time_left(self) -> str:
         left = self._estimate.left()
         return f", {duration(left)} left" if left else ""
 
     def _content(self, width: int, height: int) -> ConsoleRenderable:
-        """What the live display shows on a terminal of this size."""
+        """Return what the live display shows on a terminal of this size, columns and lines."""
         painted, elapsed = self._counts["ok"], self._estimate.elapsed()
         head = overview(
             width,
@@ -261,7 +280,7 @@ class Progress:
         if not any(status.pair_id for status in workers):
             waited = duration(time.monotonic() - self._began)
             return Group(head, Text("" if self._done else f"starting workers … {waited}"))
-        # A studio has 200 workers and a screen has 24 lines; one stays free for what is printed.
+        # There may be 200 workers and 24 lines, of which one stays free for printed lines.
         room = max(1, height - 5)
         if len(workers) > room:
             workers = [status for status in workers if status.pair_id][:room]
@@ -278,20 +297,21 @@ class Progress:
             show = self._screen.print if self._screen else self._console.print
             self._guard(lambda: show(markup))
 
-    def _json(self, event: str, **facts: Any) -> None:
+    def _json(self, event: str, **facts: object) -> None:
         line = json.dumps({"event": event, **_finite(facts)}, ensure_ascii=False, allow_nan=False)
         self._guard(lambda: print(line, file=self._stream, flush=True))
 
-    def _guard(self, show: Any) -> None:
+    def _guard(self, show: Callable[[], object]) -> None:
+        """Call `show`; go silent if the pipe or terminal is closed."""
         try:
             show()
-        except (OSError, ValueError):  # the pipe or terminal is closed
+        except (OSError, ValueError):
             self._style = "none"
             self._screen = None
 
 
-def _finite(facts: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity."""
+def _finite(facts: Mapping[str, object]) -> dict[str, object]:
+    """Replace NaN and infinity, which JSON does not have, by None."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in facts.items()

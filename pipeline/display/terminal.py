@@ -1,7 +1,7 @@
-"""The part of a terminal that is drawn again and again below what was printed.
+"""The part of a terminal that is redrawn below the printed lines.
 
-`rich.live` with two things more: columns that keep their places, and nothing left behind when the
-terminal is resized.
+It adds two things to `rich.live`: columns keep their places, and no remains of earlier drawings
+stay when the terminal is resized.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ __all__ = ["Row", "Screen", "clock", "overview", "table"]
 
 _REDRAW = 0.25  # seconds
 _BAR, _SHORT_BAR = 30, 10  # columns of the overall bar
-_NARROW = 64  # columns of a terminal that leaves no room for words and bars
-_LABEL = 40  # columns at most of a pair's name
+_NARROW = 64  # columns; a narrower terminal has no room for words and bars
+_LONGEST_LABEL = 40  # columns
 
 
 class Screen:
-    """Draws `content(width, height)` below what is printed, four times a second.
+    """Draws `content(width, height)` below the printed lines, four times a second.
 
-    What terminals do to the lines they show when they are resized differs (cut, fold, push out,
-    bring back), so then the screen is wiped and drawn anew, with the last of what was printed.
+    When a terminal is resized, it may cut, fold, push out or bring back the lines it shows. So the
+    screen is then wiped and drawn again, together with the last printed lines.
     """
 
     def __init__(self, console: Console, content: Callable[[int, int], ConsoleRenderable]) -> None:
@@ -49,18 +49,20 @@ class Screen:
         self._thread = threading.Thread(target=self._keep_drawing, daemon=True)
 
     def start(self) -> None:
+        """Begin to draw."""
         self._console.push_render_hook(self)  # type: ignore[arg-type]  # duck-typed, before Live's
         self._live.start(refresh=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """Stop drawing and remove what is drawn."""
         self._ended.set()
         self._thread.join()
         self._live.stop()
         self._console.pop_render_hook()
 
     def print(self, markup: str) -> None:
-        """A line above what is drawn, to stay."""
+        """Print a line above the drawing, to stay."""
         text = Text.from_markup(markup)
         with self._lock:
             self._console.print(text)
@@ -71,11 +73,11 @@ class Screen:
             try:
                 with self._lock:
                     self._live.refresh()
-            except (OSError, ValueError):  # the terminal is closed; who prints next will see it
+            except (OSError, ValueError):  # the terminal is closed; the next print raises this, too
                 return
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """What the console is to write instead of `renderables`; `Live` adds itself to that."""
+        """Return what the console writes instead of `renderables`; `Live` appends the drawing."""
         width, height = size = self._console.size
         self._drawn = self._console.render_lines(self._content(width, height), pad=False)
         if size == self._size:
@@ -84,12 +86,12 @@ class Screen:
         return [self._wipe(height), *self._last_printed(width, height), *renderables]
 
     def _wipe(self, height: int) -> Control:
-        """Line by line: some terminals copy what is cleared at once into their history."""
+        """Clear line by line: some terminals copy into their history what is cleared at once."""
         line = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_DOWN, 1)]
         return Control(ControlType.HOME, *line * height, ControlType.HOME)
 
     def _last_printed(self, width: int, height: int) -> list[Text]:
-        """As much as there is room for."""
+        """Return the last printed lines, as many as fit above the drawing."""
         room, shown = height - len(self._drawn), 0
         for text in reversed(self._printed):
             room -= -(-text.cell_len // width)
@@ -106,7 +108,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Row:
-    """One worker. `share` of its pair's work is done; without a label it has none."""
+    """The row of one worker. `share` of its pair's work is done. Without a label it is idle."""
 
     label: str = ""
     step: int = 0
@@ -119,7 +121,10 @@ class Row:
 def overview(
     width: int, done: int, failed: int, total: int, per_hour: float | None, left: float | None
 ) -> ConsoleRenderable:
-    """The overall bar and the facts beside it, on more lines where they do not fit into one."""
+    """Return the overall bar with the facts beside it, on several lines if one is too narrow.
+
+    `width` is that of the terminal in columns, `left` the seconds left.
+    """
     facts = [Text(f"{done:,}/{total:,}")]
     if failed:
         facts.append(Text(f"{failed:,} failed", "red"))
@@ -144,7 +149,7 @@ def overview(
 
 
 def clock(seconds: float) -> str:
-    """The time of day in so many seconds, with the day where it is another."""
+    """Return the time of day some seconds from now, with the day if it is not today."""
     now = datetime.now()
     end = now + timedelta(seconds=seconds)
     days = (end.date() - now.date()).days
@@ -152,11 +157,15 @@ def clock(seconds: float) -> str:
 
 
 def table(rows: Sequence[Row], width: int, longest: int, most_steps: int) -> ConsoleRenderable:
-    """A line for each worker. `longest` label and `most_steps` of the run fix the columns."""
+    """Return a line for each worker.
+
+    `width` is that of the terminal. The widths of the columns depend on the `longest` label and the
+    `most_steps` of the run, so that they keep their places.
+    """
     digits = len(str(most_steps))
     narrow = width < _NARROW
     widths = [2 * digits + 1, 9, 7] if narrow else [16, 2 * digits + 1, 14, 12]
-    label = max(4, min(longest, _LABEL, width - 1 - sum(widths) - len(widths)))
+    label = max(4, min(longest, _LONGEST_LABEL, width - 1 - sum(widths) - len(widths)))
     columns = [Column(width=w, no_wrap=True, overflow="ellipsis") for w in (label, *widths)]
     grid = Table.grid(*columns, padding=(0, 1, 0, 0))
     for row in rows:

@@ -1,4 +1,4 @@
-"""What is wrong with the files that a manifest names. Never imports torch or ray."""
+"""Checks of the files that a manifest names. Never imports torch or ray."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["find_problems", "mask_problems", "overwritten"]
 
 
 def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
-    """Find the outputs that are the file of an input of any row: the original would be lost."""
+    """Find the outputs that are an input of any row, so that painting them would lose the input."""
     lines = pairs.lines if isinstance(pairs, Manifest) else {}
-    folders: dict[str, str] = {}  # resolved once: thousands of files lie in a few
+    folders: dict[str, str] = {}  # each is resolved once, since it may hold thousands of files
 
     def real(path: str) -> str:
         folder, name = os.path.split(path)
@@ -38,7 +38,7 @@ def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
             role, row = original
             message = (
                 f"{quoted(pair.output)} in {quoted(str(out))} is the {role} of row {row}, and "
-                "would be lost; name another output, or another --out"
+                "would be lost; choose another output or another --out"
             )
             problems.append(Problem(pair.row, lines.get(pair.row), "output", message))
     return problems
@@ -50,10 +50,11 @@ def find_problems(
     *,
     lines: Mapping[int, int] | None = None,
 ) -> list[Problem]:
-    """Find what is wrong with the files that the pairs name. Each file is looked at once.
+    """Find the files of the pairs that are missing or that `check` objects to.
 
-    `check` gets a path that exists and returns None or what is wrong with it. The problem is that
-    of the first row that names the file. `lines` (row -> line) is taken from a `Manifest` itself.
+    `check` gets the path of a file that exists, once for each file, and returns None or its
+    objection. The problem names the first row with that file. `lines` maps rows to lines of the
+    manifest; a `Manifest` brings its own.
     """
     lines = pairs.lines if lines is None and isinstance(pairs, Manifest) else lines or {}
     first: dict[str, tuple[Pair, str, str]] = {}
@@ -74,10 +75,10 @@ def find_problems(
 
 
 def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]) -> list[Problem]:
-    """Find what is wrong with the pairs' masks.
+    """Find the masks that `check` objects to.
 
-    `check` gets the paths of a photograph and its mask, once for each two of them, and returns
-    None or what is wrong.
+    `check` gets the paths of a photograph and its mask, once for each such combination, and
+    returns None or its objection.
     """
     lines = pairs.lines if isinstance(pairs, Manifest) else {}
     first: dict[tuple[str, str], Pair] = {}
@@ -87,19 +88,19 @@ def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]
             first.setdefault((paths["content"], paths["mask"]), pair)
     return [
         Problem(pair.row, lines.get(pair.row), "mask", message)
-        for both, pair in first.items()
-        if (message := check(*both))
+        for (photograph, mask), pair in first.items()
+        if (message := check(photograph, mask))
     ]
 
 
 _HINTS = {
     "\\": "; folders are separated by /",
-    "~": "; ~ is not your home here, write the path in full",
-    "*": "; a manifest has names, and `make-manifest` makes them of a pattern",
-    "?": "; a manifest has names, and `make-manifest` makes them of a pattern",
+    "~": "; ~ does not stand for your home folder here; write the full path",
+    "*": "; patterns are not expanded here; `make-manifest` makes a manifest from a pattern",
+    "?": "; patterns are not expanded here; `make-manifest` makes a manifest from a pattern",
     "\N{LEFT DOUBLE QUOTATION MARK}": "; leave the quotation marks out",
 }
-"""What a name that does not exist may hold that would explain it."""
+"""Hints for a name that does not exist, by a character in it."""
 
 
 def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> str | None:

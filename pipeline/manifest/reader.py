@@ -1,6 +1,6 @@
-"""A manifest as pairs: every row understood, or every problem named with line, column and remedy.
+"""Reading a manifest as pairs; every problem is named with its line, column and remedy.
 
-Standard library, stylize's settings, storage for paths. Never torch or ray.
+Imports the standard library, stylize's settings and storage; never torch or ray.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from stylize.presets import PRESETS
 __all__ = ["COLUMNS", "Manifest", "read_manifest"]
 
 COLUMNS = ("content", "style", "id", "output", *SETTINGS)
-"""Every column that a manifest may have, beside those that begin with ``meta.``."""
+"""Every column that a manifest may have, besides those that begin with ``meta.``."""
 
 
 class Manifest(list[Pair]):
-    """The pairs of a manifest, and in `lines` the line of the file where each row begins."""
+    """The pairs of a manifest. `lines` maps each row to the line of the file where it begins."""
 
     def __init__(self, pairs: Iterable[Pair] = (), lines: Mapping[int, int] | None = None) -> None:
         super().__init__(pairs)
@@ -36,12 +36,12 @@ class Manifest(list[Pair]):
 
 
 def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Manifest:
-    """Every row of a csv, tsv, jsonl or Parquet manifest as a `Pair`.
+    """Return every row of a csv, tsv, jsonl or Parquet manifest as a `Pair`.
 
     `defaults` are settings in text form, as options give them. Precedence: StyleConfig's defaults
-    < the preset of `defaults` < the rest of `defaults` < the row's preset < the row's cells; a
-    row's preset takes the place of the one in `defaults`. An empty cell is unset.
-    Raises `ManifestError` with all problems at once, and the pairs of the rows that have none.
+    < the preset of `defaults` < the rest of `defaults` < the row's preset < the row's cells. A
+    row's preset replaces the one in `defaults`. An empty cell counts as not given.
+    Raises `ManifestError` with all problems at once, and with the pairs of the rows without any.
     """
     try:
         data = storage.read_bytes(path)
@@ -66,14 +66,14 @@ def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Ma
 
 
 class _Reader:
-    """Turns rows into pairs; keeps what one row must not share with another."""
+    """Turns rows into pairs, and keeps the ids and outputs that each row must have for itself."""
 
     def __init__(self, folder: str, options: Mapping[str, str], problems: list[Problem]) -> None:
         self.folder = folder
         self.problems = problems
         self.pairs: list[Pair] = []
         self.options: dict[str, Any] = {}
-        self._settled: dict[tuple[tuple[str, str], ...], _Settled] = {}
+        self._resolved: dict[tuple[tuple[str, str], ...], _Resolved] = {}  # by cells
         self._ids: dict[str, Row] = {}
         self._outputs: dict[str, tuple[Row, str]] = {}  # by folded name
         for name, text in options.items():
@@ -83,25 +83,38 @@ class _Reader:
             else:
                 self.options[name] = value
 
+    # --- the whole table ---
+
     def check_columns(self, columns: Mapping[str, int | None], has_rows: bool) -> bool:
-        """Name unknown and missing columns; whether the rows can be read at all."""
+        """Name unknown and missing columns; return whether the rows can be read at all."""
         missing = [name for name in ("content", "style") if name not in columns]
         if columns and missing:
             line = next(iter(columns.values()))
             message = f"there is no column {' and no column '.join(missing)}"
-            message += "; a manifest has at least the columns content,style, in small letters"
-            message += f", and this begins with {quoted(','.join(columns))}"
+            message += "; a manifest needs at least the columns content,style, in lower case"
+            message += f", and this one begins with {quoted(','.join(columns))}"
             self.problems.append(Problem(None, line, "", message))
-        if len(missing) == 2:  # most likely there is no header: its names are data
+        if len(missing) == 2:  # most likely there is no header, and the names are data
             return False
         for name, line in columns.items():
             if name and name not in COLUMNS and not (name.startswith("meta.") and name[5:]):
                 near = difflib.get_close_matches(name.lower()[:64], COLUMNS, 1, cutoff=0.0)[0]
                 message = f"there is no such column; the nearest is {near}"
                 if not name.startswith("meta"):
-                    message += " (one that is only passed through is called meta.NAME)"
+                    message += " (to pass a column of your own through, call it meta.NAME)"
                 self.problems.append(Problem(None, line, name, message))
         return has_rows and not missing
+
+    def check_folders(self) -> None:
+        """Name the outputs that lie below another output, which cannot also be a folder."""
+        for key, (row, output) in self._outputs.items():
+            for end in [i for i, letter in enumerate(key) if letter == "/"]:
+                if key[:end] in self._outputs:
+                    other = self._outputs[key[:end]][0].where
+                    message = f"{quoted(output)} lies in a folder that is the output of {other}"
+                    self._complain(row, "output", f"{message}; choose another output")
+
+    # --- one row ---
 
     def read(self, row: Row) -> None:
         """Append the row's pair, or its problems."""
@@ -111,16 +124,18 @@ class _Reader:
         styles = split_styles(row.cells.get("style", ""))
         self._check_paths(row, styles)
         if config and config.style_blend and len(config.style_blend) != len(styles):
-            message = f"{len(config.style_blend)} weights for {len(styles)} styles; give each one"
+            message = (
+                f"{len(config.style_blend)} weights for {len(styles)} styles; give each style one"
+            )
             self._complain(row, "style_blend", message)
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
-        given_id = row.cells.get("id", "")
-        pair_id = given_id or default_id(content, style, cells)
+        own_id = row.cells.get("id", "")
+        pair_id = own_id or default_id(content, style, cells)
         self._check_id(row, pair_id)
         output = row.cells.get("output") or default_output(content, styles, pair_id)
         if config and (problem := side_problem(os.path.splitext(output)[1], config.size)):
             self._complain(row, "output", f"{quoted(output)}: {problem}")
-        if config is None or len(self.problems) > before or not self._claim(row, output):
+        if config is None or len(self.problems) > before or not self._claim_output(row, output):
             return
         self.pairs.append(
             Pair(
@@ -129,83 +144,23 @@ class _Reader:
                 output=output,
                 inputs=tuple(self._inputs(content, styles, config)),
                 config=config,
-                generated_id=not given_id,
+                generated_id=not own_id,
                 meta={k[5:]: v for k, v in row.cells.items() if k.startswith("meta.")},
             )
         )
-
-    def check_folders(self) -> None:
-        """No output may be the folder of another one."""
-        for key, (row, output) in self._outputs.items():
-            for end in [i for i, letter in enumerate(key) if letter == "/"]:
-                if key[:end] in self._outputs:
-                    other = self._outputs[key[:end]][0].where
-                    message = f"{quoted(output)} lies in a folder that is the output of {other}"
-                    self._complain(row, "output", message)
 
     def _complain(self, row: Row, column: str, message: str) -> None:
         self.problems.append(Problem(row.number, row.line, column, message))
 
     def _settings(self, row: Row, cells: dict[str, str]) -> StyleConfig | None:
-        # Most rows share their settings: 40,000 of them are checked once.
-        cached = tuple(cells.items())
-        if cached not in self._settled:
-            self._settled[cached] = _settle(self.options, cells)
-        settled = self._settled[cached]
-        for column, message in settled.problems:
+        # Most of perhaps 40,000 rows have the same settings, which are resolved once.
+        key = tuple(cells.items())
+        if key not in self._resolved:
+            self._resolved[key] = _resolve(self.options, cells)
+        resolved = self._resolved[key]
+        for column, message in resolved.problems:
             self._complain(row, column, message)
-        return settled.config
-
-    def _check_paths(self, row: Row, styles: Sequence[str]) -> None:
-        if not row.cells.get("content"):
-            self._complain(row, "content", "empty; name the picture that is to be painted")
-        if not row.cells.get("style"):
-            self._complain(row, "style", "empty; name the picture whose style it gets")
-        elif not all(style.strip() for style in styles):
-            text = quoted(row.cells["style"])
-            self._complain(row, "style", f"{text} has an empty name before or after a |")
-        named = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
-        named += [(name, row.cells.get(name, "")) for name in ("init", "mask")]
-        for column, path in named:
-            scheme = path.partition("://")[0].lower() if storage.is_uri(path) else ""
-            if "\0" in path:
-                self._complain(row, column, f"{quoted(path)} has a NUL; no file's name can")
-            elif scheme and scheme not in storage.SCHEMES:
-                known = ", ".join(f"{name}://" for name in storage.SCHEMES)
-                self._complain(row, column, f"{quoted(path)}: only {known} can be read; copy it")
-            elif scheme == "file" and not path[len("file://") :].startswith(("/", "localhost/")):
-                message = f"{quoted(path)} names a host; write file:///path, or the path alone"
-                self._complain(row, column, message)
-
-    def _check_id(self, row: Row, pair_id: str) -> None:
-        message = id_problem(pair_id)
-        if message:
-            self._complain(row, "id", message)
-        elif pair_id not in self._ids:
-            self._ids[pair_id] = row
-        elif "id" in row.cells or "id" in self._ids[pair_id].cells:
-            message = f"{quoted(pair_id)} is also the id of {self._ids[pair_id].where}"
-            self._complain(row, "id", f"{message}; give each row its own")
-        elif row.cells.get("content") and row.cells.get("style"):
-            same = f"the row has the content, style and settings of {self._ids[pair_id].where}"
-            self._complain(row, "", f"{same}; remove one of them or give each an id")
-
-    def _claim(self, row: Row, output: str) -> bool:
-        """Return whether no other row has the output.
-
-        Names that differ only in case are the same file on some systems.
-        """
-        message = output_problem(output)
-        key = folded(output)
-        if not message and key in self._outputs:
-            other, name = self._outputs[key]
-            same = "is" if name == output else "differs only in case or accents' form from"
-            message = f"{quoted(output)} {same} the output of {other.where}; name another"
-        if message:
-            self._complain(row, "output", message)
-            return False
-        self._outputs[key] = (row, output)
-        return True
+        return resolved.config
 
     def _inputs(
         self, content: str, styles: Sequence[str], config: StyleConfig
@@ -218,16 +173,76 @@ class _Reader:
                 path = storage.join(self.folder, written) if self.folder else written
                 yield InputRef(role, written, path)
 
+    # --- checks of one row ---
+
+    def _check_paths(self, row: Row, styles: Sequence[str]) -> None:
+        if not row.cells.get("content"):
+            self._complain(row, "content", "empty; name the picture that is to be painted")
+        if not row.cells.get("style"):
+            self._complain(row, "style", "empty; name the picture whose style it gets")
+        elif not all(style.strip() for style in styles):
+            text = quoted(row.cells["style"])
+            self._complain(row, "style", f"{text} has an empty name before or after a |")
+        paths = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
+        paths += [(name, row.cells.get(name, "")) for name in ("init", "mask")]
+        for column, path in paths:
+            if message := _path_problem(path):
+                self._complain(row, column, message)
+
+    def _check_id(self, row: Row, pair_id: str) -> None:
+        message = id_problem(pair_id)
+        if message:
+            self._complain(row, "id", message)
+        elif pair_id not in self._ids:
+            self._ids[pair_id] = row
+        elif "id" in row.cells or "id" in self._ids[pair_id].cells:
+            message = f"{quoted(pair_id)} is also the id of {self._ids[pair_id].where}"
+            self._complain(row, "id", f"{message}; give each row its own")
+        elif row.cells.get("content") and row.cells.get("style"):
+            message = f"the row has the content, style and settings of {self._ids[pair_id].where}"
+            self._complain(row, "", f"{message}; remove one of them or give each an id")
+
+    def _claim_output(self, row: Row, output: str) -> bool:
+        """Reserve an output for a row; return whether it is allowed and no other row has it.
+
+        Names that differ only in case are the same file on some systems.
+        """
+        message = output_problem(output)
+        key = folded(output)
+        if not message and key in self._outputs:
+            other, name = self._outputs[key]
+            same = "is" if name == output else "differs only in case or form of accents from"
+            message = f"{quoted(output)} {same} the output of {other.where}; choose another"
+        if message:
+            self._complain(row, "output", message)
+            return False
+        self._outputs[key] = (row, output)
+        return True
+
+
+def _path_problem(path: str) -> str:
+    """Return what is wrong with the path or URI of an input as it is written, or ""."""
+    scheme = path.partition("://")[0].lower() if storage.is_uri(path) else ""
+    if "\0" in path:
+        return f"{quoted(path)} contains a NUL character, which no file name can"
+    if scheme and scheme not in storage.SCHEMES:
+        readable = ", ".join(f"{name}://" for name in storage.SCHEMES)
+        return f"{quoted(path)}: only {readable} can be read; copy the file to one of them"
+    if scheme == "file" and not path[len("file://") :].startswith(("/", "localhost/")):
+        return f"{quoted(path)} names a host; write file:///path, or the path alone"
+    return ""
+
 
 @dataclass(frozen=True)
-class _Settled:
-    """The settings of a row after all precedence, or what is wrong with them."""
+class _Resolved:
+    """The settings of a row after all precedence; without `config` there are problems."""
 
     config: StyleConfig | None
     problems: Sequence[tuple[str, str]]  # (column, message)
 
 
-def _settle(options: Mapping[str, Any], cells: Mapping[str, str]) -> _Settled:
+def _resolve(options: Mapping[str, Any], cells: Mapping[str, str]) -> _Resolved:
+    """Return the settings of a row with these cells, given the options."""
     values, problems = {}, []
     for name, text in cells.items():
         value, message = _parse(name, text)
@@ -235,21 +250,21 @@ def _settle(options: Mapping[str, Any], cells: Mapping[str, str]) -> _Settled:
             problems.append((name, message))
         values[name] = value
     if problems:
-        return _Settled(None, problems)
-    chosen = {name: value for name, value in options.items() if name != "preset"}
+        return _Resolved(None, problems)
+    settings = {name: value for name, value in options.items() if name != "preset"}
     preset = options.get("preset") or "default"
     if "preset" in values:
         preset = values.pop("preset")
-        chosen |= {name: parse_setting(name, text) for name, text in PRESETS[preset].items()}
+        settings |= {name: parse_setting(name, text) for name, text in PRESETS[preset].items()}
     try:
-        config = StyleConfig.of(preset, **{**chosen, **values})
+        config = StyleConfig.of(preset, **{**settings, **values})
     except ConfigError as error:
-        return _Settled(None, [("", str(error))])
-    return _Settled(config, [])
+        return _Resolved(None, [("", str(error))])
+    return _Resolved(config, [])
 
 
 def _parse(name: str, text: str) -> tuple[Any, str]:
-    """The value of a setting and "", or None and what is wrong with it."""
+    """Return (value of a setting, ""), or (None, what is wrong with its text)."""
     if name not in SETTINGS:
         near = difflib.get_close_matches(name[:64], list(SETTINGS), 1, cutoff=0.0)[0]
         return None, f"there is no such setting; the nearest is {near}"
@@ -257,7 +272,7 @@ def _parse(name: str, text: str) -> tuple[Any, str]:
         return parse_setting(name, text), ""
     except ConfigError:
         limit = SETTINGS[name].limit
-        what = "is not allowed"
+        reason = "is not allowed"
         if "number" in limit and not re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", text):
-            what = "is no number"
-        return None, f"{quoted(text)} {what}; it must be {limit}"
+            reason = "is not a number"
+        return None, f"{quoted(text)} {reason}; it must be {limit}"

@@ -1,6 +1,6 @@
-"""A manifest file as rows of text cells: csv, tsv, jsonl, parquet. What they mean: manifest.py.
+"""Reading a csv, tsv, jsonl or Parquet file as rows of text cells; reader.py gives them meaning.
 
-Standard library; pyarrow only when a Parquet file is read.
+Standard library only, except that reading a Parquet file imports pyarrow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import storage
 from pipeline.records import join_styles
@@ -28,23 +28,23 @@ __all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "folder_of", "
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 """The endings that a manifest's name may have."""
 
-MOST_COLUMNS = 1_000
-MOST_PROBLEMS = 10_000  # a 10 MB file of rubbish must not become 5 million messages
-LONGEST_CELL = 1 << 20  # characters; csv's own limit is 131072
+_MOST_COLUMNS = 1_000
+_MOST_PROBLEMS = 10_000  # a 10 MB file of rubbish must not become 5 million messages
+_LONGEST_CELL = 1 << 20  # characters; the default limit of csv is 131072
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing in a manifest that must be mended, and where it stands."""
+    """One problem of a manifest, and its place."""
 
     row: int | None  # row of data, from 1
     line: int | None  # line of the file, from 1
-    column: str  # "" where it is no single column's
+    column: str  # "" unless it concerns a single column
     message: str
 
     @property
     def place(self) -> tuple[int, int]:
-        """To sort by; what stands nowhere comes first."""
+        """A key to sort by; problems without a place come first."""
         return self.line or 0, self.row or 0
 
     def __str__(self) -> str:
@@ -59,8 +59,11 @@ class Problem:
 
 
 class ManifestError(Exception):
-    """A manifest that cannot be understood; `problems` has every reason, `pairs` what is good among
-    its `rows` rows."""
+    """A manifest with problems.
+
+    `problems` has them all, `pairs` the pairs of the rows without problems, and `rows` the number
+    of all rows.
+    """
 
     def __init__(
         self, problems: Iterable[Problem], pairs: Sequence[Pair] = (), rows: int = 0
@@ -76,7 +79,7 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of data: its cells that are not empty, as text."""
+    """One row of data: the cells that are not empty, as text."""
 
     number: int  # from 1
     line: int | None
@@ -84,12 +87,13 @@ class Row:
 
     @property
     def where(self) -> str:
+        """The place of the row in words."""
         return f"row {self.number}" if self.line is None else f"line {self.line}"
 
 
 @dataclass
 class Table:
-    """A whole manifest before its meaning. `columns`: name -> line that first names it."""
+    """A whole manifest as text. `columns` maps each name to the line that first has it."""
 
     columns: dict[str, int | None] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -97,25 +101,30 @@ class Table:
 
     @property
     def is_hopeless(self) -> bool:
-        return len(self.problems) >= MOST_PROBLEMS or len(self.columns) > MOST_COLUMNS
+        """Whether reading stops because there are too many problems or columns."""
+        return len(self.problems) >= _MOST_PROBLEMS or len(self.columns) > _MOST_COLUMNS
 
     def complain(
         self, message: str, line: int | None = None, column: str = "", row: int | None = None
     ) -> None:
+        """Add a problem."""
         self.problems.append(Problem(row, line, column, message))
 
 
 def folder_of(path: str) -> str:
-    """Return where the relative paths of a manifest start."""
+    """Return the folder that the relative paths of a manifest start from."""
     return path.rpartition("/")[0] if storage.is_uri(path) else os.path.dirname(path)
 
 
 def read_table(path: str, data: bytes) -> Table:
-    """The rows of a manifest's bytes, by the ending of `path`. Never raises for bad content."""
+    """Return the rows of a manifest's bytes, whose format is given by the ending of `path`.
+
+    Bad content never raises: it becomes problems of the table.
+    """
     ending = path[path.rfind(".") :].lower()
     table = Table()
     if ending not in ENDINGS:
-        table.complain(f"{quoted(path)} is no manifest; its name must end in {_listed(ENDINGS)}")
+        table.complain(f"{quoted(path)} is not a manifest; its name must end in {_listed(ENDINGS)}")
         return table
     if not data.strip():
         table.complain("the manifest is empty; its first row must be: content,style")
@@ -128,11 +137,11 @@ def read_table(path: str, data: bytes) -> Table:
         else:
             _read_delimited(text, table, "," if ending == ".csv" else "\t")
     if not table.rows and not table.problems:
-        table.complain("the manifest has no rows; give each pair one, below the names of columns")
-    if len(table.columns) > MOST_COLUMNS:
-        table.complain(f"more than {MOST_COLUMNS} columns; reading stopped there")
+        table.complain("the manifest has no rows; give each pair a row below the column names")
+    if len(table.columns) > _MOST_COLUMNS:
+        table.complain(f"more than {_MOST_COLUMNS} columns; reading stopped there")
     elif table.is_hopeless:
-        table.complain(f"more than {MOST_PROBLEMS} problems; reading stopped there")
+        table.complain(f"more than {_MOST_PROBLEMS} problems; reading stopped there")
     return table
 
 
@@ -145,7 +154,7 @@ def _decode(data: bytes, table: Table) -> str | None:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        kind = "it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "no UTF-8"
+        kind = "it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
         line = data.count(b"\n", 0, error.start) + 1
         table.complain(
             f"byte {error.start + 1} of the file is 0x{data[error.start]:02x} ({kind}); "
@@ -156,7 +165,7 @@ def _decode(data: bytes, table: Table) -> str | None:
 
 
 def _read_delimited(text: str, table: Table, delimiter: str) -> None:
-    before = csv.field_size_limit(LONGEST_CELL)
+    before = csv.field_size_limit(_LONGEST_CELL)
     try:
         records = _records(text, table, delimiter)
         line, names = next(records, (1, []))
@@ -180,7 +189,7 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
 
 
 def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of each record that is not blank."""
+    """Yield (first line, cells) of each record that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
@@ -193,7 +202,7 @@ def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, lis
             if "end of data" in reason:
                 reason = "a quotation mark is not closed"
             elif "field larger" in reason:
-                reason = f"a cell of over {LONGEST_CELL} characters; is a quotation mark open?"
+                reason = f"a cell has over {_LONGEST_CELL} characters; is a quotation mark open?"
             table.complain(f"cannot be read: {reason}", line, row=len(table.rows) + 1)
             return
         if any(cell.strip() for cell in cells):
@@ -202,14 +211,14 @@ def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, lis
 
 def _header(names: list[str], line: int, table: Table, delimiter: str) -> list[str]:
     names = [name.strip() for name in names]
-    if len(names) > MOST_COLUMNS:
-        table.complain(f"{len(names)} columns; at most {MOST_COLUMNS} are read", line)
+    if len(names) > _MOST_COLUMNS:
+        table.complain(f"{len(names)} columns; the limit is {_MOST_COLUMNS}", line)
         return []
     others = [d for d in ",;\t" if d != delimiter and len(names) == 1 and d in names[0]]
     if others:
         table.complain(
             f"the columns are separated by {quoted(others[0])}; "
-            f"use {quoted(delimiter)}, or another ending of the name (.csv: comma, .tsv: tab)",
+            f"use {quoted(delimiter)}, or rename the file (.csv: comma, .tsv: tab)",
             line=line,
         )
         return []
@@ -217,7 +226,7 @@ def _header(names: list[str], line: int, table: Table, delimiter: str) -> list[s
         if not name:
             table.complain(f"column {number} has no name", line=line)
         elif name in table.columns:
-            table.complain("the column is there twice; remove one", line=line, column=name)
+            table.complain("the column occurs twice; remove one", line=line, column=name)
         table.columns.setdefault(name, line)
     return names
 
@@ -226,29 +235,30 @@ def _read_jsonl(text: str, table: Table) -> None:
     for line, written in enumerate(text.split("\n"), 1):
         if not written.strip() or table.is_hopeless:
             continue
-        twice: list[str] = []
+        repeated: list[str] = []
         try:
-            value = json.loads(written, object_pairs_hook=functools.partial(_object, twice))
+            value = json.loads(written, object_pairs_hook=functools.partial(_object, repeated))
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or "a value is too long or too deep"
-            message = f"no JSON: {reason}: {quoted(written.strip())}; write one object a line"
+            message = f"not JSON: {reason}: {quoted(written.strip())}; write one object a line"
             table.complain(message, line, row=len(table.rows) + 1)
             value = {}
         if not isinstance(value, dict):
-            message = f"no JSON object: {quoted(written.strip())}; write one object a line"
+            message = f"not a JSON object: {quoted(written.strip())}; write one object a line"
             table.complain(message, line, row=len(table.rows) + 1)
             value = {}
-        for name in twice:
-            table.complain("the name is there twice; remove one", line, name, len(table.rows) + 1)
+        for name in repeated:
+            table.complain("the name occurs twice; remove one", line, name, len(table.rows) + 1)
         _add_row(table, line, value.items())
 
 
-def _object(twice: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = Counter(name for name, _ in pairs)
-        twice += [name for name, times in names.items() if times > 1][:MOST_COLUMNS]
-    return found
+def _object(repeated: list[str], items: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object as a dict; append the names that occur twice to `repeated`."""
+    values = dict(items)
+    if len(values) < len(items):
+        names = Counter(name for name, _ in items)
+        repeated += [name for name, times in names.items() if times > 1][:_MOST_COLUMNS]
+    return values
 
 
 def _read_parquet(data: bytes, table: Table) -> None:
@@ -258,28 +268,28 @@ def _read_parquet(data: bytes, table: Table) -> None:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         names = file.schema_arrow.names
-        if len(names) > MOST_COLUMNS:
-            table.complain(f"{len(names)} columns; at most {MOST_COLUMNS} are read")
+        if len(names) > _MOST_COLUMNS:
+            table.complain(f"{len(names)} columns; the limit is {_MOST_COLUMNS}")
             return
         for name in [name for name, times in Counter(names).items() if times > 1]:
-            table.complain("the column is there twice; remove one", column=name)
+            table.complain("the column occurs twice; remove one", column=name)
         if table.problems:
             return
         table.columns.update(dict.fromkeys(names))
         values = file.read().to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
-        first = str(error).partition("\n")[0]
-        table.complain(f"the Parquet file cannot be read: {visible(first, 200)}")
+        reason = str(error).partition("\n")[0]
+        table.complain(f"the Parquet file cannot be read: {visible(reason, 200)}")
         return
     for cells in values:
         if not table.is_hopeless:
             _add_row(table, None, cells.items())
 
 
-def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, Any]]) -> None:
+def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, object]]) -> None:
     """Append a row, each cell as text; a cell that has no text form is a problem."""
     number = len(table.rows) + 1
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, value in cells:
         table.columns.setdefault(name, line)
         if table.is_hopeless:
@@ -288,19 +298,19 @@ def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, Any]]) -
             text = _cell(name, value)
             (name + text).encode()
         except UnicodeEncodeError:
-            table.complain("half a surrogate pair, which is no text", line, name, number)
+            table.complain("half a surrogate pair, which is not text", line, name, number)
         except RecursionError:
             table.complain("the value is nested too deeply", line, name, number)
         except ValueError as error:
             table.complain(str(error), line, name, number)
         else:
             if text.strip():
-                found[name] = text
-    table.rows.append(Row(number, line, found))
+                texts[name] = text
+    table.rows.append(Row(number, line, texts))
 
 
-def _cell(column: str, value: Any) -> str:
-    """Return a value of JSON or Parquet as the cell that csv would have. Raises `ValueError`."""
+def _cell(column: str, value: object) -> str:
+    """Return a value of JSON or Parquet as the text of a csv cell. Raises `ValueError`."""
     if isinstance(value, bytes):
         return value.decode()
     if column.startswith("meta.") and isinstance(value, list | tuple | dict):

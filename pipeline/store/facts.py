@@ -1,5 +1,7 @@
-"""What the files say today about a pair: its key, and the state of its picture. Reads, never
-writes. Never imports torch or ray."""
+"""Facts about a pair as the files are today: its key, and the state of its picture.
+
+Only reads. Never imports torch or ray.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ __all__ = ["FileFacts"]
 
 
 class FileFacts:
-    """`resume.Facts` from the storage. `weights_sha256` answers for a backbone, when asked."""
+    """The `plan.Facts` of an output folder, read from its files and from the inputs.
+
+    `weights_sha256` returns the SHA-256 of a backbone's weights; it is called only when needed.
+    With `verify_inputs` every input is hashed, even if its size and time are unchanged.
+    """
 
     algorithm = ALGORITHM
 
@@ -33,16 +39,19 @@ class FileFacts:
         self._verify_inputs = verify_inputs
         self._stats: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
-        self._rows: dict[str, Result | None] = {}  # output -> what the picture there carries
+        self._rows: dict[str, Result | None] = {}  # output -> the row that its picture carries
         self._is_whole: dict[str, bool] = {}  # output -> whether that picture can be decoded
 
     def key(self, pair: Pair, result: Result) -> str:
-        """The pair's key by today's files and settings and the result's algorithm; an input that
-        is gone counts as it was: the picture made from it stands."""
-        known = {given.role: given for given in result.inputs}
+        """Return the pair's key by today's files and settings and the result's algorithm.
+
+        An input that is gone counts as unchanged, because the picture made from it is still good.
+        Return "" if an input cannot be read and the result does not know it under this path.
+        """
+        recorded = {source.role: source for source in result.inputs}
         hashes = {}
         for ref in pair.inputs:
-            before = known.get(ref.role)
+            before = recorded.get(ref.role)
             try:
                 now = (ref.written, self._stat(ref.path))
                 same = before is not None and (before.path, before.stat) == now
@@ -57,11 +66,12 @@ class FileFacts:
         return self._key(pair, hashes, result.algorithm)
 
     def changed(self, pair: Pair, result: Result) -> Sequence[str]:
-        known = {given.role: given.sha256 for given in result.inputs}
+        """Return the roles of the inputs, and "weights", whose bytes differ from the result's."""
+        recorded = {source.role: source.sha256 for source in result.inputs}
         roles = []
         for ref in pair.inputs:
             try:
-                if self._hash(ref.path) != known.get(ref.role):
+                if self._hash(ref.path) != recorded.get(ref.role):
                     roles.append(ref.role)
             except OSError:
                 continue
@@ -70,7 +80,10 @@ class FileFacts:
         return roles
 
     def picture(self, pair: Pair, result: Result | None) -> Picture:
-        """Compare the file with the row: by size, and by hash where it is younger than the row."""
+        """Return the state of the picture: see `plan.Facts.picture`.
+
+        It is compared with the row by size, and by hash if the file is newer than the row.
+        """
         path = self.out.path(pair.output)
         try:
             size, _, mtime = storage.stat(path).partition(":")
@@ -84,11 +97,12 @@ class FileFacts:
                 return "ok"
             if storage.sha256(path) == result.output_sha256:
                 return "ok"
-        # An editor leaves the row's key in a picture, or none.
+        # An image editor keeps the key in the metadata, or drops all metadata.
         carried_row = self._row_of_picture(pair)
         return "changed" if carried_row is None or carried_row.key == result.key else "rowless"
 
     def adoptable(self, pair: Pair) -> Result | None:
+        """Return the row that the pair's picture carries, if its key is today's, else None."""
         row = self._row_of_picture(pair)
         if row is None or not self._is_whole[pair.output]:
             return None
@@ -99,23 +113,25 @@ class FileFacts:
             )
         except OSError:
             return None
-        hashes = {given.role: given.sha256 for given in inputs}
-        return (
-            replace(row, inputs=inputs) if row.key == self._key(pair, hashes, ALGORITHM) else None
-        )
+        hashes = {source.role: source.sha256 for source in inputs}
+        is_current = row.key == self._key(pair, hashes, ALGORITHM)
+        return replace(row, inputs=inputs) if is_current else None
 
     def restate(self, pair: Pair, result: Result) -> Result:
-        """A finished pair's row as manifest and inputs have it today: the same picture, perhaps in
-        another line, with other `meta` columns, or from files that were copied since."""
-        known = {given.role: given for given in result.inputs}
+        """Return a finished pair's row, brought up to date with the manifest and the inputs.
+
+        The picture is the same, but its row of the manifest may have moved, its `meta` columns may
+        have changed, or its inputs may have been copied.
+        """
+        recorded = {source.role: source for source in result.inputs}
         inputs = []
         for ref in pair.inputs:
-            recorded = known[ref.role]
-            with contextlib.suppress(OSError):  # gone: as it was
+            source = recorded[ref.role]
+            with contextlib.suppress(OSError):  # an input that is gone stays as recorded
                 stat = self._stat(ref.path)
-                if stat != recorded.stat:
-                    recorded = replace(recorded, stat=stat, sha256=self._hash(ref.path))
-            inputs.append(replace(recorded, path=ref.written))
+                if stat != source.stat:
+                    source = replace(source, stat=stat, sha256=self._hash(ref.path))
+            inputs.append(replace(source, path=ref.written))
         today = replace(
             result,
             row=pair.row,
@@ -128,7 +144,7 @@ class FileFacts:
         return clean(today)
 
     def _row_of_picture(self, pair: Pair) -> Result | None:
-        """Return the row that the picture at the pair's output carries. The file is read once."""
+        """Return the row that the picture at the pair's output carries. Each file is read once."""
         if pair.output not in self._rows:
             try:
                 data = storage.read_bytes(self.out.path(pair.output))

@@ -1,16 +1,16 @@
-"""OUT as a value: where everything in an output folder lies. Never imports torch, ray or pyarrow.
+"""The output folder OUT as a value that knows its paths. Never imports torch, ray or pyarrow.
 
 OUT/
-  images/…                   the pictures, or wherever `output` puts them
-  index/part-….parquet       the rows
+  images/…                   the pictures, unless `output` puts them elsewhere
+  index/part-….parquet       rows of the index
   report.html  report/       what `stylize-batch report` wrote
   _state/
-    run.json                 what the first run fixed: see `Fixed`
-    lock                     held by the driver that writes
+    run.json                 values that the first run fixed: see `Fixed`
+    lock                     held by the process that writes to OUT
     journal/                 rows that are in no part yet
     log/                     one file for each run: see `store.log`
-    damaged/                 what was set aside
-    weights/                 copies of weights that the nodes of a cluster read
+    damaged/                 damaged files that were moved out of the way
+    weights/                 copies of the weights, for the nodes of a cluster
     probe-…                  a file that each worker must be able to read
 """
 
@@ -29,23 +29,23 @@ from stylize.config import FORMATS
 __all__ = ["Fixed", "OutFolder"]
 
 _OWN = ("index", "_state")
-"""Folders in which no picture lies."""
+"""Folders that never hold pictures."""
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """What the first run of OUT fixed for later ones, in ``_state/run.json``."""
+    """Values that the first run of OUT fixes for later runs, in ``_state/run.json``."""
 
-    backbone: str = ""  # what `auto` stands for; "" before it was asked for
+    backbone: str = ""  # what `auto` stands for; "" until a run needs it
     weights: Mapping[str, str] = field(default_factory=dict)  # backbone -> SHA-256
-    inputs: str = os.pardir  # where the manifest's relative paths start, seen from OUT
+    inputs: str = os.pardir  # the folder of the manifest's relative paths, relative to OUT
 
 
 class OutFolder:
     """An output folder, on this machine or mounted.
 
-    `written` is the path as the user gave it, for messages; `root` opens it. Raises
-    `StorageError` for a place where no results can be written yet.
+    `written` is the path as the user gave it, for messages. `root` is the path that opens it.
+    Raises `StorageError` for object storage, where results cannot be written yet.
     """
 
     def __init__(self, written: str | os.PathLike[str]) -> None:
@@ -53,8 +53,8 @@ class OutFolder:
         local = storage.local_path(self.written)
         if local is None:
             raise storage.StorageError(
-                f"--out {self.written}: results go to a local or mounted folder, not yet "
-                "to object storage"
+                f"--out {self.written}: results cannot be written to object storage yet; choose "
+                "a local or mounted folder"
             )
         self.root = local
 
@@ -65,7 +65,7 @@ class OutFolder:
 
     @property
     def absolute(self) -> str:
-        """The root as other processes open it, from whichever folder."""
+        """The absolute path of the root, for processes that run in another folder."""
         return os.path.abspath(self.root)
 
     @property
@@ -105,26 +105,26 @@ class OutFolder:
         return self._below("_state", "run.json")
 
     def weights(self, backbone: str, sha256: str) -> str:
-        """Return where a copy of a backbone's weights lies, for the nodes of a cluster."""
+        """Return the path of the copy of a backbone's weights that a cluster's nodes read."""
         name = f"{backbone}-{sha256[:16]}.safetensors"
         return os.path.join(self.absolute, "_state", "weights", name)
 
     def probe(self, run_id: str) -> str:
-        """Return the file that the workers of a run must be able to read."""
+        """Return the path of the file that each worker of a run must be able to read."""
         return os.path.join(self.absolute, "_state", f"probe-{run_id}")
 
     def path(self, output: str) -> str:
-        """Return where a pair's `output` lies, to be read."""
+        """Return the path of a pair's `output`, for reading: links are not checked."""
         return self._below(*output.split("/"))
 
     def _below(self, *names: str) -> str:
         return os.path.join(self.root, *names)
 
-    # --- looking ---
+    # --- looking inside ---
 
     @property
     def has_index(self) -> bool:
-        """Whether a run was here."""
+        """Whether a run has made an index here."""
         return os.path.isdir(self.index)
 
     @property
@@ -133,27 +133,27 @@ class OutFolder:
 
     @property
     def has_state(self) -> bool:
-        """Whether at least something of a run is left."""
+        """Whether the index or the state of a run is here."""
         return any(os.path.isdir(self._below(name)) for name in _OWN)
 
     def has_picture(self, output: str) -> bool:
         return os.path.isfile(self.path(output))
 
     def picture_bytes(self, output: str) -> int:
-        """Return the size of a picture, 0 where there is none."""
+        """Return the size of a picture in bytes, 0 if there is none."""
         try:
             return os.path.getsize(self.path(output))
         except OSError:
             return 0
 
     def free_bytes(self) -> int:
-        """Return how much can still be written."""
+        """Return the free space of the disk in bytes."""
         return shutil.disk_usage(self.root).free
 
     def pictures(self, skip: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-        """Yield (output, bytes) of each file that may be a picture of ours.
+        """Yield (output, bytes) of each file that may be a picture of this program, except `skip`.
 
-        Links are not followed: what they lead to does not belong to OUT.
+        Links are not followed, because their targets do not belong to OUT.
         """
         for folder, folders, names in os.walk(self.root):
             if folder == self.root:
@@ -166,27 +166,27 @@ class OutFolder:
                 if is_picture and output not in skip and not os.path.islink(path):
                     yield output, storage.read_bytes(path)
 
-    # --- tidying; under the lock ---
+    # --- tidying, under the lock ---
 
     def remove_leftovers(self) -> None:
-        """Remove what runs that were killed left: temporary files and probes."""
+        """Remove the temporary files and probes of runs that were killed."""
         storage.sweep_temporaries(self.root)
         for name in os.listdir(self.state):
             if name.startswith("probe-"):
                 storage.remove(os.path.join(self.state, name))
 
-    # --- what the first run fixed ---
+    # --- values that the first run fixes ---
 
     def read_fixed(self) -> Fixed:
-        """Return what the first run fixed. Raises `StorageError` where the file is damaged."""
+        """Return the values of ``run.json``. Raises `StorageError` if the file is damaged."""
         values = self._run_file_values()
         known = {name: values[name] for name in asdict(Fixed()) if name in values}
         return Fixed(**known)
 
-    def fix(self, **changes: Any) -> None:
-        """Fix some values of `Fixed` for later runs. Raises `StorageError`."""
+    def fix(self, **changes: object) -> None:
+        """Write some values of `Fixed` into ``run.json``. Raises `StorageError`."""
         before = self._run_file_values()
-        after = {**before, **changes}  # what a later version wrote stays
+        after = {**before, **changes}  # values that a later version wrote stay
         if after != before:
             text = json.dumps(after, indent=1, sort_keys=True)
             storage.put(self.run_file, text.encode(), point="run-json")
@@ -195,7 +195,7 @@ class OutFolder:
         try:
             values = json.loads(storage.read_bytes(self.run_file))
             if not isinstance(values, dict):
-                raise ValueError("no object")
+                raise ValueError("not a JSON object")
             for name, default in asdict(Fixed()).items():
                 if not isinstance(values.get(name, default), type(default)):
                     raise ValueError(f"{name} is {values[name]!r}")
@@ -205,7 +205,7 @@ class OutFolder:
             raise storage.unreadable(error, self.run_file) from error
         except ValueError as error:
             raise storage.StorageError(
-                f"{self.run_file!r} is damaged ({error}); remove it, and the next run writes it "
-                "again"
+                f"{self.run_file!r} is damaged ({error}); remove it, and the next run will write "
+                "it again"
             ) from error
         return values

@@ -1,7 +1,7 @@
-"""The Parquet index of OUT: journal, parts, compaction, recovery, reading.
+"""The Parquet index of OUT: its journal, parts, compaction, recovery and reading.
 
-The only module that touches pyarrow.parquet, beside the reader of Parquet manifests. What a row
-is, and which row of a pair counts, is in rows.py; the lock and run.json are in lock.py.
+Besides the reader of Parquet manifests, only this module reads or writes Parquet files. rows.py
+defines what a row is and which row of a pair counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,86 +37,62 @@ from pipeline.store.rows import (
     to_results,
     to_table,
 )
+from pipeline.text import count
 from stylize.files import sync_folder
 
 __all__ = ["Index", "read_curves", "read_index", "read_results"]
 
-_NAME = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
+_PART = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
 _SEGMENT = re.compile(r".+-\d+\.jsonl")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
-_FEW = 16  # parts; a merge takes parts away, which a reader may just have listed
+_MOST_PARTS = 16  # then they are merged; not at once, since a reader may just have listed them
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
 
 
-def _open(path: str) -> pa.NativeFile:
-    """By bytes, for pyarrow takes no text that is not UTF-8. Not Python's file: its buffers need
-    the interpreter, which may have ended before pyarrow's threads do."""
-    return pa.OSFile(os.fsencode(path), "rb")
+# --- reading OUT, safe while a run writes ---
 
 
-def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """All columns of a part, or `columns`. Raises one of `_UNREADABLE` for a damaged part.
+def read_index(out: OutFolder | str | os.PathLike[str]) -> pa.Table:
+    """Return the newest row of each pair of OUT, with every column of `SCHEMA`.
 
-    An `OSError` with an errno is no damage but the system's trouble (too many open files, …).
+    The rows are in the order of the manifest. Reading is safe during a run. A part that is damaged
+    is left out with a warning. Raises `FileNotFoundError` if there is no such folder, and
+    `StorageError` if it cannot be read.
     """
-    with _open(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        names = file.schema_arrow.names
-        wanted = None if columns is None else [name for name in names if name in columns]
-        return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
+    folder = out if isinstance(out, OutFolder) else OutFolder(out)
+    if not folder.exists:
+        raise FileNotFoundError(errno.ENOENT, "there is no such output folder", folder.written)
+    return _load(folder, SCHEMA.names)
 
 
-def _is_damage(error: Exception) -> bool:
-    return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
+def read_results(out: OutFolder) -> dict[str, Result]:
+    """Return the newest result of each pair by pair id, in the order of the manifest.
+
+    Loss curves are not read: they are (). Raises `StorageError` if OUT cannot be read.
+    """
+    return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
 
 
-def _columns(path: str) -> tuple[str, ...]:
-    with _open(path) as raw:
-        return tuple(pq.read_schema(raw).names)
-
-
-def _by_row(table: pa.Table) -> pa.Table:
-    """In the manifest's order; without a row number, as in a part of another version, last."""
-    return table.sort_by([("row", "ascending"), ("pair_id", "ascending")])
-
-
-def _encode(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=4096, write_page_checksum=True)
-    return bytes(sink.getvalue())
-
-
-def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
-    """Its results, the lines that cannot be read, and whether the last one was cut short."""
-    with open(path, "rb") as file:
-        lines = file.read().split(b"\n")
-    torn = lines.pop() != b""
-    results, bad = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            result = from_line(line)
-            to_table([result])
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, pa.ArrowException):
-            bad.append(number)
-        else:
-            results.append(result)
-    return results, bad, torn
-
-
-def _listed(folder: str, pattern: re.Pattern[str]) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def read_curves(
+    out: OutFolder, pair_ids: Collection[str]
+) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """Return the loss curves of some pairs by pair id. Raises what `read_index` raises."""
+    table = read_index(out).select(["pair_id", "loss_curve"])
+    table = table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
+    return {
+        row["pair_id"]: tuple(tuple(step.values()) for step in row["loss_curve"] or ())
+        for row in table.to_pylist()
+    }
 
 
 def _load(out: OutFolder, columns: Sequence[str]) -> pa.Table:
-    """Return the newest row of each pair, from parts and journals. A driver may be writing."""
+    """Return the newest row of each pair, from parts and journals."""
     for attempt in range(20):
         try:
             tables = _load_once(out, columns)
             break
         except OSError as error:
-            # A compaction took a part away; what it held is elsewhere.
+            # A merge has removed a part that was listed; its rows are in another part now.
             if not isinstance(error, FileNotFoundError) or attempt == 19:
                 raise storage.unreadable(error, str(out)) from error
     return _by_row(only_newest(pa.concat_tables([EMPTY.select(columns), *tables])))
@@ -129,7 +104,7 @@ def _load_once(out: OutFolder, columns: Sequence[str]) -> list[pa.Table]:
     for name in _listed(out.journal, _SEGMENT):
         with contextlib.suppress(FileNotFoundError):
             tables.append(to_table(_read_segment(os.path.join(out.journal, name))[0]))
-    for name in _listed(out.index, _NAME):
+    for name in _listed(out.index, _PART):
         try:
             tables.append(_read_part(os.path.join(out.index, name), columns))
         except _UNREADABLE as error:
@@ -139,43 +114,83 @@ def _load_once(out: OutFolder, columns: Sequence[str]) -> list[pa.Table]:
     return [table.select(columns) for table in tables]
 
 
-def read_index(out: OutFolder | str | os.PathLike[str]) -> pa.Table:
-    """The newest row of each pair of OUT, with every column of `SCHEMA`, in the manifest's order;
-    safe during a run.
+# --- files ---
 
-    A part that cannot be read is left out with a warning. Raises `FileNotFoundError` where there
-    is no such folder, `StorageError` where it cannot be read.
+
+def _listed(folder: str, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _open(path: str) -> pa.NativeFile:
+    """Open a file for pyarrow.
+
+    The path goes as bytes, because pyarrow refuses text that is not UTF-8. It is not a Python file
+    object, because pyarrow's threads may outlive the interpreter that such an object needs.
     """
-    folder = out if isinstance(out, OutFolder) else OutFolder(out)
-    if not folder.exists:
-        raise FileNotFoundError(errno.ENOENT, "there is no such output folder", folder.written)
-    return _load(folder, SCHEMA.names)
+    return pa.OSFile(os.fsencode(path), "rb")
 
 
-def read_results(out: OutFolder) -> dict[str, Result]:
-    """pair_id -> newest result, in the manifest's order. Loss curves are not read: ()."""
-    return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
+def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return some columns of a part, by default all.
+
+    Raises one of `_UNREADABLE`; `_is_damage` tells damage from trouble of the system.
+    """
+    with _open(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        names = file.schema_arrow.names
+        wanted = None if columns is None else [name for name in names if name in columns]
+        return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
 
 
-def read_curves(
-    out: OutFolder, pair_ids: Collection[str]
-) -> dict[str, tuple[tuple[Any, ...], ...]]:
-    """The loss curves that `read_results` leaves out, of some pairs."""
-    table = read_index(out).select(["pair_id", "loss_curve"])
-    table = table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
-    return {
-        row["pair_id"]: tuple(tuple(step.values()) for step in row["loss_curve"] or ())
-        for row in table.to_pylist()
-    }
+def _is_damage(error: Exception) -> bool:
+    # An error with an errno comes from the system, as when too many files are open.
+    return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
+
+
+def _column_names(path: str) -> tuple[str, ...]:
+    with _open(path) as raw:
+        return tuple(pq.read_schema(raw).names)
+
+
+def _encode(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=4096, write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def _by_row(table: pa.Table) -> pa.Table:
+    """Sort rows into the order of the manifest; those without a row number come last."""
+    return table.sort_by([("row", "ascending"), ("pair_id", "ascending")])
+
+
+def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
+    """Return a segment's results, its unreadable lines, and whether its last line is cut short."""
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    torn = lines.pop() != b""
+    results, unreadable = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            result = from_line(line)
+            to_table([result])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, pa.ArrowException):
+            unreadable.append(number)
+        else:
+            results.append(result)
+    return results, unreadable, torn
+
+
+# --- writing, under the lock ---
 
 
 class Index:
-    """The one writer of OUT's index: made under a `Lock`, it recovers what earlier runs left and
-    begins a new epoch; append results, close it.
+    """The only writer of OUT's index, made under a `Lock`.
 
-    A result is safe once `append` or `extend` returns: its line in the journal is on the disk.
-    `problems` says in words what was found damaged and set aside into ``_state/damaged``. Raises
-    `StorageError`.
+    Creating it recovers what earlier runs left and begins a new epoch. A result is safe once
+    `append` or `extend` returns: its line of the journal is on the disk. `problems` says in words
+    which files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
     """
 
     def __init__(
@@ -189,35 +204,37 @@ class Index:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id):
             raise ValueError(f"run_id is {run_id!r}; it must be letters, digits, _ . or -")
         self.run_id = run_id
-        self._out = out
         self.epoch = 1
         self.seq = 0
         self.problems: list[str] = []
+        self._out = out
         self._rows_per_part = rows_per_part
         self._seconds_per_part = seconds_per_part
-        self._tables: list[pa.Table] = []  # of the open segment
-        self._rows = 0  # in them
-        self._handle = -1
-        self._size = 0  # bytes of the open segment that are known to be whole
-        self._segment = 0
-        self._begun = 0.0
+        self._segment = 0  # number of the newest segment or part of this run
+        # The open segment:
+        self._handle = -1  # -1: none is open
+        self._size = 0  # bytes that are known to be whole
+        self._begun = 0.0  # when it was opened, by the monotonic clock
+        self._tables: list[pa.Table] = []  # its rows
+        self._rows = 0  # number of them
         try:
             self._recover()
         except OSError as error:
             raise storage.unreadable(error, str(out)) from error
 
     def append(self, result: Result) -> Result:
-        """`extend` by one."""
+        """Write one result: see `extend`."""
         return self.extend([result])[0]
 
     def extend(self, results: Sequence[Result]) -> list[Result]:
-        """Write results to the journal and return them as written: with run_id, epoch and seq.
+        """Write results to the journal; return them with run_id, epoch and seq.
 
-        Raises `StorageError`, and then these or earlier results may not be in a part yet; what
-        an earlier call returned is in the journal in any case.
+        Raises `StorageError` if they could not be written, or if the open segment could not become
+        a part. Results that an earlier call returned are in the journal in either case.
         """
         results = self._stamped(results)
-        # Impossible values raise here. All lines go to the disk at once: that takes 7 ms.
+        # Values that the schema refuses raise here, before anything is written. All lines are
+        # written and synced at once, because each sync takes 7 ms.
         table, lines = to_table(results), b"".join(map(to_line, results))
         self._write(lines)
         crash_point("journal-synced")
@@ -230,36 +247,29 @@ class Index:
         return results
 
     def restate(self, results: Sequence[Result]) -> None:
-        """Write rows again that are there but for some columns, as a part of their own, with the
-        loss curves that they have, whatever `results` say. Raises `StorageError`.
+        """Write rows of finished pairs again, as a part, because some of their columns changed.
 
-        Not through the journal, for that takes milliseconds a row: who puts a row at the top of
-        a manifest of 40,000 changes the number of each.
+        The loss curves in the index are kept; those of `results` are ignored. The journal is not
+        used, because it takes milliseconds a row: a row inserted at the top of a manifest of 40,000
+        changes the number of every row below it. Raises `StorageError`.
         """
         self.seal()
         results = self._stamped(results)
         curves = _load(self._out, SCHEMA.names).select(["pair_id", "loss_curve"]).combine_chunks()
         table = to_table(results)
-        places = pc.index_in(table["pair_id"], value_set=curves["pair_id"])
-        at = SCHEMA.get_field_index("loss_curve")
-        table = table.set_column(at, SCHEMA.field(at), curves["loss_curve"].take(places))
-        self._segment = self._next_segment()
-        self._put_part(f"{self.run_id}-{self._segment:06d}", _by_row(table))
+        sources = pc.index_in(table["pair_id"], value_set=curves["pair_id"])
+        column = SCHEMA.get_field_index("loss_curve")
+        field = SCHEMA.field(column)
+        table = table.set_column(column, field, curves["loss_curve"].take(sources))
+        self._put_next_part(table)
         self.seq += len(results)
-
-    def _stamped(self, results: Sequence[Result]) -> list[Result]:
-        return [
-            clean(dataclasses.replace(one, run_id=self.run_id, epoch=self.epoch, seq=seq))
-            for seq, one in enumerate(results, self.seq + 1)
-        ]
 
     def seal(self) -> None:
         """Turn the open segment into a part. Raises `StorageError`; the segment then stays."""
         if self._handle < 0:
             return
-        name = f"{self.run_id}-{self._segment:06d}"
         if self._tables:
-            self._put_part(name, _by_row(pa.concat_tables(self._tables)))
+            self._put_part(self._segment_name(), pa.concat_tables(self._tables))
             crash_point("part-written")
         os.close(self._handle)
         self._handle, self._tables, self._rows = -1, [], 0
@@ -269,35 +279,16 @@ class Index:
     def compact(self, without: Collection[str] = ()) -> None:
         """Merge all parts into one that holds each pair once. Raises `StorageError`.
 
-        Pairs named in `without` are left out (and after a crash in between come back).
+        Pairs whose ids are in `without` are left out. After a crash halfway they are back.
         """
         self.seal()
         self._merge(self._parts(), without)
 
     def close(self) -> None:
-        """Seal, and merge what must not stay as it is. Raises `StorageError`."""
+        """Seal the open segment, and merge parts where needed. Raises `StorageError`."""
         self.seal()
-        if parts := self._to_merge():
+        if parts := self._parts_to_merge():
             self._merge(parts)
-
-    def _merge(self, parts: Collection[str], without: Collection[str] = ()) -> None:
-        """Parts become one, which is written before the others are removed: a crash in between
-        leaves rows twice, with the same epoch and seq, and readers take one of them."""
-        crash_point("compaction-begun")
-        tables = {name: t for name in parts if (t := self._try_read(name)) is not None}
-        if not tables:
-            return
-        merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
-        if without:
-            ids = pa.array(sorted(without), pa.string())
-            merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
-        self._segment = self._next_segment()
-        self._put_part(f"{self.run_id}-{self._segment:06d}", _by_row(merged))
-        crash_point("compaction-merged")
-        for name in tables:
-            storage.remove(os.path.join(self._out.index, name))
-            crash_point("compaction-input-deleted")
-        crash_point("compaction-inputs-deleted")
 
     def __enter__(self) -> Index:
         return self
@@ -311,35 +302,26 @@ class Index:
         try:
             self.close()
         except storage.StorageError:
-            if error is None:  # else the first error says it; the journal keeps the rows
+            if error is None:  # otherwise that error is the news; the journal keeps the rows
                 raise
 
-    # --- the open segment ---
+    def _stamped(self, results: Sequence[Result]) -> list[Result]:
+        return [
+            clean(dataclasses.replace(result, run_id=self.run_id, epoch=self.epoch, seq=seq))
+            for seq, result in enumerate(results, self.seq + 1)
+        ]
+
+    # --- the open segment of the journal ---
+
+    def _segment_name(self) -> str:
+        return f"{self.run_id}-{self._segment:06d}"
 
     def _segment_path(self) -> str:
-        return os.path.join(self._out.journal, f"{self.run_id}-{self._segment:06d}.jsonl")
-
-    def _write(self, line: bytes) -> None:
-        try:
-            if self._handle < 0:
-                self._begin_segment()
-            elif os.fstat(self._handle).st_nlink == 0:
-                raise FileNotFoundError(2, "the journal was removed during the run")
-            half = line[: len(line) // 2]
-            crash_point("journal-half-written", lambda: os.write(self._handle, half))
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-            os.fsync(self._handle)
-        except OSError as error:
-            if self._handle >= 0:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._handle, self._size)  # the torn tail
-            raise storage.storage_error(error, self._segment_path()) from error
-        self._size += len(line)
+        return os.path.join(self._out.journal, f"{self._segment_name()}.jsonl")
 
     def _begin_segment(self) -> None:
-        # The journal's folder stands since `_recover`; where it is gone, so are the pictures.
+        # `_recover` made the journal's folder. If it is gone, the pictures are gone, too, so it is
+        # not made again here.
         self._segment = self._next_segment()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._handle = os.open(self._segment_path(), flags, 0o644)
@@ -348,44 +330,49 @@ class Index:
         self._size, self._begun = 0, time.monotonic()
 
     def _next_segment(self) -> int:
-        """A number that no part and no segment of this run has had."""
+        """Return a number that no part and no segment of this run has had."""
         used = [self._segment]
         for name in self._parts():
-            match = _NAME.fullmatch(name)
+            match = _PART.fullmatch(name)
             if match and match["run"] == self.run_id:
                 used.append(int(match["segment"]))
         return max(used) + 1
 
+    def _write(self, lines: bytes) -> None:
+        try:
+            if self._handle < 0:
+                self._begin_segment()
+            elif os.fstat(self._handle).st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, "the journal was removed during the run")
+            half = lines[: len(lines) // 2]
+            crash_point("journal-half-written", lambda: os.write(self._handle, half))
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+            os.fsync(self._handle)
+        except OSError as error:
+            if self._handle >= 0:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._handle, self._size)  # remove the half-written line
+            raise storage.storage_error(error, self._segment_path()) from error
+        self._size += len(lines)
+
     # --- parts ---
 
     def _parts(self) -> list[str]:
-        return _listed(self._out.index, _NAME)
+        return _listed(self._out.index, _PART)
 
     def _put_part(self, name: str, table: pa.Table) -> None:
-        # The temporary file stays out of index/, where readers take everything that they find.
+        # The temporary file is not in index/, because readers take every file there for a part.
         path = os.path.join(self._out.index, f"part-{name}.parquet")
-        storage.put(path, _encode(table), point="part", temp_folder=self._out.state)
+        storage.put(path, _encode(_by_row(table)), point="part", temp_folder=self._out.state)
 
-    def _to_merge(self) -> list[str]:
-        """All parts where they are many or have not the same columns (some readers go by those of
-        the first), else the ones with a pair or a picture that is there twice."""
-        parts = self._parts()
-        if len(parts) > _FEW:
-            return parts
-        held, columns = {}, set()
-        for name in parts:
-            table = self._try_read(name, ["pair_id", "output", "output_sha256"])
-            if table is not None:
-                painted = table.filter(pc.greater(pc.binary_length(table["output_sha256"]), 0))
-                pairs = [("pair", pair_id) for pair_id in table["pair_id"].to_pylist()]
-                held[name] = pairs + [("picture", path) for path in painted["output"].to_pylist()]
-                columns.add(_columns(os.path.join(self._out.index, name)))
-        if len(columns) > 1:
-            return list(held)
-        count = Counter(itertools.chain.from_iterable(held.values()))
-        return [name for name in held if any(count[one] > 1 for one in held[name])]
+    def _put_next_part(self, table: pa.Table) -> None:
+        self._segment = self._next_segment()
+        self._put_part(self._segment_name(), table)
 
     def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Return a part, or None after moving a damaged one to ``_state/damaged``."""
         path = os.path.join(self._out.index, name)
         try:
             return _read_part(path, columns)
@@ -396,8 +383,8 @@ class Index:
             reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
             self._set_aside(path)
             self.problems.append(
-                f"index/{name} {reason}; it is now in _state/damaged, and the pictures of its "
-                "rows are taken over where they are whole"
+                f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
+                "from the pictures that are whole"
             )
             return None
 
@@ -413,61 +400,115 @@ class Index:
         except OSError as error:
             raise storage.storage_error(error, target) from error
 
+    # --- merging parts ---
+
+    def _parts_to_merge(self) -> list[str]:
+        """Return the parts that must not stay as they are.
+
+        These are all parts if they are many or differ in their columns, because some readers take
+        the columns of the first part for those of all. Otherwise they are the parts with a pair or
+        a picture that occurs more than once.
+        """
+        parts = self._parts()
+        if len(parts) > _MOST_PARTS:
+            return parts
+        contents: dict[str, list[tuple[str, str]]] = {}  # part -> its pairs and pictures
+        column_names = set()
+        for name in parts:
+            table = self._try_read(name, ["pair_id", "output", "output_sha256"])
+            if table is None:
+                continue
+            painted = table.filter(pc.greater(pc.binary_length(table["output_sha256"]), 0))
+            contents[name] = [("pair", pair_id) for pair_id in table["pair_id"].to_pylist()]
+            contents[name] += [("picture", output) for output in painted["output"].to_pylist()]
+            column_names.add(_column_names(os.path.join(self._out.index, name)))
+        if len(column_names) > 1:
+            return list(contents)
+        times = Counter(itertools.chain.from_iterable(contents.values()))
+        return [name for name, items in contents.items() if any(times[item] > 1 for item in items)]
+
+    def _merge(self, parts: Collection[str], without: Collection[str] = ()) -> None:
+        """Merge parts into one, which is written before the others are removed.
+
+        A crash in between leaves rows twice with the same epoch and seq, and readers take either.
+        """
+        crash_point("compaction-begun")
+        tables = {name: table for name in parts if (table := self._try_read(name)) is not None}
+        if not tables:
+            return
+        merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
+        if without:
+            ids = pa.array(sorted(without), pa.string())
+            merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
+        self._put_next_part(merged)
+        crash_point("compaction-merged")
+        for name in tables:
+            storage.remove(os.path.join(self._out.index, name))
+            crash_point("compaction-input-deleted")
+        crash_point("compaction-inputs-deleted")
+
     # --- recovery ---
 
     def _recover(self) -> None:
+        """Bring the files that earlier runs left into order, and find this run's epoch."""
         storage.make_folder(self._out.journal)
         self._begin_folder()
         for name in _listed(self._out.journal, _SEGMENT):
             self._seal_left_over(name)
         strays = set(os.listdir(self._out.index)) - set(self._parts())
         for name in sorted(strays):
-            self.problems.append(f"index/{name!r} is no part of the index and is not read")
-        seen = 0
+            self.problems.append(f"index/{name!r} is not part of the index and is not read")
+        latest = 0
         for name in self._parts():
             table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
             if table is not None and len(table):
-                seen = max(seen, pc.max(table["epoch"]).as_py() or 0)
-        self.epoch = seen + 1
-        if not self._parts():  # all were set aside, or removed by hand
+                latest = max(latest, pc.max(table["epoch"]).as_py() or 0)
+        self.epoch = latest + 1
+        if not self._parts():  # all were damaged, or somebody removed them
             self._put_part(f"{self.run_id}-000000", EMPTY)
 
     def _begin_folder(self) -> None:
-        """Make index/ with an empty part in it, at once: a folder without a part is an error to
-        duckdb and polars."""
+        """Make index/ together with an empty part, if there is no index/ yet.
+
+        The folder appears in one step, because duckdb and polars fail on a folder without parts.
+        """
         if os.path.isdir(self._out.index):
             return
-        made = os.path.join(self._out.state, "index")
-        part = os.path.join(made, f"part-{self.run_id}-000000.parquet")
+        prepared = os.path.join(self._out.state, "index")
+        part = os.path.join(prepared, f"part-{self.run_id}-000000.parquet")
         storage.put(part, _encode(EMPTY), point="part", temp_folder=self._out.state)
         try:
-            os.rename(made, self._out.index)
+            os.rename(prepared, self._out.index)
             sync_folder(os.path.dirname(self._out.index))
         except OSError as error:
             raise storage.storage_error(error, self._out.index) from error
 
-    def _is_sealed(self, name: str, rows: int) -> bool:
-        """Whether a segment's part is there already: a part is never written over, for duckdb and
-        polars open a file twice while they read it."""
-        part = f"part-{name}.parquet"
-        table = self._try_read(part, ["pair_id"]) if part in self._parts() else None
-        return table is not None and len(table) == rows
-
     def _seal_left_over(self, name: str) -> None:
+        """Turn a segment that an earlier run left into a part."""
         path = os.path.join(self._out.journal, name)
-        results, bad, torn = _read_segment(path)
-        if results and not self._is_sealed(name.removesuffix(".jsonl"), len(results)):
-            self._put_part(name.removesuffix(".jsonl"), _by_row(to_table(results)))
+        segment = name.removesuffix(".jsonl")
+        results, unreadable, torn = _read_segment(path)
+        if results and not self._is_sealed(segment, len(results)):
+            self._put_part(segment, to_table(results))
             crash_point("part-written")
         if torn:
             self.problems.append(f"the last line of journal {name} was cut short; it is left out")
-        if bad:
-            lines = ", ".join(map(str, bad[:10]))
+        if unreadable:
+            lines = ", ".join(map(str, unreadable[:10]))
             self.problems.append(
-                f"journal {name}: {len(bad)} unreadable line(s) ({lines}) left out; "
+                f"journal {name}: {count(len(unreadable), 'unreadable line')} ({lines}) left out; "
                 "the file is kept in _state/damaged"
             )
             self._set_aside(path)
         else:
             storage.remove(path)
         crash_point("journal-deleted")
+
+    def _is_sealed(self, segment: str, rows: int) -> bool:
+        """Return whether the part of a segment is there already.
+
+        A part is never written over, because duckdb and polars open a file twice to read it.
+        """
+        part = f"part-{segment}.parquet"
+        table = self._try_read(part, ["pair_id"]) if part in self._parts() else None
+        return table is not None and len(table) == rows

@@ -1,4 +1,4 @@
-"""The lock of an output folder: one driver writes at a time. Standard library and storage only."""
+"""The lock of an output folder: one process writes at a time. Standard library and storage only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from pipeline import storage
 from pipeline.crash import crash_point
@@ -18,14 +17,14 @@ __all__ = ["Lock", "LockedError"]
 
 
 class LockedError(Exception):
-    """Another driver writes to this OUT. The text names it and says what to do."""
+    """Another process is writing to this OUT. The message names it and says what to do."""
 
 
 class Lock:
-    """The right to write to OUT, until `release` or death.
+    """The right to write to OUT, until `release` or the end of the process.
 
-    It is an ``flock`` on ``_state/lock``. The system frees it when its holder dies, so a lock that
-    is left over is simply taken. Raises `LockedError`, or `StorageError` if OUT cannot be written.
+    It is an ``flock`` on ``_state/lock``. The system frees it when its holder dies, so a lock file
+    that is left over does no harm. Raises `LockedError`, or `StorageError` if OUT is not writable.
     """
 
     def __init__(self, out: OutFolder, run_id: str) -> None:
@@ -45,13 +44,13 @@ class Lock:
             raise storage.storage_error(error, out.lock) from error
         crash_point("lock-taken")
 
-    def _write(self, holder: Mapping[str, Any]) -> None:
+    def _write(self, holder: Mapping[str, object]) -> None:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, json.dumps({**holder, "started": now}).encode(), 0)
 
     def release(self) -> None:
-        """Let the next driver in. A second call does nothing."""
+        """Give the lock back. A second call does nothing."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -73,5 +72,5 @@ def _refusal(out: str, text: bytes) -> str:
         holder = json.loads(text)
         who = "process {pid} on {host} (run {run_id}, since {started})".format(**holder)
     except (ValueError, KeyError, TypeError):
-        who = "another process, which has just begun"
+        who = "another process, which has just started"
     return f"{out!r} is in use by {who}; wait until it is done, stop it, or choose another --out"

@@ -1,8 +1,8 @@
-"""The log of a run: what the screen does not show. Standard library only.
+"""The log of a run: the details that the screen does not show. Standard library only.
 
 One file for each run, ``_state/log/<run>.jsonl``: a JSON object on each line with the time, the
-event and its facts. It holds tracebacks in full, what workers wrote to standard error, notes, and
-deaths of workers with what was decided about them.
+event and its facts. It holds full tracebacks, the standard error of the workers, notes, and deaths
+of workers with the decision about each.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from pipeline.store.metadata import utc_now
 
 __all__ = ["MOST_BYTES", "RunLog", "latest_log"]
 
-_RUNS = 20  # whose logs are kept
+_MOST_LOGS = 20  # of the newest runs; older ones are removed
 MOST_BYTES = 10_000_000  # of one log
 
 
 class RunLog:
-    """Appends events to a run's log, until that is `MOST_BYTES` long.
+    """Appends events to a run's log, until the log is `MOST_BYTES` long.
 
-    A log that cannot be written does not end a run: whatever is wrong with the disk will meet the
-    next picture or row, which do.
+    A log that cannot be written does not end the run: a disk that is really in trouble will also
+    refuse the next picture or row, and that ends it.
     """
 
     def __init__(self, out: OutFolder, run_id: str) -> None:
         storage.make_folder(out.log)
-        for name in _logs(out)[: -_RUNS + 1]:
+        for name in _logs(out)[: -_MOST_LOGS + 1]:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(out.log, name))
         self.path = os.path.join(out.log, f"{run_id}.jsonl")
         self._size = 0
 
     def write(self, event: str, **facts: object) -> None:
-        """Append an event."""
+        """Append an event with its facts. Never raises `OSError`."""
         line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
         if self._size > MOST_BYTES:
             return
@@ -62,13 +62,13 @@ class RunLog:
 
 
 def latest_log(out: OutFolder) -> str:
-    """Return the path of the newest log, "" where there is none."""
+    """Return the path of the newest log, "" if there is none."""
     names = _logs(out)
     return os.path.join(out.log, names[-1]) if names else ""
 
 
 def _logs(out: OutFolder) -> list[str]:
-    """Return the names of the logs, the oldest first: a run's id begins with its time."""
+    """Return the names of the logs, oldest first: a run's id begins with its start time."""
     try:
         return sorted(name for name in os.listdir(out.log) if name.endswith(".jsonl"))
     except OSError:

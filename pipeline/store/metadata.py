@@ -1,4 +1,4 @@
-"""What a picture carries of its index row: `metadata` to write into it, `carried` to read it back.
+"""The part of a row that its picture carries: `metadata` makes it, `carried` reads it back.
 
 Never imports torch, ray or pyarrow.
 """
@@ -36,12 +36,14 @@ _CARRIED = (
     "dtype",
     "threads",
 )
-"""Columns that go into the picture and come back as they are."""
+"""Columns that the picture carries unchanged."""
 
 
 def metadata(result: Result) -> str:
-    """What a picture carries: enough to make its index row again, and only what is the same each
-    time the same pair is painted. File names without folders."""
+    """Return the JSON text that a picture carries, from which its row can be made again.
+
+    It has only what is the same each time the same pair is painted, and file names without folders.
+    """
     settings = json.loads(result.settings)
     for name in ("init", "mask"):
         settings[name] = PurePosixPath(settings[name]).name
@@ -62,9 +64,9 @@ def metadata(result: Result) -> str:
 
 
 def carried(data: bytes, pair: Pair | None = None) -> Result | None:
-    """The index row of a picture, from what its bytes carry; None if it is none of ours.
+    """Return the row that a picture's bytes carry, or None for a file that is not ours.
 
-    With `pair`, id, paths and row number are the manifest's again.
+    With `pair`, the id, paths, row number and meta columns are those of the manifest.
     """
     try:
         facts = json.loads(read_metadata(data))
@@ -94,5 +96,5 @@ def carried(data: bytes, pair: Pair | None = None) -> Result | None:
 
 
 def utc_now() -> str:
-    """The time as the index has it: ISO 8601, UTC, microseconds."""
+    """Return the time as the index stores it: ISO 8601, UTC, microseconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

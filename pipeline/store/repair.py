@@ -1,7 +1,7 @@
-"""What sets OUT right by hand: `rebuild_index` from the pictures, `prune` by the manifest.
+"""Repairs of OUT: `rebuild_index` goes by the pictures, `prune` by the manifest.
 
-Both go by what pictures carry in their metadata: a file without it is none of ours, and is never
-read into the index, moved or removed. Never imports torch or ray.
+Both rely on the metadata of pictures. A file without it is not ours: it is never read into the
+index, moved or removed. Never imports torch or ray.
 """
 
 from __future__ import annotations
@@ -24,106 +24,107 @@ __all__ = ["holds_anything", "prune", "rebuild_index"]
 
 @dataclass
 class Rebuilt:
-    """What `rebuild_index` found. Names are relative to OUT."""
+    """The outcome of `rebuild_index`. Names are relative to OUT."""
 
-    kept: int = 0  # rows that were there; those of a picture know more than the picture does
+    kept: int = 0  # rows that were in the index; a row knows more than its picture carries
     made: int = 0  # rows made again from a picture
-    damaged: list[str] = field(default_factory=list)  # pictures of ours that do not open
-    elsewhere: list[str] = field(default_factory=list)  # ours, but not where they were painted
-    problems: list[str] = field(default_factory=list)  # what of the old index was set aside
+    damaged: list[str] = field(default_factory=list)  # our pictures that are damaged or cut short
+    elsewhere: list[str] = field(default_factory=list)  # our pictures that were moved or copied
+    problems: list[str] = field(default_factory=list)  # damaged files of the old index, in words
 
 
 def rebuild_index(out: OutFolder, pairs: Iterable[Pair] = ()) -> Rebuilt:
     """Give every picture of OUT its row again, and keep all rows that can still be read.
 
-    A picture knows neither its loss curve nor its times, nor the folders of its inputs; with
-    `pairs` paths, row numbers and meta are the manifest's. Raises `LockedError`, `StorageError`.
+    A picture carries neither its loss curve nor its times nor the folders of its inputs. With
+    `pairs`, paths, row numbers and meta columns are those of the manifest. Raises `LockedError`
+    and `StorageError`.
     """
-    given = {pair.output: pair for pair in pairs}
-    found = Rebuilt()
+    by_output = {pair.output: pair for pair in pairs}
+    rebuilt = Rebuilt()
     with Lock(out, "rebuild-index"), Index(out, _run_id("rebuild")) as index:
         rows = read_results(out)
-        found.kept = len(rows)
-        found.problems = index.problems
-        # A pair that was given another output has left its earlier picture behind.
+        rebuilt.problems = index.problems
+        # A pair whose output was renamed has two pictures: prefer that of the manifest's output,
+        # then the newer one.
         best: dict[str, tuple[tuple[bool, float], Result]] = {}
         for name, data in out.pictures():
-            result = carried(data, given.get(name)) or carried(data)
+            result = carried(data, by_output.get(name)) or carried(data)
             if result is None:
                 continue
             row = rows.get(result.pair_id)
             if result.output != name:
-                found.elsewhere.append(name)
+                rebuilt.elsewhere.append(name)
             elif not is_whole(data):
-                found.damaged.append(name)
-            elif row is None or not _stands(out, row):
-                rank = (name in given, os.path.getmtime(out.path(name)))
+                rebuilt.damaged.append(name)
+            elif row is None or not _has_picture(out, row):
+                rank = (name in by_output, os.path.getmtime(out.path(name)))
                 if result.pair_id not in best or rank > best[result.pair_id][0]:
                     best[result.pair_id] = (rank, result)
         for _, result in best.values():
             index.append(result)
-        found.made = len(best)
-        found.kept -= len(best.keys() & rows.keys())
-    return found
+        rebuilt.made = len(best)
+        rebuilt.kept = len(rows.keys() - best.keys())
+    return rebuilt
 
 
 def holds_anything(out: OutFolder) -> bool:
-    """Return whether a folder is an OUT, or at least holds a picture of ours."""
+    """Return whether a folder is an output folder, or at least holds a picture of ours."""
     return out.has_state or any(carried(data) is not None for _, data in out.pictures())
 
 
 @dataclass
 class Pruned:
-    """What `prune` found no longer in the manifest. Names are relative to OUT."""
+    """Pictures and rows that no pair of the manifest asks for. Names are relative to OUT."""
 
     pictures: list[str] = field(default_factory=list)
     rows: list[str] = field(default_factory=list)  # pair ids
-    edited: list[str] = field(default_factory=list)  # pictures changed by hand, which stay
-    size: int = 0  # bytes of the pictures
+    edited: list[str] = field(default_factory=list)  # pictures that were edited by hand and stay
+    size: int = 0  # of `pictures`, bytes
 
 
 def prune(out: OutFolder, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
-    """Pictures and rows of OUT that no pair asks for; with `remove` they go, rows first, and
-    previews with their pictures.
+    """Find the pictures and rows of OUT that no pair asks for; with `remove`, remove them.
 
-    A picture that was edited, moved or copied by hand stays. So does one whose pair is still there
-    and has not been painted under its new name yet. Raises `LockedError`, `StorageError`.
+    Rows are removed first, and previews together with their pictures. A picture that was edited,
+    moved or copied by hand stays. So does the picture of a pair whose output was renamed, until the
+    pair has been painted under its new name. Raises `LockedError` and `StorageError`.
     """
     if not remove:
         return _superfluous(out, pairs)
     with Lock(out, "prune"), Index(out, _run_id("prune")) as index:
-        found = _superfluous(out, pairs)
-        if found.rows:
-            index.compact(without=found.rows)
-        for name in found.pictures:
+        pruned = _superfluous(out, pairs)
+        if pruned.rows:
+            index.compact(without=pruned.rows)
+        for name in pruned.pictures:
             for output in (name, preview_of(name)):
                 storage.remove(out.path(output))
-    return found
+    return pruned
 
 
 def _superfluous(out: OutFolder, pairs: Sequence[Pair]) -> Pruned:
     ids = {pair.pair_id for pair in pairs}
     rows = read_results(out)
     wanted = {pair.output for pair in pairs} | {r.output for i, r in rows.items() if i in ids}
-    found = Pruned(rows=sorted(rows.keys() - ids))
+    pruned = Pruned(rows=sorted(rows.keys() - ids))
     for name, data in out.pictures(skip=wanted):
         result = carried(data)
         if result is None or result.output != name:
-            continue  # another's, or a copy that somebody made
+            continue  # not ours, or moved or copied by hand
         row = rows.get(result.pair_id)
-        known = row.output_sha256 if row is not None and row.output == name else ""
-        if known not in ("", result.output_sha256):
-            found.edited.append(name)
+        recorded = row.output_sha256 if row is not None and row.output == name else ""
+        if recorded not in ("", result.output_sha256):
+            pruned.edited.append(name)
         else:
-            found.pictures.append(name)
-            found.size += len(data)
-    return found
+            pruned.pictures.append(name)
+            pruned.size += len(data)
+    return pruned
 
 
 def _run_id(purpose: str) -> str:
     return f"{purpose}-{secrets.token_hex(3)}"
 
 
-def _stands(out: OutFolder, row: Result) -> bool:
+def _has_picture(out: OutFolder, row: Result) -> bool:
     """Return whether the picture that a row describes is still there."""
     return bool(row.output_sha256) and out.has_picture(row.output)

@@ -1,6 +1,7 @@
-"""Rows of the index: the schema, which row of a pair counts, records <-> lines <-> tables.
+"""Rows of the index: their schema, their conversions, and which row of a pair counts.
 
-May import pyarrow, but never pyarrow.parquet: files are index.py's.
+A row is a `Result`, a line of the journal, or a row of a table. This module may import pyarrow, but
+never pyarrow.parquet: files belong to index.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import datetime
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +31,8 @@ __all__ = [
     "to_results",
     "to_table",
 ]
+
+_Value = TypeVar("_Value")
 
 _INPUT = pa.struct([(name, pa.string()) for name in ("role", "path", "stat", "sha256")])
 _STEP = pa.struct(
@@ -97,16 +100,19 @@ def _schema() -> pa.Schema:
 
 
 SCHEMA: pa.Schema = _schema()
-"""Columns of the index. They are only ever added, nullable; units are in the fields' metadata."""
+"""The columns of the index. Later versions only add columns, which may be null.
+
+The units are in the metadata of the fields.
+"""
 
 EMPTY: pa.Table = pa.Table.from_batches([], SCHEMA)
-"""No rows. Not `SCHEMA.empty_table()`, which imports pandas where there is one: 0.4 s."""
+"""A table without rows. `SCHEMA.empty_table()` would import pandas if it is installed: 0.4 s."""
 
-_STANDING = ("key", "output_sha256", "output_bytes")  # what a row says about the picture
+_PICTURE = ("key", "output_sha256", "output_bytes")  # the columns that describe the picture
 
 
 class Stamp(NamedTuple):
-    """What decides which row of a pair counts."""
+    """The columns that decide which row of a pair counts."""
 
     pair_id: str
     epoch: int
@@ -116,48 +122,51 @@ class Stamp(NamedTuple):
 
 
 def newest(rows: Iterable[Stamp]) -> list[tuple[int, int]]:
-    """For each pair: (position of its newest row, position of the row whose picture stands).
+    """Return (position of its newest row, position of the row of its picture) for each pair.
 
-    Newest is by epoch and seq, never by a clock. A failed attempt leaves the picture of an
-    earlier row where it is; such a row gets key, output_sha256 and output_bytes of that picture,
-    so that dropping the earlier row loses nothing. For all other rows both positions are one.
-    A row whose picture another pair has painted over since does not count at all: pairs without
-    an id get another one when their settings are edited.
+    The newest row has the highest epoch and seq; clocks do not count. Both positions are usually
+    the same. They differ after a failed attempt, which leaves the picture of an earlier row in
+    place: the failed row then gets key, output_sha256 and output_bytes of that picture, so that
+    dropping the earlier row loses nothing.
+
+    A pair whose picture another pair has painted over is left out. This happens when the settings
+    of a pair without an id are edited, because that gives the pair another id.
     """
-    kept: dict[str, tuple[int, int]] = {}
-    latest: dict[str, Stamp] = {}
-    stands: dict[tuple[str, str], int] = {}
-    painters: dict[str, str] = {}  # of the picture at each output
+    positions: dict[str, tuple[int, int]] = {}  # by pair id
+    latest: dict[str, Stamp] = {}  # by pair id
+    painted: dict[tuple[str, str], int] = {}  # (pair id, output) -> position of the picture's row
+    painters: dict[str, str] = {}  # output -> id of the pair that painted it last
     for position, row in sorted(enumerate(rows), key=lambda item: _age(item[1])):
         picture = (row.pair_id, row.output)
         if row.output_sha256:
-            stands[picture] = position
+            painted[picture] = position
             painters[row.output] = row.pair_id
-        kept[row.pair_id] = (position, stands.get(picture, position))
+        positions[row.pair_id] = (position, painted.get(picture, position))
         latest[row.pair_id] = row
     return [
-        kept[row.pair_id]
+        positions[row.pair_id]
         for row in latest.values()
         if not row.output_sha256 or painters[row.output] == row.pair_id
     ]
 
 
 def _age(row: Stamp) -> tuple[int, int, bool]:
-    # Two rows of one epoch and seq are a row and its copy by a compaction, which may know more.
+    # Two rows with the same epoch and seq are a row and its merged copy. The copy may have got the
+    # picture of an earlier row, so the row with a picture counts as newer.
     return row.epoch or 0, row.seq or 0, bool(row.output_sha256)
 
 
 def only_newest(table: pa.Table) -> pa.Table:
-    """The rows that `newest` keeps, each saying which picture stands."""
+    """Return the rows that `newest` picks, each with the columns of the picture that is there."""
     columns = [table[name].to_pylist() for name in Stamp._fields]
-    kept = newest(Stamp(*values) for values in zip(*columns, strict=True))
-    if len(kept) == len(table) and all(row == picture for row, picture in kept):
+    positions = newest(Stamp(*values) for values in zip(*columns, strict=True))
+    if len(positions) == len(table) and all(row == picture for row, picture in positions):
         return table
-    result = table.take([row for row, _ in kept])
-    pictures = [picture for _, picture in kept]
-    for name in _STANDING:
-        position = result.schema.get_field_index(name)
-        result = result.set_column(position, table.field(name), table[name].take(pictures))
+    result = table.take([row for row, _ in positions])
+    pictures = [picture for _, picture in positions]
+    for name in _PICTURE:
+        column = result.schema.get_field_index(name)
+        result = result.set_column(column, table.field(name), table[name].take(pictures))
     return result
 
 
@@ -165,7 +174,7 @@ _FIELDS = {f.name: f for f in dataclasses.fields(Result) if f.name in SCHEMA.nam
 
 
 def to_line(result: Result) -> bytes:
-    """A result as one line of the journal."""
+    """Return a result as one line of the journal."""
     values = {name: getattr(result, name) for name in _FIELDS}
     values["inputs"] = [dataclasses.astuple(item) for item in result.inputs]
     values["meta"] = dict(result.meta)
@@ -173,7 +182,10 @@ def to_line(result: Result) -> bytes:
 
 
 def from_line(line: bytes) -> Result:
-    """Raises ValueError, TypeError or KeyError for a line that is torn or no result."""
+    """Return the result of a line of the journal.
+
+    Raises `ValueError`, `TypeError` or `KeyError` for a line that is cut short or not a result.
+    """
     values = {k: v for k, v in json.loads(line).items() if k in _FIELDS}
     values["inputs"] = tuple(Input(*item) for item in values.get("inputs", ()))
     values["loss_curve"] = tuple(tuple(step) for step in values.get("loss_curve", ()))
@@ -181,7 +193,7 @@ def from_line(line: bytes) -> Result:
 
 
 def to_table(results: Sequence[Result]) -> pa.Table:
-    """Results as rows of `SCHEMA`. Raises what pyarrow raises for a value of another type."""
+    """Return results as a table. Raises what pyarrow raises for values of a wrong type."""
     columns = [_column(name, [getattr(r, name) for r in results]) for name in SCHEMA.names]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
@@ -197,23 +209,27 @@ def _column(name: str, values: list[Any]) -> pa.Array:
 
 
 def clean(result: Result) -> Result:
-    """Half surrogate pairs (of file names that are no UTF-8) made visible: Parquet has no room."""
+    """Return a result whose texts Parquet can store.
 
-    def mend(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.encode("utf-8", "backslashreplace").decode()
-        return value
+    Surrogates, which come from file names that are not UTF-8, become visible escapes.
+    """
 
-    changed = {name: mend(getattr(result, name)) for name in _FIELDS}
-    changed["meta"] = {mend(k): mend(v) for k, v in result.meta.items()}
-    changed["inputs"] = tuple(
-        Input(*map(mend, (i.role, i.path, i.stat, i.sha256))) for i in result.inputs
+    values: dict[str, Any] = {name: _escaped(getattr(result, name)) for name in _FIELDS}
+    values["meta"] = {_escaped(k): _escaped(v) for k, v in result.meta.items()}
+    values["inputs"] = tuple(
+        Input(*map(_escaped, (i.role, i.path, i.stat, i.sha256))) for i in result.inputs
     )
-    return Result(**changed)
+    return Result(**values)
+
+
+def _escaped(value: _Value) -> _Value | str:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
 
 
 def to_results(table: pa.Table) -> Iterator[Result]:
-    """The rows as records, without loss curves."""
+    """Yield the rows of a table as results, without loss curves."""
     columns = []
     for name, field in _FIELDS.items():
         if name == "loss_curve":
@@ -224,8 +240,8 @@ def to_results(table: pa.Table) -> Iterator[Result]:
         yield Result(*values)
 
 
-def _values(array: pa.Array, name: str, default: Any) -> list[Any]:
-    """A column as the values that `Result` has; nulls become the field's default."""
+def _values(array: pa.Array, name: str, default: object) -> list[Any]:
+    """Return a column as values of a field of `Result`; nulls become the field's default."""
     if name == "inputs":
         return _input_values(array)
     if name == "meta":
@@ -233,17 +249,17 @@ def _values(array: pa.Array, name: str, default: Any) -> list[Any]:
     if pa.types.is_timestamp(array.type):
         array = pc.strftime(array, format="%Y-%m-%dT%H:%M:%S+00:00")
     if pa.types.is_string(array.type):
-        # Most columns repeat few values: each is then one string in memory, not 40,000.
-        coded = array.fill_null("").dictionary_encode()
-        words = coded.dictionary.to_pylist()
-        return [words[code] for code in coded.indices.to_pylist()]
+        # Most columns repeat few values. This keeps one string in memory for each, not 40,000.
+        encoded = array.fill_null("").dictionary_encode()
+        words = encoded.dictionary.to_pylist()
+        return [words[code] for code in encoded.indices.to_pylist()]
     values: list[Any] = array.to_pylist()
     if array.null_count and isinstance(default, int):
         return [default if value is None else value for value in values]
     return values
 
 
-def _input_values(array: pa.Array) -> list[Any]:
+def _input_values(array: pa.Array) -> list[tuple[Input, ...]]:
     flat = array.flatten()
     columns = [_values(flat.field(field.name), field.name, "") for field in _INPUT]
     inputs = iter([Input(*values) for values in zip(*columns, strict=True)])
@@ -252,9 +268,13 @@ def _input_values(array: pa.Array) -> list[Any]:
 
 
 def conform(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """A part of another version: missing columns become null, unknown ones stay at the end."""
+    """Return a table, perhaps of another version, with `columns` first.
+
+    Missing columns are null; unknown ones stay, at the end. Raises `ValueError` for a table that
+    has no pair ids, and what pyarrow raises for columns of a wrong type.
+    """
     if "pair_id" not in table.column_names:
-        raise ValueError("it has no pair_id")
+        raise ValueError("there is no column pair_id")
     arrays = []
     for name in columns:
         field = SCHEMA.field(name)
@@ -262,7 +282,7 @@ def conform(table: pa.Table, columns: Sequence[str]) -> pa.Table:
             arrays.append(table[name].cast(field.type))
         else:
             arrays.append(pa.nulls(len(table), field.type))
-    more = [name for name in table.column_names if name not in SCHEMA.names]
-    fields = [SCHEMA.field(n) for n in columns] + [table.field(n) for n in more]
-    arrays += [table[name] for name in more]
+    unknown = [name for name in table.column_names if name not in SCHEMA.names]
+    fields = [SCHEMA.field(n) for n in columns] + [table.field(n) for n in unknown]
+    arrays += [table[name] for name in unknown]
     return pa.table(arrays, schema=pa.schema(fields))

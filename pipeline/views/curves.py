@@ -1,4 +1,4 @@
-"""The loss curves of a whole run in one figure, for a notebook. Never imports torch or ray."""
+"""A figure of the loss curves of a whole run, for a notebook. Never imports torch or ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_curves"]
 
 _LOSSES = ("loss", "content_loss", "style_loss", "tv_loss")
-_NAMED = 10  # lines that a legend still tells apart: matplotlib's cycle has so many colours
+_MOST_COLOURS = 10  # of matplotlib's cycle; with more values there is no legend
 
 
 def plot_curves(
@@ -27,12 +27,13 @@ def plot_curves(
     label: str = "pair_id",
     only: Collection[str] = (),
 ) -> Figure:
-    """Loss over evaluations, a line for each pair of the output folder `out`, safe during a run.
+    """Return a figure of the loss over evaluations, with a line for each pair of the folder `out`.
 
-    `loss`: or content_loss, style_loss, tv_loss, unweighted. `label`: the column of the index,
-    the setting or the ``meta.NAME`` that tells lines apart; lines of one value share a colour.
-    `only`: these pair ids.
-    A matplotlib figure, which shows itself in a notebook. Raises `ValueError`.
+    `loss` is the column to plot: loss, or content_loss, style_loss or tv_loss, which are
+    unweighted. `label` is a column of the index, a setting or a ``meta.NAME``; lines with the same
+    value share a colour. `only` limits the figure to these pair ids. It is a matplotlib figure,
+    which a notebook displays. Reading is safe during a run.
+    Raises `ValueError` for an unknown `loss` or `label`, or if no pair has a curve.
     """
     if loss not in _LOSSES:
         raise ValueError(f"loss is {loss!r}; it must be {' or '.join(_LOSSES)}")
@@ -43,21 +44,22 @@ def plot_curves(
     if not results:
         raise ValueError(f"{out} has no loss curve{' of these pairs' if only else ' yet'}")
     values = values_of(results, label, "label")
-    colours = {value: f"C{place % _NAMED}" for place, value in enumerate(dict.fromkeys(values))}
-    named: set[str] = set()
-    made = figure(8, 4.5)
-    axes = loss_axes(made, loss.replace("_", " "))
-    column = 2 + _LOSSES.index(loss)  # behind step and seconds
+    distinct = dict.fromkeys(values)
+    colours = {value: f"C{number % _MOST_COLOURS}" for number, value in enumerate(distinct)}
+    in_legend: set[str] = set()
+    chart = figure(8, 4.5)
+    axes = loss_axes(chart, loss.replace("_", " "))
+    column = 2 + _LOSSES.index(loss)  # after step and seconds
     for result, value in zip(results, values, strict=True):
         curve = curves[result.pair_id]
         axes.plot(
             [step[0] for step in curve],
             [step[column] for step in curve],
-            color=colours[value] if len(colours) <= _NAMED else "0.4",
-            linewidth=1.3 if len(results) <= _NAMED else 0.6,
-            label=None if value in named else value or "none",
+            color=colours[value] if len(colours) <= _MOST_COLOURS else "0.4",
+            linewidth=1.3 if len(results) <= _MOST_COLOURS else 0.6,
+            label=None if value in in_legend else value or "none",
         )
-        named.add(value)
-    if len(colours) <= _NAMED:
-        made.legend(loc="outside right upper", frameon=False, fontsize=9, title=label)
-    return made
+        in_legend.add(value)
+    if len(colours) <= _MOST_COLOURS:
+        chart.legend(loc="outside right upper", frameon=False, fontsize=9, title=label)
+    return chart

@@ -1,4 +1,4 @@
-"""What goes where in a montage: the cells of a grid, their labels, the originals beside them."""
+"""The layout of a montage: the cells of its grid, their labels, and the originals beside them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ from stylize.errors import ConfigError
 __all__ = ["Cell", "Grid", "lay_out", "natural", "values_of"]
 
 _INPUTS = ("none", "beside", "inset")
-"""Where a grid shows the originals: nowhere, in front of it, or the style in each picture."""
+"""The places for originals: nowhere, beside the grid, or the style as an inset of each picture."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands at one place of a grid: a picture, or words where there is none."""
+    """One cell of a grid: a picture, or words if there is none."""
 
     path: str = ""
-    note: str = ""  # small, below
-    words: str = ""  # instead of a picture
-    alarm: bool = False  # the words tell of a failure
-    inset: str = ""  # a second picture, small in the lower left corner
+    note: str = ""  # small text below
+    words: str = ""  # shown if there is no picture
+    alarm: bool = False  # the words report a failure
+    inset: str = ""  # path of a second picture, small in the lower left corner
 
 
 @dataclass
 class Grid:
-    """Cells by (row, column), with labels; `heading` names what the axes are. The first `aside`
-    rows and columns are originals, a little apart from the rest."""
+    """Cells by (row, column), with the labels of rows and columns.
+
+    The headings name the axes. The first `aside` rows and columns hold originals and are drawn a
+    little apart from the rest.
+    """
 
     rows: list[str]
     cols: list[str]
@@ -60,34 +63,34 @@ def lay_out(
     caption: str = "",
     inputs: str = "none",
 ) -> Grid:
-    """A grid by columns of the index; or `wrap` pictures a line, in the manifest's order; or, with
-    neither, a strip: photograph, style, result. `caption` names what stands below each picture."""
+    """Return a grid of pairs.
+
+    `rows` and `cols` each name a setting, a column of the index or a ``meta.NAME`` whose values
+    become an axis. `wrap` instead places that many pictures on a line, in the manifest's order.
+    With none of these, each pair is a strip: photograph, style, result. `caption` names the value
+    below each picture. `inputs` is one of `_INPUTS`.
+    Raises `ConfigError` for names that no pair has, or options that exclude each other.
+    """
     if not results:
         raise ConfigError(f"{out} has no pair yet")
     if inputs not in _INPUTS:
         raise ConfigError(f"--inputs {inputs!r}: it must be {' or '.join(_INPUTS)}")
     if not (rows or cols or wrap):
         if caption or inputs != "none":
-            raise ConfigError("--caption, --inputs: they go with --rows, --cols or --wrap")
+            raise ConfigError("--caption and --inputs need --rows, --cols or --wrap")
         return _strip(results, out)
     if wrap and (rows or cols):
-        raise ConfigError(f"--wrap {wrap}: it goes without --rows and --cols")
+        raise ConfigError(f"--wrap {wrap}: it cannot be combined with --rows or --cols")
     _check_meta(results, caption, "--caption")
     if wrap:
-        grid, places = _wrapped(len(results), wrap), {}
-        for number, result in enumerate(results):
-            places[divmod(number, wrap)] = [result]
+        grid, places = _wrapped(results, wrap)
         caption = caption or "pair_id"
     else:
         grid, places = _by_values(results, rows, cols)
     originals = Inputs(out)
-    for place, found in places.items():
-        first = next((r for r in found if r.status == "ok"), found[0])
-        words = [_label(first, caption)] if caption else []
-        words += [f"1 of {len(found)}"] if len(found) > 1 else []
-        inset = originals.path(_styles(first)[0]) if inputs == "inset" and _styles(first) else ""
-        grid.cells[place] = _painted(first, out, ", ".join(filter(None, words)), inset)
-    crowded = sum(len(found) > 1 for found in places.values())
+    for place, pairs in places.items():
+        grid.cells[place] = _shared_cell(pairs, out, caption, originals, inset=inputs == "inset")
+    crowded = sum(len(pairs) > 1 for pairs in places.values())
     if crowded:
         grid.notes.append(
             f"{crowded} of {len(places)} cells stand for several pairs and show the first; "
@@ -97,7 +100,7 @@ def lay_out(
 
 
 _Places = dict[tuple[int, int], list[Result]]
-"""The pairs that belong into each cell, by (row, column)."""
+"""(row, column) of each cell -> the pairs that belong into it."""
 
 
 def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _Places]:
@@ -112,8 +115,10 @@ def _by_values(results: Sequence[Result], rows: str, cols: str) -> tuple[Grid, _
     return Grid(row_labels, col_labels, {}, row_name, col_name), places
 
 
-def _wrapped(number: int, wrap: int) -> Grid:
-    return Grid([""] * math.ceil(number / wrap), [""] * min(number, wrap), {})
+def _wrapped(results: Sequence[Result], wrap: int) -> tuple[Grid, _Places]:
+    rows, cols = math.ceil(len(results) / wrap), min(len(results), wrap)
+    places = {divmod(number, wrap): [result] for number, result in enumerate(results)}
+    return Grid([""] * rows, [""] * cols, {}), places
 
 
 def _strip(results: Sequence[Result], out: OutFolder) -> Grid:
@@ -124,11 +129,23 @@ def _strip(results: Sequence[Result], out: OutFolder) -> Grid:
         note = f"1 of {len(styles)} styles" if len(styles) > 1 else ""
         grid.cells[row, 0] = Cell(inputs.path(result.content), words=" ")
         grid.cells[row, 1] = Cell(inputs.path(styles[0]), note, words=" ")
-        grid.cells[row, 2] = _painted(result, out, "")
+        grid.cells[row, 2] = _result_cell(result, out, "")
     return grid
 
 
-def _painted(result: Result, out: OutFolder, note: str, inset: str = "") -> Cell:
+def _shared_cell(
+    pairs: Sequence[Result], out: OutFolder, caption: str, originals: Inputs, *, inset: bool
+) -> Cell:
+    """Return the cell of one or several pairs, which shows the first that has been painted."""
+    first = next((pair for pair in pairs if pair.status == "ok"), pairs[0])
+    words = [_label(first, caption)] if caption else []
+    words += [f"1 of {len(pairs)}"] if len(pairs) > 1 else []
+    styles = _styles(first) if inset else ()
+    style = originals.path(styles[0]) if styles else ""
+    return _result_cell(first, out, ", ".join(filter(None, words)), style)
+
+
+def _result_cell(result: Result, out: OutFolder, note: str, inset: str = "") -> Cell:
     if result.status != "ok":
         words = f"{result.status}\n{result.error_type}"
         return Cell(note=note, words=words, alarm=True)
@@ -138,24 +155,31 @@ def _painted(result: Result, out: OutFolder, note: str, inset: str = "") -> Cell
 # --- originals beside the grid -----------------------------------------------------------------
 
 
+_Line = dict[int, Cell]
+"""A row (or column) of originals, as cells by the column (or row) of the grid."""
+
+
 def _with_originals(grid: Grid, places: _Places, originals: Inputs) -> Grid:
-    """The grid with what went into it before it: the originals of a whole column above that, of a
-    whole row left of that, and those of the whole grid left of the first row that has room."""
-    above: list[dict[int, Cell]] = []
-    left: list[dict[int, Cell]] = []
-    whole: list[dict[int, Cell]] = []
-    for role, of in (("photograph", _photograph), ("style", _styles)):
-        by_col, by_row = _shared(places, 1, of), _shared(places, 0, of)
-        everywhere = {of(r) for found in places.values() for r in found} - {()}
-        if len(everywhere) == 1:
-            for path in everywhere.pop():
+    """Return the grid with its originals above and to the left of it.
+
+    An original that a whole column shares is above the column, one that a whole row shares is left
+    of the row, and one that the whole grid shares is left of the first row that has room.
+    """
+    above: list[_Line] = []
+    left: list[_Line] = []
+    whole: list[_Line] = []
+    for role, paths_of in (("photograph", _photograph), ("style", _styles)):
+        by_col, by_row = _shared(places, 1, paths_of), _shared(places, 0, paths_of)
+        distinct = {paths_of(pair) for pairs in places.values() for pair in pairs} - {()}
+        if len(distinct) == 1:
+            for path in distinct.pop():
                 _put(whole, Cell(originals.path(path), role, " "), list(by_row))
             continue
-        # Where one axis shows them all, the other would only repeat some.
+        # If one axis shows all originals, the other one would only repeat some of them.
         complete = [shared for shared in (by_col, by_row) if all(shared.values())]
-        once = min(complete, key=len, default=None)
+        chosen = min(complete, key=len, default=None)
         for lines, shared in ((above, by_col), (left, by_row)):
-            if once is None or once is shared:
+            if chosen is None or chosen is shared:
                 lines += _lines(shared, role, originals)
     left = whole + left
     down, right = len(above), len(left)
@@ -171,22 +195,20 @@ def _with_originals(grid: Grid, places: _Places, originals: Inputs) -> Grid:
     )
 
 
-def _lines(
-    shared: dict[int, tuple[str, ...]], role: str, originals: Inputs
-) -> list[dict[int, Cell]]:
-    """A line of its own for the first original of each row or column, one for the second …"""
+def _lines(shared: dict[int, tuple[str, ...]], role: str, originals: Inputs) -> list[_Line]:
+    """Return a line with the first original of each row or column, one with the second, …"""
     return [
         {
-            at: Cell(originals.path(paths[number]), role, " ")
-            for at, paths in shared.items()
+            place: Cell(originals.path(paths[number]), role, " ")
+            for place, paths in shared.items()
             if number < len(paths)
         }
         for number in range(max(map(len, shared.values()), default=0))
     ]
 
 
-def _put(lines: list[dict[int, Cell]], cell: Cell, places: Sequence[int]) -> None:
-    """Into the first line that has one of the places free, or into a new one."""
+def _put(lines: list[_Line], cell: Cell, places: Sequence[int]) -> None:
+    """Put a cell into the first line with one of the places free, or into a new line."""
     for line in lines:
         for place in places:
             if place not in line:
@@ -196,18 +218,20 @@ def _put(lines: list[dict[int, Cell]], cell: Cell, places: Sequence[int]) -> Non
 
 
 def _shared(
-    places: _Places, axis: int, of: Callable[[Result], tuple[str, ...]]
+    places: _Places, axis: int, paths_of: Callable[[Result], tuple[str, ...]]
 ) -> dict[int, tuple[str, ...]]:
-    """Row (axis 0) or column (axis 1) -> the originals of its pairs; () where they differ."""
-    found: dict[int, set[tuple[str, ...]]] = {}
-    for place, results in places.items():
-        for paths in filter(None, map(of, results)):
-            found.setdefault(place[axis], set()).add(paths)
-    return {at: paths.pop() if len(paths) == 1 else () for at, paths in sorted(found.items())}
+    """Return the originals that all pairs of each row (axis 0) or column (axis 1) share, or ()."""
+    distinct: dict[int, set[tuple[str, ...]]] = {}
+    for place, pairs in places.items():
+        for paths in filter(None, map(paths_of, pairs)):
+            distinct.setdefault(place[axis], set()).add(paths)
+    return {
+        number: paths.pop() if len(paths) == 1 else () for number, paths in sorted(distinct.items())
+    }
 
 
 def _photograph(result: Result) -> tuple[str, ...]:
-    """The photograph, where it counts: not in a style reconstruction."""
+    """Return the photograph, or () if it has no influence, as in a style reconstruction."""
     settings = _settings(result.settings)
     weighs = settings.get("content_weight", 1) and settings.get("strength", 0) < 1
     starts = settings.get("init", "matched") in ("matched", "content")
@@ -215,7 +239,7 @@ def _photograph(result: Result) -> tuple[str, ...]:
 
 
 def _styles(result: Result) -> tuple[str, ...]:
-    """The styles, where they count: not in a content reconstruction."""
+    """Return the styles, or () if they have no influence, as in a content reconstruction."""
     settings = _settings(result.settings)
     weighs = settings.get("style_weight", 1) and settings.get("strength", 1) > 0
     return result.styles if weighs else ()
@@ -225,9 +249,9 @@ def _styles(result: Result) -> tuple[str, ...]:
 
 
 def values_of(results: Sequence[Result], name: str, option: str) -> list[str]:
-    """For each pair the value of a setting, a column of the index or ``meta.NAME``, as text.
+    """Return each pair's value of a setting, a column of the index or ``meta.NAME``, as text.
 
-    Raises `ConfigError`, naming the `option` that asks for it, where no pair has it.
+    Raises `ConfigError`, which names the `option` that asks for the value, if no pair has it.
     """
     _check_meta(results, name, option)
     return [_text(result, name, option) for result in results]
@@ -237,8 +261,8 @@ def _text(result: Result, name: str, option: str) -> str:
     return as_text(name, _value(result, name, option))
 
 
-def _value(result: Result, name: str, option: str = "") -> Any:
-    """The value of an axis for a pair: a setting, a column of the index, or ``meta.NAME``."""
+def _value(result: Result, name: str, option: str = "") -> object:
+    """Return a pair's value of a setting, a column of the index or ``meta.NAME``."""
     if not name:
         return ""
     if name.startswith("meta."):
@@ -254,7 +278,7 @@ def _value(result: Result, name: str, option: str = "") -> Any:
 
 
 def _check_meta(results: Sequence[Result], name: str, option: str) -> None:
-    """A pair may lack a ``meta.NAME`` that others have, as from an older manifest; not all may."""
+    """Raise `ConfigError` for a ``meta.NAME`` that no pair has; some pairs may lack it."""
     known = {f"meta.{key}": None for result in results for key in result.meta}
     if name.startswith("meta.") and name not in known:
         raise _unknown(name, option, list(known))
@@ -273,7 +297,7 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def natural(text: str) -> tuple[int, float, list[tuple[int, int, str]]]:
-    """A key to sort by: numbers as numbers and first, then text, its digits as numbers too."""
+    """Return a key that sorts numbers first, then texts, and numbers within a text by value."""
     try:
         number = float(text)
     except ValueError:
@@ -289,18 +313,20 @@ def _label(result: Result, name: str) -> str:
 
 
 def _labels(name: str, values: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Values as they are shown: paths by their stem, layer lists without equal weights and numbers
-    rounded, as long as that keeps them apart."""
+    """Return short forms of values, or the values themselves if some short forms are the same.
+
+    Paths are shortened to their stems, layer lists lose equal weights, and numbers are rounded.
+    """
     short = list(values)
     if name in ("content", "style", "output", "init", "mask"):
         short = [" + ".join(_stem(path) for path in split_styles(value)) for value in values]
     elif name.endswith("_layers"):
         short = [_layers(value) for value in values]
     elif any(isinstance(_value(result, name), int | float) for result in results):
-        # Not by how a value reads: the id 2024_10 is no number, and meta stays as it is written.
+        # Decided by type: the id 2024_10 only looks like a number, and meta is shown as written.
         short = [_number(value) for value in values]
-    chosen = short if len(set(short)) == len(values) else values
-    return [label or "none" if name else "" for label in chosen]
+    labels = short if len(set(short)) == len(values) else values
+    return [label or "none" if name else "" for label in labels]
 
 
 def _stem(path: str) -> str:

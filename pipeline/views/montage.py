@@ -1,4 +1,4 @@
-"""The montage: a run laid out as a labelled grid of pictures. Never imports torch or ray."""
+"""The montage: a labelled grid of the pictures of a run. Never imports torch or ray."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import io
 import math
 import os
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -26,8 +26,9 @@ from stylize.image import fit
 __all__ = ["draw", "montage"]
 
 _INK, _QUIET, _FRAME, _ALARM = "#5c5c5c", "#9a9a9a", "#e2e2e2", "#a8503c"
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF", ".webp": "WEBP"}
 _MOST_PIXELS = 400e6  # of a whole grid: 1.2 GB while it is drawn
-_MOST_SIDE = 65_000  # a JPEG, also the one within a PDF, ends at 65500
+_MOST_SIDE = 65_000  # a side of a JPEG, also of the JPEG within a PDF, has at most 65500
 _DPI = 144  # of a PDF
 
 
@@ -43,21 +44,24 @@ def montage(
     cell: int = 256,
     quality: int = 92,
 ) -> list[str]:
-    """Draw the run in `out` into the file `target` (.png, .jpg, .pdf …); returns what to tell.
-    What goes where is `lay_out`'s.
+    """Draw the run in `out` into the file `target` (.png, .jpg, .pdf or .webp).
 
-    Raises `ConfigError` for a column that is not there, an ending that cannot be written, or a grid
-    too large to draw; `StorageError` if the file cannot be written.
+    Return notes for the user. `rows`, `cols`, `wrap`, `caption` and `inputs` are those of
+    `lay_out`; `cell` is the size of a picture in pixels, `quality` that of a JPEG or WebP.
+    Raises `ConfigError` for an unknown column, an ending that cannot be written, or a grid that is
+    too large to draw, and `StorageError` if the file cannot be written.
     """
     ending = os.path.splitext(target)[1].lower()
-    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF", ".webp": "WEBP"}
-    if ending not in formats:
-        raise ConfigError(f"-o {target}: the ending must be one of {', '.join(formats)}")
+    if ending not in _FORMATS:
+        raise ConfigError(f"-o {target}: the ending must be one of {', '.join(_FORMATS)}")
     results = list(read_results(out).values())
     _check_target(target, out, results)
     grid = lay_out(results, out, rows, cols, wrap=wrap, caption=caption, inputs=inputs)
-    kind = formats[ending]
-    options: dict[str, Any] = {"PDF": {"resolution": _DPI}, "PNG": {"optimize": False}}
+    kind = _FORMATS[ending]
+    options: dict[str, dict[str, object]] = {
+        "PDF": {"resolution": _DPI},
+        "PNG": {"optimize": False},
+    }
     buffer = io.BytesIO()
     most = WEBP_SIDE if kind == "WEBP" else _MOST_SIDE
     draw(grid, cell, most).save(buffer, kind, **options.get(kind, {"quality": quality}))
@@ -66,7 +70,7 @@ def montage(
 
 
 def _check_target(target: str, out: OutFolder, results: Sequence[Result]) -> None:
-    """Raise `ConfigError` where the montage would take the place of a picture of the run."""
+    """Raise `ConfigError` if the montage would replace a picture that it shows."""
     inputs = Inputs(out)
     for result in results if os.path.exists(target) else ():
         shown = [inputs.path(path) for path in (result.content, *result.styles)]
@@ -77,28 +81,42 @@ def _check_target(target: str, out: OutFolder, results: Sequence[Result]) -> Non
             )
 
 
-# --- drawing -----------------------------------------------------------------------------------
+# --- measuring ---------------------------------------------------------------------------------
+
+_Place = tuple[int, int]
+"""(row, column) of a cell."""
+
+_Size = tuple[int, int]
+"""(width, height) in pixels."""
 
 
-def draw(grid: Grid, cell: int = 256, most: int = _MOST_SIDE) -> Image.Image:
-    """The grid on white, no side longer than `most`. Pictures are fitted into `cell` pixels, never
-    cut, one in memory at a time; a row is as high and a column as wide as what stands in it."""
+@dataclass(frozen=True)
+class _Layout:
+    """The places and sizes of everything in a montage, in pixels."""
+
+    canvas: _Size
+    margin: int  # around everything
+    gap: int  # between neighbours
+    left: int  # of the first column
+    top: int  # of the first row
+    xs: Sequence[int]  # where each column begins
+    widths: Sequence[int]  # of the columns
+    ys: Sequence[int]  # where each row begins
+    heights: Sequence[int]  # of the rows' pictures, without the notes below
+    sizes: Mapping[_Place, _Size]  # of each cell's picture, or of the frame around its words
+    font: ImageFont.FreeTypeFont  # of the labels
+    small: ImageFont.FreeTypeFont  # of headings, notes and words
+    row_labels: Sequence[Sequence[str]]  # each as lines
+    col_labels: Sequence[Sequence[str]]  # each as lines
+    row_heading: Sequence[str]  # as lines; there is one at most
+
+
+def _measure(grid: Grid, cell: int) -> _Layout:
+    """Return the layout of a grid whose pictures are fitted into `cell` pixels."""
     gap, margin = max(8, cell // 16), max(24, cell // 6)
-    words = [*grid.rows, *grid.cols, grid.row_heading, grid.col_heading]
-    words += [text for item in grid.cells.values() for text in (item.note, item.words)]
-    plain = all(text.isascii() for text in words)
+    plain = all(text.isascii() for text in _texts(grid))
     font, small = _font(max(12, cell // 15), plain), _font(max(12, cell // 18), plain)
-    sizes = {place: _fitted(item, cell) for place, item in grid.cells.items()}
-    blank = (cell, round(cell * 2 / 3))
-    widths = [_largest(sizes, 1, c, 0) or blank[0] for c in range(len(grid.cols))]
-    heights = [_largest(sizes, 0, r, 1) or blank[1] for r in range(len(grid.rows))]
-    for row, col in grid.cells:
-        if sizes[row, col] is None:  # words stand in a frame of the size of their neighbours
-            sizes[row, col] = (widths[col], heights[row])
-    # Below the pictures of a row that has notes there is room for them in each cell.
-    noted = {row for (row, _), item in grid.cells.items() if item.note}
-    note_heights = [(_line(small) + 4) * (row in noted) for row in range(len(heights))]
-    pictures, heights = heights, [sum(both) for both in zip(heights, note_heights, strict=True)]
+    sizes, widths, heights = _measure_cells(grid, cell)
     row_labels = [_wrap(label, font, round(cell * 0.9), 4) for label in grid.rows]
     col_labels = [_wrap(c, font, w, 3) for c, w in zip(grid.cols, widths, strict=True)]
     row_heading = _wrap(grid.row_heading, small, round(cell * 0.9), 1)
@@ -108,56 +126,123 @@ def draw(grid: Grid, cell: int = 256, most: int = _MOST_SIDE) -> Image.Image:
     label_height = max(map(len, col_labels), default=0) * _line(font)
     heading_height = _line(small) + gap // 2 if grid.col_heading or grid.row_heading else 0
     top = margin + heading_height + (label_height + gap if label_height else 0)
+    # A row with a note has room for notes below all its pictures.
+    noted = {row for (row, _), item in grid.cells.items() if item.note}
+    note_height = _line(small) + 4
+    full_heights = [
+        height + (note_height if row in noted else 0) for row, height in enumerate(heights)
+    ]
     xs = _starts(left, widths, gap, grid.aside[1])
-    ys = _starts(top, heights, gap, grid.aside[0])
-    width, height = xs[-1] + widths[-1] + margin, ys[-1] + heights[-1] + margin
-    if width * height > _MOST_PIXELS or max(width, height) > most:
-        raise ConfigError(
-            f"--cell {cell}: the montage would be {width}x{height} pixels; the limit is "
-            f"{_MOST_PIXELS / 1e6:.0f} megapixels and {most} a side (choose a smaller --cell, or "
-            "--rows and --cols with fewer values)"
-        )
-    canvas = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(canvas)
-    if grid.col_heading:
-        middle = (xs[grid.aside[1]] + xs[-1] + widths[-1]) / 2
-        pen.text((middle, margin), grid.col_heading, _QUIET, small, anchor="ma")
-    if row_heading:
-        pen.text((left - 2 * gap, top - gap), row_heading[0], _QUIET, small, anchor="rb")
-    for x, w, label in zip(xs, widths, col_labels, strict=True):
-        _write(pen, (x + w / 2, top - gap - len(label) * _line(font)), label, font, "m")
-    for y, h, label in zip(ys, pictures, row_labels, strict=True):
-        _write(pen, (left - 2 * gap, y + (h - len(label) * _line(font)) / 2), label, font, "r")
-    for (row, col), item in grid.cells.items():
-        size = sizes[row, col] or blank
-        x = xs[col] + (widths[col] - size[0]) // 2
-        y = ys[row] + (pictures[row] - size[1]) // 2
-        _draw_cell(canvas, pen, item, (x, y), size, small)
-        if item.note:
-            at = (xs[col] + widths[col] / 2, y + size[1] + 4)
-            pen.text(at, _cut(item.note, small, widths[col]), _INK, small, anchor="ma")
-    return canvas
+    ys = _starts(top, full_heights, gap, grid.aside[0])
+    return _Layout(
+        canvas=(xs[-1] + widths[-1] + margin, ys[-1] + full_heights[-1] + margin),
+        margin=margin,
+        gap=gap,
+        left=left,
+        top=top,
+        xs=xs,
+        widths=widths,
+        ys=ys,
+        heights=heights,
+        sizes=sizes,
+        font=font,
+        small=small,
+        row_labels=row_labels,
+        col_labels=col_labels,
+        row_heading=row_heading,
+    )
+
+
+def _texts(grid: Grid) -> list[str]:
+    """Return all texts of a grid."""
+    texts = [*grid.rows, *grid.cols, grid.row_heading, grid.col_heading]
+    return texts + [text for item in grid.cells.values() for text in (item.note, item.words)]
+
+
+def _measure_cells(grid: Grid, cell: int) -> tuple[dict[_Place, _Size], list[int], list[int]]:
+    """Return the size of each cell, the widths of the columns and the heights of the rows.
+
+    A column is as wide as its widest picture and a row as high as its highest. Words without a
+    picture get a frame of that size.
+    """
+    fitted = {place: _fitted(item, cell) for place, item in grid.cells.items()}
+    pictures = {place: size for place, size in fitted.items() if size}
+    widths, heights = [0] * len(grid.cols), [0] * len(grid.rows)
+    for (row, col), (width, height) in pictures.items():
+        widths[col] = max(widths[col], width)
+        heights[row] = max(heights[row], height)
+    widths = [width or cell for width in widths]
+    heights = [height or round(cell * 2 / 3) for height in heights]
+    sizes = {
+        (row, col): pictures.get((row, col), (widths[col], heights[row])) for row, col in grid.cells
+    }
+    return sizes, widths, heights
+
+
+def _fitted(item: Cell, cell: int) -> _Size | None:
+    size = size_of(item.path) if item.path else None
+    return fit(size, cell) if size else None
 
 
 def _starts(first: int, lengths: Sequence[int], gap: int, aside: int) -> list[int]:
-    """Where each row or column starts; behind the first `aside` the gap is three times as wide."""
+    """Return where each row or column begins; the gap after the first `aside` is triple."""
     starts = [first]
     for number, length in enumerate(lengths[:-1], 1):
         starts.append(starts[-1] + length + (3 * gap if number == aside else gap))
     return starts
 
 
-def _fitted(item: Cell, cell: int) -> tuple[int, int] | None:
-    size = size_of(item.path) if item.path else None
-    return fit(size, cell) if size else None
+# --- drawing -----------------------------------------------------------------------------------
 
 
-def _largest(
-    sizes: dict[tuple[int, int], tuple[int, int] | None], axis: int, at: int, side: int
-) -> int:
-    return max(
-        (size[side] for place, size in sizes.items() if size and place[axis] == at), default=0
-    )
+def draw(grid: Grid, cell: int = 256, most: int = _MOST_SIDE) -> Image.Image:
+    """Return a grid drawn on white, no side longer than `most` pixels.
+
+    Pictures are fitted into `cell` pixels, never cropped, and one at a time is in memory. Raises
+    `ConfigError` for a grid that is too large to draw.
+    """
+    layout = _measure(grid, cell)
+    width, height = layout.canvas
+    if width * height > _MOST_PIXELS or max(width, height) > most:
+        raise ConfigError(
+            f"--cell {cell}: the montage would be {width}x{height} pixels; the limit is "
+            f"{_MOST_PIXELS / 1e6:.0f} megapixels and {most} a side (choose a smaller --cell, or "
+            "--rows and --cols with fewer values)"
+        )
+    canvas = Image.new("RGB", layout.canvas, "white")
+    pen = ImageDraw.Draw(canvas)
+    _draw_headings(pen, grid, layout)
+    _draw_labels(pen, layout)
+    for (row, col), item in grid.cells.items():
+        size = layout.sizes[row, col]
+        x = layout.xs[col] + (layout.widths[col] - size[0]) // 2
+        y = layout.ys[row] + (layout.heights[row] - size[1]) // 2
+        _draw_cell(canvas, pen, item, (x, y), size, layout.small)
+        if item.note:
+            at = (layout.xs[col] + layout.widths[col] / 2, y + size[1] + 4)
+            note = _cut(item.note, layout.small, layout.widths[col])
+            pen.text(at, note, _INK, layout.small, anchor="ma")
+    return canvas
+
+
+def _draw_headings(pen: ImageDraw.ImageDraw, grid: Grid, layout: _Layout) -> None:
+    if grid.col_heading:
+        middle = (layout.xs[grid.aside[1]] + layout.xs[-1] + layout.widths[-1]) / 2
+        at = (middle, layout.margin)
+        pen.text(at, grid.col_heading, _QUIET, layout.small, anchor="ma")
+    if layout.row_heading:
+        corner = (layout.left - 2 * layout.gap, layout.top - layout.gap)
+        pen.text(corner, layout.row_heading[0], _QUIET, layout.small, anchor="rb")
+
+
+def _draw_labels(pen: ImageDraw.ImageDraw, layout: _Layout) -> None:
+    font, gap = layout.font, layout.gap
+    for x, width, label in zip(layout.xs, layout.widths, layout.col_labels, strict=True):
+        top = layout.top - gap - len(label) * _line(font)
+        _write(pen, (x + width / 2, top), label, font, "m")
+    for y, height, label in zip(layout.ys, layout.heights, layout.row_labels, strict=True):
+        first = y + (height - len(label) * _line(font)) / 2
+        _write(pen, (layout.left - 2 * gap, first), label, font, "r")
 
 
 def _draw_cell(
@@ -176,7 +261,7 @@ def _draw_cell(
             pass
         else:
             if item.inset:
-                with contextlib.suppress(OSError, StylizeError):  # a style that is gone
+                with contextlib.suppress(OSError, StylizeError):  # the style may be gone
                     _draw_inset(canvas, item.inset, at, size)
             return
     x, y = at
@@ -189,7 +274,7 @@ def _draw_cell(
 
 
 def _draw_inset(canvas: Image.Image, path: str, at: tuple[int, int], size: tuple[int, int]) -> None:
-    """The style in the lower left corner, a third as wide, as the figures of 2015 have it."""
+    """Draw the style into the lower left corner, a third as wide, like the figures of 2015."""
     small = open_small(path, max(size))
     small.thumbnail((size[0] // 3, size[1] // 3), Image.Resampling.LANCZOS)
     edge = max(2, size[0] // 100)
@@ -202,7 +287,7 @@ def _draw_inset(canvas: Image.Image, path: str, at: tuple[int, int], size: tuple
 
 @functools.lru_cache
 def _font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
-    """Pillow's own, which has no letter outside ASCII; unless `plain`, the one of matplotlib."""
+    """Return Pillow's own font, or if not `plain` matplotlib's, which has more than ASCII."""
     if not plain:
         import matplotlib
 
@@ -213,6 +298,7 @@ def _font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
 
 
 def _line(font: ImageFont.FreeTypeFont) -> int:
+    """Return the height of a line of text."""
     return round(font.size * 1.35)
 
 
@@ -228,12 +314,16 @@ def _write(
     side: str,
     ink: str = _INK,
 ) -> None:
+    """Write lines below each other; `side` is Pillow's horizontal anchor: m or r."""
     for number, line in enumerate(lines):
         pen.text((at[0], at[1] + number * _line(font)), line, ink, font, anchor=f"{side}a")
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """Lines no wider than `width`, broken after spaces and punctuation; the last is cut with …"""
+    """Return at most `most` lines no wider than `width`, broken after spaces and punctuation.
+
+    The last line is cut with … if the text is too long.
+    """
     text = " ".join(text.split())
     lines: list[str] = []
     while text:
@@ -248,7 +338,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> lis
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """One line no wider than `width`."""
+    """Return the text as one line no wider than `width`, cut with … if it is too long."""
     text = " ".join(text.split())
     if _width(text, font) <= width:
         return text

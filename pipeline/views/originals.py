@@ -1,4 +1,4 @@
-"""Where the pictures of a run lie today, and opening them small. Never imports torch or ray."""
+"""The pictures of a run: their paths today, and small copies. Never imports torch or ray."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stylize.image import Limits, decode, own_limits, upright_size
 
 __all__ = ["Inputs", "open_small", "size_of"]
 
-# What a run took in may have been raised, and the result of a panorama is thinner than any input.
+# Wide limits: a run may have raised its own, and a panorama's result is thinner than any input.
 _LIMITS = Limits(side=100_000, megapixels=1000, least=1)
 
 
 class Inputs:
-    """The files that OUT's manifest names, found again through ``run.json``."""
+    """The files that OUT's manifest names, whose folder ``run.json`` tells."""
 
     def __init__(self, out: OutFolder) -> None:
         folder = out.read_fixed().inputs
@@ -30,20 +30,20 @@ class Inputs:
             self.relative = folder.replace(os.sep, "/")
 
     def path(self, written: str) -> str:
-        """A path of the manifest as one that opens from here."""
+        """Return the path that opens a file of the manifest."""
         return storage.join(self.folder, written)
 
     def from_out(self, written: str) -> str:
-        """The same, relative to OUT where the manifest's is; "" for what is no local file."""
+        """Return the path of a file of the manifest as seen from OUT, "" unless it is local."""
         path = storage.join(self.relative, written)
         local = storage.local_path(path)
         return "" if local is None else local
 
 
 def open_small(path: str, side: int) -> Image.Image:
-    """A picture shrunk to fit into a square, upright, sRGB, RGB; never enlarged.
+    """Return a picture, upright in sRGB, shrunk to fit into a square of `side` pixels.
 
-    Raises `OSError` and `StylizeError`.
+    A smaller picture stays as it is. Raises `OSError` and `StylizeError`.
     """
     data = storage.read_bytes(path)
     image = _open_plain_jpeg(data, side) or decode(data, _LIMITS)
@@ -52,8 +52,10 @@ def open_small(path: str, side: int) -> Image.Image:
 
 
 def _open_plain_jpeg(data: bytes, side: int) -> Image.Image | None:
-    """A JPEG decoded at half, a quarter or an eighth of its size, which takes a fraction of the
-    time; None for everything that needs more care."""
+    """Return a JPEG decoded at a half, a quarter or an eighth of its size, which is much faster.
+
+    Return None for a picture that `decode` must read, because of its format or its colours.
+    """
     try:
         with own_limits:
             image = Image.open(io.BytesIO(data))
@@ -61,12 +63,12 @@ def _open_plain_jpeg(data: bytes, side: int) -> Image.Image | None:
                 return None
             image.draft("RGB", (2 * side, 2 * side))
             return ImageOps.exif_transpose(image)
-    except Exception:  # `decode` says what is wrong with it
+    except Exception:  # `decode` reads it, or raises an error that says what is wrong
         return None
 
 
 def size_of(path: str) -> tuple[int, int] | None:
-    """Width and height, upright, by the header alone; None for what cannot be read."""
+    """Return the upright (width, height) from the header, None if it cannot be read."""
     try:
         return upright_size(storage.read_bytes(path), _LIMITS)
     except (OSError, ValueError, StylizeError):

@@ -1,7 +1,7 @@
 """The report: OUT/report.html, a gallery of the run that opens from disk, and its thumbnails.
 
-Needs no server and no network: script, style sheet and the index are in the page, thumbnails in
-``OUT/report/thumbs``. Never imports torch or ray.
+It needs no server and no network: the page contains its script, style sheet and data, and the
+thumbnails are in ``OUT/report/thumbs``. Never imports torch or ray.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,9 @@ from pipeline.views.templates import asset, fill
 from stylize.config import as_text
 from stylize.errors import StylizeError
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
     "CURVE_POINTS",
     "THUMB_SIDE",
@@ -47,19 +51,20 @@ __all__ = [
 ]
 
 THUMB_SIDE = 400  # pixels of a thumbnail's longer side
-CURVE_POINTS = 40
-_LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+CURVE_POINTS = 40  # of a loss curve
+_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LEFT_OUT = ("key", "inputs", "settings", "output_sha256", "weights_sha256", "loss_curve", "meta")
 _TIMES = ("started_at", "finished_at")
 _CURVES = ("loss", "content_loss", "style_loss")
 
 Say = Callable[[str], None]
+"""A function that shows the user a line of progress."""
 
 
 def write_report(out: OutFolder, say: Say = lambda _: None, *, watched: bool = False) -> str:
-    """Write OUT/report.html and the thumbnails that are new; returns its path.
+    """Write OUT/report.html and the thumbnails that are new; return the path of the page.
 
-    `watched`: the page loads itself again when it has changed. Raises `StorageError`.
+    A `watched` page reloads itself when it has changed. Raises `StorageError`.
     """
     try:
         table = read_index(out)
@@ -67,7 +72,7 @@ def write_report(out: OutFolder, say: Say = lambda _: None, *, watched: bool = F
         raise storage.unreadable(error, str(out)) from error
     data = collect(table, out)
     data["thumbs"] = _thumbnails(table, out, say)
-    # The same rows and pictures are the same page: it is not loaded again for nothing.
+    # The stamp is that of the data, so that a page with the same data is not reloaded.
     stamp = hashlib.sha256(_json([data, watched]).encode()).hexdigest()[:16]
     path = out.report_page
     storage.put(path, page(data, stamp if watched else "").encode("utf-8", "replace"))
@@ -76,9 +81,9 @@ def write_report(out: OutFolder, say: Say = lambda _: None, *, watched: bool = F
 
 
 def watch(out: OutFolder, every: float, say: Say = lambda _: None) -> None:
-    """Keep the report current until interrupted, and write it once more, to stay.
+    """Write the report every `every` seconds until interrupted, and then once more, unwatched.
 
-    Ends by raising `KeyboardInterrupt`; a second Ctrl-C ends it at once.
+    It ends by raising `KeyboardInterrupt`; a second Ctrl-C ends it at once. Raises `StorageError`.
     """
     stopping = threading.Event()
 
@@ -98,8 +103,8 @@ def watch(out: OutFolder, every: float, say: Say = lambda _: None) -> None:
 # --- the page ----------------------------------------------------------------------------------
 
 
-def page(data: Mapping[str, Any], stamp: str = "") -> str:
-    """The page, with everything but the pictures in it. `stamp` is not empty while watched."""
+def page(data: Mapping[str, object], stamp: str = "") -> str:
+    """Return the page, which contains everything except the pictures. `stamp`: "" if unwatched."""
     return fill(
         "report.html",
         title=html.escape(f"{data['name']}: stylize-batch"),
@@ -111,17 +116,17 @@ def page(data: Mapping[str, Any], stamp: str = "") -> str:
     )
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 # --- the index, compactly ----------------------------------------------------------------------
 
 
-def collect(table: pa.Table, out: OutFolder) -> dict[str, Any]:
-    """What the page knows of a run: columns, not rows; each value once where values repeat."""
+def collect(table: pa.Table, out: OutFolder) -> dict[str, object]:
+    """Return the data of the page: the index by columns, with repeated values stored once."""
     inputs = Inputs(out)
-    columns: dict[str, Any] = {}
+    columns: dict[str, object] = {}
     for name in table.column_names:
         if name in _LEFT_OUT:
             continue
@@ -132,7 +137,8 @@ def collect(table: pa.Table, out: OutFolder) -> dict[str, Any]:
     columns |= {f"meta.{n}": encode_column(v) for n, v in _meta(table).items()}
     for name, values in _settings(table).items():
         column = encode_column(values)
-        if columns.get(name) != column:  # `steps` that were asked for, and those that were made
+        # A setting may differ from the column of its name, like the steps asked for and made.
+        if columns.get(name) != column:
             columns[f"setting.{name}" if name in columns else name] = column
     return {
         "name": os.path.basename(out.absolute) or "report",
@@ -148,8 +154,8 @@ def collect(table: pa.Table, out: OutFolder) -> dict[str, Any]:
     }
 
 
-def encode_column(values: Sequence[Any]) -> dict[str, Any]:
-    """{"one": value} if all are equal, {"words", "codes"} where values repeat, else {"all"}."""
+def encode_column(values: Sequence[object]) -> dict[str, object]:
+    """Return {"one": value} if all are equal, {"words", "codes"} if many repeat, else {"all"}."""
     short = [_short(value) for value in values]
     words = list(dict.fromkeys(short))
     if len(words) == 1:
@@ -160,8 +166,8 @@ def encode_column(values: Sequence[Any]) -> dict[str, Any]:
     return {"words": words, "codes": [code[value] for value in short]}
 
 
-def _short(value: Any) -> Any:
-    """A float with six digits, a whole one without its point; no number that JSON cannot say."""
+def _short(value: object) -> object:
+    """Return a float as six digits, an integer or None (if not finite); other values unchanged."""
     if not isinstance(value, float):
         return value
     if value != value or value in (float("inf"), float("-inf")):
@@ -184,10 +190,10 @@ def _meta(table: pa.Table) -> dict[str, list[str]]:
     return {name: [row.get(name, "") for row in rows] for name in names}
 
 
-def _settings(table: pa.Table) -> dict[str, list[Any]]:
-    """Settings as columns. Each distinct JSON is read once."""
+def _settings(table: pa.Table) -> dict[str, list[object]]:
+    """Return the settings as columns. Each distinct JSON text is read once."""
     texts = _texts(table, "settings")
-    parsed: dict[str, dict[str, Any]] = {}
+    parsed: dict[str, dict[str, object]] = {}
     for text in dict.fromkeys(texts):
         values = json.loads(text or "{}")
         parsed[text] = {name: _setting(name, value) for name, value in values.items()}
@@ -195,17 +201,18 @@ def _settings(table: pa.Table) -> dict[str, list[Any]]:
     return {name: [parsed[text].get(name) for text in texts] for name in names}
 
 
-def _setting(name: str, value: Any) -> Any:
+def _setting(name: str, value: object) -> object:
     plain = isinstance(value, int | float | str) and not isinstance(value, bool)
     return value if plain else as_text(name, value)
 
 
-def encode_curves(table: pa.Table) -> dict[str, Any]:
-    """Loss curves at `CURVE_POINTS` evaluations, as text: two letters a point, logarithmic.
+def encode_curves(table: pa.Table) -> dict[str, object]:
+    """Return the loss curves at `CURVE_POINTS` evaluations, as text with two letters a point.
 
-    ``axes`` holds each distinct list of evaluations once, ``axis`` its number for each row (-1: no
-    curve), ``values`` for each row per loss [lowest, highest, letters]; letters say where between
-    the two a point lies, in 4095 steps of the logarithm, and ``__`` that there is none.
+    ``axes`` has each distinct list of evaluations once, and ``axis`` the number of each row's list
+    (-1: no curve). ``values`` has [lowest, highest, letters] for each row and loss. The first two
+    are logarithms; the letters give the place of each point between them, in 4095 steps, and ``__``
+    stands for a missing point.
     """
     curves = table["loss_curve"].combine_chunks()
     starts = np.cumsum([0, *(length or 0 for length in pc.list_value_length(curves).to_pylist())])
@@ -214,7 +221,7 @@ def encode_curves(table: pa.Table) -> dict[str, Any]:
     losses = [flat.field(name).to_numpy(zero_copy_only=False) for name in _CURVES]
     axes: dict[tuple[int, ...], int] = {}
     axis: list[int] = []
-    rows: list[Any] = []
+    rows: list[object] = []
     for start, end in itertools.pairwise(starts.tolist()):
         if start == end:
             axis.append(-1)
@@ -226,8 +233,9 @@ def encode_curves(table: pa.Table) -> dict[str, Any]:
     return {"axes": list(axes), "axis": axis, "values": rows}
 
 
-def _letters(values: np.ndarray[Any, Any]) -> Any:
-    values = values.astype(np.float64)
+def _letters(losses: NDArray[np.floating]) -> list[float | str] | int:
+    """Return [lowest, highest, letters] of a loss, or 0 if it has no positive value."""
+    values = losses.astype(np.float64)
     good = np.isfinite(values) & (values > 0)
     if not good.any():
         return 0
@@ -235,59 +243,81 @@ def _letters(values: np.ndarray[Any, Any]) -> Any:
     low, high = float(logs[good].min()), float(logs[good].max())
     levels = np.rint((logs - low) / ((high - low) or 1) * 4094).astype(int)
     levels = np.where(good, levels, 4095)
-    text = "".join(_LEVELS[level >> 6] + _LEVELS[level & 63] for level in levels.tolist())
+    text = "".join(_DIGITS[level >> 6] + _DIGITS[level & 63] for level in levels.tolist())
     return [float(f"{low:.5g}"), float(f"{high:.5g}"), text]
 
 
-def totals(table: pa.Table) -> dict[str, Any]:
-    """Pairs per hour of the runs' wall time, time by device, the slowest, failures by cause.
+class _Row(NamedTuple):
+    """The columns of the index that the totals need."""
 
-    A run lasts from the start of its first pair to the end of its last; what was only taken over
-    from a picture has no start and counts in neither.
+    status: str
+    error_type: str | None
+    device: str | None
+    seconds: float | None
+    batch: int | None
+    run_id: str
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def totals(table: pa.Table) -> dict[str, object]:
+    """Return pairs per hour, seconds by device, the slowest pairs and the causes of failures.
+
+    The hours are the wall time of the runs, each from the start of its first pair to the end of its
+    last. A row that was made again from its picture has no start, so it does not count there.
     """
-    columns = [
-        table[name].to_pylist()
-        for name in ("status", "error_type", "device", "seconds", "batch", "run_id", *_TIMES)
-    ]
-    spans: dict[str, list[float]] = {}
-    devices: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    columns = [table[name].to_pylist() for name in _Row._fields]
+    rows = [_Row(*values) for values in zip(*columns, strict=True)]
+    painted, wall = _painted_in(rows)
+    devices: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0])  # pairs, seconds
     causes: Counter[tuple[str, str]] = Counter()
-    painted, slowest = 0, []
-    for number, (status, kind, device, seconds, batch, run, began, ended) in enumerate(
-        zip(*columns, strict=True)
-    ):
-        if status != "ok":
-            causes[status, kind or ""] += 1
-        if seconds is not None and began is not None and ended is not None:
-            span = spans.setdefault(run, [began.timestamp(), ended.timestamp()])
-            span[:] = [min(span[0], began.timestamp()), max(span[1], ended.timestamp())]
-            painted += status == "ok"
-        if seconds is not None and status == "ok":
-            devices[device or "?"][0] += 1
-            alone = seconds / (batch or 1)  # of pairs painted together each has the time of all
-            devices[device or "?"][1] += alone
-            slowest.append((alone, number))
-    wall = sum(end - begin for begin, end in spans.values())
+    times = []  # (seconds of a pair, number of its row)
+    for number, row in enumerate(rows):
+        if row.status != "ok":
+            causes[row.status, row.error_type or ""] += 1
+        elif row.seconds is not None:
+            # Each pair of a batch has the time of the whole batch.
+            seconds = row.seconds / (row.batch or 1)
+            devices[row.device or "?"][0] += 1
+            devices[row.device or "?"][1] += seconds
+            times.append((seconds, number))
     return {
         "wall": round(wall, 1),
         "per_hour": round(painted / wall * 3600, 1) if wall > 0 else None,
         "devices": [[d, n, round(s, 1)] for d, (n, s) in sorted(devices.items())],
-        "slowest": [n for _, n in sorted(slowest, key=lambda item: (-item[0], item[1]))[:5]],
+        "slowest": [n for _, n in sorted(times, key=lambda item: (-item[0], item[1]))[:5]],
         "causes": [[status, kind, n] for (status, kind), n in causes.most_common()],
     }
+
+
+def _painted_in(rows: Sequence[_Row]) -> tuple[int, float]:
+    """Return the number of painted pairs and the wall time of their runs, seconds."""
+    spans: dict[str, tuple[float, float]] = {}  # run -> its first start and its last end
+    painted = 0
+    for row in rows:
+        if row.seconds is None or row.started_at is None or row.finished_at is None:
+            continue
+        start, end = row.started_at.timestamp(), row.finished_at.timestamp()
+        first, last = spans.get(row.run_id, (start, end))
+        spans[row.run_id] = (min(first, start), max(last, end))
+        painted += row.status == "ok"
+    return painted, sum(end - start for start, end in spans.values())
 
 
 # --- thumbnails --------------------------------------------------------------------------------
 
 
-def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, Any]:
-    """Names of the thumbnails, by column: content, styles (| between), result; "" for none."""
+def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, object]:
+    """Make the thumbnails; return their names as columns: content, style (joined by |), result.
+
+    The name is "" if there is no thumbnail.
+    """
     inputs = Inputs(out)
     folder = os.path.join(out.report, "thumbs")
     storage.make_folder(folder)
     contents, styles = _texts(table, "content"), _texts(table, "style")
     shown = [
-        output if digest else ""  # a failed attempt may have left an earlier picture standing
+        output if digest else ""  # a failed pair has one if an earlier attempt painted it
         for output, digest in zip(
             _texts(table, "output"), _texts(table, "output_sha256"), strict=True
         )
@@ -295,7 +325,7 @@ def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, Any]:
     paths = dict.fromkeys(map(inputs.path, contents))
     paths |= dict.fromkeys(inputs.path(part) for style in styles for part in _styles(style))
     paths |= dict.fromkeys(out.path(output) for output in shown if output)
-    names = _make(list(paths), out, folder, say)
+    names = _make_all(list(paths), out, folder, say)
     _remove_old(folder, set(names.values()))
     return {
         "content": encode_column([names[inputs.path(c)] for c in contents]),
@@ -306,28 +336,32 @@ def _thumbnails(table: pa.Table, out: OutFolder, say: Say) -> dict[str, Any]:
     }
 
 
-def _make(paths: Sequence[str], out: OutFolder, folder: str, say: Say) -> dict[str, str]:
-    """path -> name of its thumbnail, made unless there; "" for what cannot be read."""
-    there = {one.name for one in os.scandir(folder) if one.stat().st_size}  # after a power cut
-    made: dict[str, str] = {}
-    told = time.monotonic()
+def _make_all(paths: Sequence[str], out: OutFolder, folder: str, say: Say) -> dict[str, str]:
+    """Make the thumbnails that are missing; return the name of each path's, "" if unreadable."""
+    # A power cut may have left empty files.
+    existing = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+    names: dict[str, str] = {}
+    last_line = time.monotonic()
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        done = pool.map(lambda path: _thumbnail(path, out, folder, there), paths)
-        for path, name in zip(paths, done, strict=True):
-            made[path] = name
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                say(f"{len(made)} of {len(paths)} pictures looked at")
-    return made
+        results = pool.map(lambda path: _thumbnail(path, out, folder, existing), paths)
+        for path, name in zip(paths, results, strict=True):
+            names[path] = name
+            if time.monotonic() - last_line > 5:
+                last_line = time.monotonic()
+                say(f"{len(names)} of {len(paths)} thumbnails done")
+    return names
 
 
-def _thumbnail(path: str, out: OutFolder, folder: str, there: set[str]) -> str:
-    """Its name says which file it shows, and in which state: unchanged means made already."""
+def _thumbnail(path: str, out: OutFolder, folder: str, existing: set[str]) -> str:
+    """Make a picture's thumbnail unless it exists; return its name, "" if unreadable.
+
+    The name is a hash of the path and state of the picture, so a changed picture gets a new one.
+    """
     try:
         shown = path if storage.is_uri(path) else os.path.relpath(path, os.path.realpath(out.root))
         text = f"{shown}\n{storage.stat(path)}\n{THUMB_SIDE}"
         name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20] + ".jpg"
-        if name not in there:
+        if name not in existing:
             buffer = io.BytesIO()
             open_small(path, THUMB_SIDE).save(buffer, "JPEG", quality=82, optimize=True)
             storage.put(os.path.join(folder, name), buffer.getvalue(), sync=False)
@@ -337,7 +371,7 @@ def _thumbnail(path: str, out: OutFolder, folder: str, there: set[str]) -> str:
 
 
 def _remove_old(folder: str, names: set[str]) -> None:
-    """Thumbnails of pictures that changed, and what an interrupted report left."""
+    """Remove the thumbnails of changed pictures, and the leftovers of interrupted reports."""
     storage.sweep_temporaries(folder)
     for name in os.listdir(folder):
         if name.endswith(".jpg") and name not in names:

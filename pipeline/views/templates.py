@@ -1,4 +1,4 @@
-"""Pages made from the templates in ``assets``. Standard library only."""
+"""Pages from the templates in ``assets``. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ __all__ = ["asset", "fill"]
 
 
 def asset(name: str) -> str:
-    """The text of a file in ``assets``."""
+    """Return the text of a file in ``assets``."""
     return importlib.resources.files("pipeline").joinpath("assets", name).read_text("utf-8")
 
 
 def fill(template: str, **values: object) -> str:
-    """A template's text with each ``$name`` replaced, in one pass: a $ in a value stays as it is.
+    """Return a template's text with each ``$name`` replaced by its value.
 
-    Values are put in as they are; text that is no markup must have been escaped.
+    A $ in a value stays as it is. Values are not escaped, so the caller escapes text that is not
+    markup.
     """
     return string.Template(asset(template)).substitute(values)
