@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import __version__
 from pipeline.cli_options import (
     Json,
     Manifest,
@@ -38,6 +37,7 @@ from pipeline.console import (
 from pipeline.options import Options, PaintOptions
 from pipeline.records import Pair, split_styles
 from pipeline.text import count, duration, visible
+from stylize import __version__
 
 if TYPE_CHECKING:
     from pipeline.store.folder import OutFolder

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline import __version__, storage
+from pipeline import storage
 from pipeline.cost import share_done
 from pipeline.display.progress import shown
 from pipeline.single import SinglePair, check_targets
 from pipeline.text import duration
 from pipeline.views.templates import fill
+from stylize import __version__
 from stylize.config import SETTINGS, StyleConfig, as_text, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size

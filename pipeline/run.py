@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pipeline import __version__, storage
+from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.display.progress import Progress
 from pipeline.ledger import FailureStreak, Ledger
@@ -39,6 +39,7 @@ from pipeline.store.index import Index, read_results
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import RunLog
 from pipeline.text import count, quoted
+from stylize import __version__
 from stylize.errors import ConfigError
 
 __all__ = ["Finished", "folder_of_inputs", "make_plan", "run"]

@@ -6,9 +6,10 @@ import sys
 import traceback
 from dataclasses import replace
 
-from pipeline import __version__, storage
+from pipeline import storage
 from pipeline.records import Result, Task
 from pipeline.store.metadata import utc_now
+from stylize import __version__
 from stylize.config import ALGORITHM
 from stylize.errors import StylizeError
 

@@ -11,8 +11,8 @@ import json
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pipeline import __version__
 from pipeline.records import Input, Pair, Result, join_styles, split_styles
+from stylize import __version__
 from stylize.image import read_metadata
 
 __all__ = ["carried", "metadata", "utc_now"]

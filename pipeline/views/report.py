@@ -25,13 +25,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import __version__, storage
+from pipeline import storage
 from pipeline.records import join_styles, split_styles
 from pipeline.signals import Handlers
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import read_index
 from pipeline.views.originals import Inputs, open_small
 from pipeline.views.templates import asset, fill
+from stylize import __version__
 from stylize.config import as_text
 from stylize.errors import StylizeError
 
