@@ -308,9 +308,10 @@ def wait_for(claim: Callable[[], object], seconds: float = 60) -> Any:
 
 def descendants(pid: int) -> list[psutil.Process]:
     try:
-        return psutil.Process(pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return []
+    return found
 
 
 def painters(pid: int) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """What takes minutes: random kills, a long run, memory that is short. `make chaos` runs it."""
 
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -42,6 +43,10 @@ def say(line: str, capture: pytest.CaptureFixture[str]) -> None:
     """A figure for whoever runs this."""
     with capture.disabled():
         print(f"\n{line}", end=" ", flush=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not alive(processes)
 
 
 @contextlib.contextmanager
@@ -86,7 +91,7 @@ def test_random_kills_of_driver_and_workers_lose_nothing(
                         assert run.returncode in (0, 3), stderr
                         break
             count_by_readers(out)
-            wait_for(lambda left=left: not alive(left), 20)
+            wait_for(functools.partial(gone, left), 20)
         done = cli(manifest, *options, "--retry-failed=poison", timeout=1200, **log)
     assert done.returncode == 0, done.stderr
     again = begun_again(tmp_path / "log")
@@ -169,13 +174,15 @@ def test_a_pair_too_large_for_the_memory_is_tried_alone_then_poison_and_the_othe
 ) -> None:
     """Ray's own monitor kills it, at a limit of 3 GB above what the machine uses now. (The
     kernel's kills are in test_memory.py.)"""
-    from ray._private.utils import get_system_memory, get_used_memory
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
 
     pictures(tmp_path, 1)
     names = ["large", "a", "b", "c"]
     rows = [{"id": name, "content": "c0.jpg", "seed": i} for i, name in enumerate(names)]
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
-    limit = (get_used_memory() + 3e9) / get_system_memory()
+    used = get_used_memory()  # type: ignore[no-untyped-call]
+    limit = (used + 3e9) / get_system_memory()
     env = {"RAY_memory_usage_threshold": f"{limit:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     env["STYLIZE_CRASH_AT"] = "pair-begun@large!eat"
     done = cli(manifest, *TINY, "--workers", 2, timeout=600, **env)

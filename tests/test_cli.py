@@ -240,7 +240,7 @@ def test_pair_writes_a_picture_of_the_size_asked_for(tmp_path: Path) -> None:
 
 def test_pair_refuses_what_cannot_be_before_it_paints_or_downloads(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
-    pair = ("pair", tmp_path / "c0.jpg", tmp_path / "s.png")
+    pair: tuple[object, ...] = ("pair", tmp_path / "c0.jpg", tmp_path / "s.png")
     assert "o.bmp: the ending must be one of .png" in refused(*pair, "-o", tmp_path / "o.bmp")
     (tmp_path / "folder.png").mkdir()
     assert "folder.png: it is a folder" in refused(*pair, "-o", tmp_path / "folder.png")

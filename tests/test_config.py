@@ -35,6 +35,10 @@ OTHER: dict[str, Any] = {
 }
 
 
+def with_setting(name: str, value: Any) -> StyleConfig:
+    return StyleConfig(**{name: value})
+
+
 def other(name: str) -> Any:
     """A valid value that is not the default."""
     default = getattr(StyleConfig(), name)
@@ -155,7 +159,7 @@ def test_the_ends_of_a_range_are_within_it(name: str) -> None:
         value = int(end) if name in WHOLE else end
         if name == "seed" and end > 1:  # 2^63 - 1 has no float: the limit's text has all digits
             value = 2**63 - 1
-        assert getattr(StyleConfig(**{name: value}), name) == value
+        assert getattr(with_setting(name, value), name) == value
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,8 @@ def test_every_preset_is_valid_and_has_the_values_of_its_table(name: str) -> Non
 
 
 def test_a_presets_name_without_its_values_is_refused() -> None:
-    for settings in ({}, {"size": 256}):
+    nothing: dict[str, Any] = {}
+    for settings in (nothing, {"size": 256}):
         with pytest.raises(ConfigError, match=r"preset='draft' sets nothing here; use StyleConfig"):
             StyleConfig(preset="draft", **settings)
     # A row may set the values of its preset back; its settings are all given again.
@@ -259,7 +264,7 @@ def test_the_digest_and_the_text_change_with_every_setting(name: str) -> None:
 def test_the_digest_ignores_the_presets_name_and_the_paths_of_init_and_mask() -> None:
     assert dataclasses.replace(StyleConfig(), preset="paper").digest() == StyleConfig().digest()
     for name in ("init", "mask"):
-        a, b = (StyleConfig(**{name: path}) for path in ("a.png", "folder/b.png"))
+        a, b = (with_setting(name, path) for path in ("a.png", "folder/b.png"))
         assert a.digest() == b.digest()
         assert a.digest() != StyleConfig().digest()  # that there is one at all counts
 
@@ -288,7 +293,7 @@ def test_to_json_is_canonical_and_reads_back() -> None:
     assert list(values) == sorted(SETTINGS)
     assert text == json.dumps(values, sort_keys=True, separators=(",", ":"))
     assert text.isascii()  # it goes into ASCII-only tags of pictures
-    back = {
+    back: dict[str, Any] = {
         name: tuple(tuple(v) if isinstance(v, list) else v for v in value)
         if isinstance(value, list)
         else value
@@ -324,7 +329,7 @@ def test_a_layer_that_the_backbone_has_not_is_refused() -> None:
 
 
 def test_layers_may_be_a_list_of_names_or_weights_by_name() -> None:
-    names = StyleConfig(style_layers=["relu1_1", "relu2_1:0.5"])
+    names = with_setting("style_layers", ["relu1_1", "relu2_1:0.5"])
     assert names.style_layers == (("relu1_1", 1.0), ("relu2_1", 0.5))
-    weights = StyleConfig(style_layers={"relu1_1": 1, "relu2_1": 0.5})
+    weights = with_setting("style_layers", {"relu1_1": 1, "relu2_1": 0.5})
     assert weights == names

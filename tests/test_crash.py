@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import Done, Forks
@@ -162,7 +163,7 @@ def test_a_kill_at_each_point_and_another_during_the_restart(
         out, env = copy.with_suffix(""), {"STYLIZE_CRASH_LOG": str(log)}
         with Reader(out):
             kill_at(forks, copy, first, **env)
-            before, costs = images(out), first in IN_HAND
+            before, costs = images(out), int(first in IN_HAND)
             done = forks(copy, "--in-process", *FAST, **env, STYLIZE_CRASH_AT=second)
             if done.returncode == -signal.SIGKILL:
                 again = images(out)
@@ -187,7 +188,8 @@ def test_on_ray_a_kill_at_each_point_costs_no_more_than_the_pairs_in_hand(
     point: str, manifest: Path, tmp_path: Path
 ) -> None:
     out, log = manifest.with_suffix(""), tmp_path / "log"
-    env = {"STYLIZE_CRASH_LOG": str(log), "STYLIZE_CRASH_AT": f"{point}:{tmp_path / 'flag'}"}
+    env: dict[str, Any] = {"STYLIZE_CRASH_LOG": str(log)}
+    env["STYLIZE_CRASH_AT"] = f"{point}:{tmp_path / 'flag'}"
     done = cli(manifest, *FAST, "--workers", 2, **env)
     assert (tmp_path / "flag").exists()
     assert len(set(count_by_readers(out))) == 1

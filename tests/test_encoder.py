@@ -37,30 +37,31 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-def random_torchvision(backbone: str) -> torch.nn.Module:
-    """torchvision's network with random filters and biases; the classifier has no memory."""
+def random_torchvision(backbone: str) -> torch.nn.Sequential:
+    """The layers of torchvision's network, with random filters and biases."""
     with torch.device("meta"):
-        net = getattr(torchvision.models, backbone)(weights=None)
-    net.features.to_empty(device="cpu")
+        net: torch.nn.Sequential = getattr(torchvision.models, backbone)(weights=None).features
+    net.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(1)
-    for module in net.features:
+    for module in net:
         if isinstance(module, torch.nn.Conv2d):
             fan_in = 9 * module.in_channels
             torch.nn.init.normal_(module.weight, 0, (2 / fan_in) ** 0.5, generator=generator)
+            assert module.bias is not None
             torch.nn.init.normal_(module.bias, 0, 0.2, generator=generator)
     return net
 
 
-def torchvision_features(net: torch.nn.Module, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+def torchvision_features(net: torch.nn.Sequential, image: Tensor) -> list[tuple[Tensor, Tensor]]:
     """(before, after the ReLU) of each convolution; cloned, as its ReLUs work in place."""
     seen: list[Tensor] = []
     hooks = [
         module.register_forward_hook(lambda _m, _i, out: seen.append(out.clone()))
-        for module in net.features
+        for module in net
         if isinstance(module, torch.nn.Conv2d | torch.nn.ReLU)
     ]
     with torch.no_grad():
-        net.features((image - MEAN) / STD)
+        net((image - MEAN) / STD)
     for hook in hooks:
         hook.remove()
     return list(zip(seen[::2], seen[1::2], strict=True))
@@ -72,7 +73,7 @@ def test_features_are_torchvisions_at_every_layer_before_and_after_the_relu(
 ) -> None:
     monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path / "cache"))
     net = random_torchvision(backbone)
-    state = {f"features.{name}": tensor for name, tensor in net.features.state_dict().items()}
+    state = {f"features.{name}": tensor for name, tensor in net.state_dict().items()}
     state["classifier.0.weight"] = torch.zeros(2, 2)  # passed over
     file = tmp_path / f"foreign{ending}"
     torch.save(state, file) if ending == ".pth" else save_file(state, file)
@@ -314,7 +315,9 @@ def torchvision_layers(backbone: str) -> Iterator[str]:
         yield "pool"
 
 
-def perceptual(weights: Weights, config: StyleConfig, content: Tensor, style: Tensor):  # type: ignore[no-untyped-def]
+def perceptual(
+    weights: Weights, config: StyleConfig, content: Tensor, style: Tensor
+) -> PerceptualLoss:
     scales = feature_scales(weights, config.pooling, config.feature_scale)
     encoder = Encoder(weights, pooling=config.pooling, padding=config.padding, scales=scales)
     with torch.no_grad():

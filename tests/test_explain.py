@@ -7,13 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib.figure
+import numpy as np
 import pytest
 import torch
 from helpers import TINY, cli, picture
 from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from pipeline import plot_curves
 from pipeline.explain import coarse_note, film, gram_figure, loss_figure, map_figure
@@ -244,6 +248,7 @@ def test_the_gram_figure_has_one_scale_a_row_and_the_styles_order(found: Explana
         assert high == pytest.approx(1e4 * low)
     order = channel_order(found.grams["relu1_1"].style)
     shown = maps[2].images[0].get_array()
+    assert shown is not None
     expected = found.grams["relu1_1"].result[order][:, order].numpy()
     strong = expected > maps[2].images[0].get_clim()[0]
     assert strong.any()
@@ -253,6 +258,11 @@ def test_the_gram_figure_has_one_scale_a_row_and_the_styles_order(found: Explana
     assert f"{float((g - a).square().sum() / a.square().sum()):.3g}" in away
 
 
+def heights(line: Line2D) -> list[float]:
+    values: list[float] = np.asarray(line.get_ydata()).tolist()
+    return values
+
+
 def test_the_loss_figure_has_a_line_for_each_layer_and_the_total(found: Explanation) -> None:
     axes = loss_figure(found).axes[0]
     lines = {str(line.get_label()): line for line in axes.lines}
@@ -260,16 +270,18 @@ def test_the_loss_figure_has_a_line_for_each_layer_and_the_total(found: Explanat
     wanted = {"total", "content relu4_2", "total variation"}
     wanted |= {f"style relu{block}_1" for block in range(1, 6)}
     assert {name for name in lines if not name.startswith("_")} == wanted
-    assert list(lines["total"].get_ydata()) == [step.loss for step in found.result.curve]
+    assert heights(lines["total"]) == [step.loss for step in found.result.curve]
     style = [look.style["relu5_1"] for look in found.looks]
-    assert list(lines["style relu5_1"].get_ydata()) == style
+    assert heights(lines["style relu5_1"]) == style
 
 
 def test_a_map_figure_shows_three_pictures_of_each_channel(found: Explanation) -> None:
     maps = found.maps["relu3_2"]
     axes = map_figure("relu3_2", maps).axes
     assert len(axes) == 3 * 8
-    assert (axes[2 * 8 + 1].images[0].get_array() == maps.result[1].numpy()).all()
+    shown = axes[2 * 8 + 1].images[0].get_array()
+    assert shown is not None
+    assert (shown == maps.result[1].numpy()).all()
     assert [a.get_title() for a in axes[:8]] == [f"channel {c}" for c in maps.channels]
 
 
@@ -277,6 +289,7 @@ def test_the_film_has_a_frame_a_look_at_one_size_and_ends_on_the_result(
     found: Explanation,
 ) -> None:
     with Image.open(io.BytesIO(film(found.looks, found.result.image))) as image:
+        assert isinstance(image, GifImageFile)
         assert image.format == "GIF"
         # The last look may be the result itself; Pillow then keeps one of the two.
         assert image.n_frames - len(found.looks) in (0, 1)
@@ -373,13 +386,13 @@ def _result() -> StyleResult:
 def test_a_result_plots_its_loss_and_its_weighted_parts() -> None:
     figure = _result().plot()
     assert isinstance(figure, matplotlib.figure.Figure)
-    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    lines = {line.get_label(): heights(line) for line in figure.axes[0].lines}
     assert lines == {  # 2 content + 3 style = 5; no total variation, no line
         "loss": [5.0, 2.5, 5 / 3, 1.25],
         "content": [2.0, 1.0, 2 / 3, 0.5],
         "style": [3.0, 1.5, 1.0, 0.75],
     }
-    shown = figure._repr_png_()  # what a notebook asks for
+    shown = cast(Any, figure)._repr_png_()  # what a notebook asks for
     with Image.open(io.BytesIO(shown)) as image:
         assert image.format == "PNG"
         assert min(image.size) > 300
@@ -387,7 +400,7 @@ def test_a_result_plots_its_loss_and_its_weighted_parts() -> None:
 
 def _row(number: int, weight: float, **changes: object) -> Result:
     curve = tuple((i, i / 10, weight / i, 0.1, 0.2, 0.0) for i in range(1, 4))
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "pair_id": f"p{number}",
         "row": number,
         "content": "c.png",
@@ -397,7 +410,7 @@ def _row(number: int, weight: float, **changes: object) -> Result:
         "settings": f'{{"style_weight": {weight}}}',
         "loss_curve": curve,
     }
-    return Result(**{**values, **changes})  # type: ignore[arg-type]
+    return Result(**{**values, **changes})
 
 
 def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
@@ -407,12 +420,12 @@ def test_the_curves_of_a_whole_run_are_one_figure(tmp_path: Path) -> None:
         index.append(_row(9, 1.0, status="failed", loss_curve=()))
     axes = plot_curves(str(tmp_path)).axes[0]
     assert [line.get_label() for line in axes.lines] == ["p0", "p1", "p2"]
-    assert list(axes.lines[1].get_xdata()) == [1, 2, 3]
-    assert list(axes.lines[1].get_ydata()) == pytest.approx([2, 1, 2 / 3])
+    assert list(np.asarray(axes.lines[1].get_xdata())) == [1, 2, 3]
+    assert heights(axes.lines[1]) == pytest.approx([2, 1, 2 / 3])
     by_weight = plot_curves(str(tmp_path), "style_loss", label="style_weight").axes[0]
     colours = [line.get_color() for line in by_weight.lines]
     assert colours[0] == colours[2] != colours[1]
-    assert list(by_weight.lines[0].get_ydata()) == pytest.approx([0.2] * 3)
+    assert heights(by_weight.lines[0]) == pytest.approx([0.2] * 3)
     assert len(plot_curves(str(tmp_path), only=["p2"]).axes[0].lines) == 1
     with pytest.raises(ValueError, match=r"label 'sytle': no column .* did you mean style\?"):
         plot_curves(str(tmp_path), label="sytle")

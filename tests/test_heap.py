@@ -23,6 +23,7 @@ def faults(encoder: Encoder) -> float:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         features = encoder(picture, ["relu1_1", "relu2_1"])
         loss = sum(gram_matrix(f).square().mean() for f in features.values())
+        assert isinstance(loss, torch.Tensor)
         torch.autograd.grad(loss, picture)
         counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     return median(counts[4:])

@@ -6,11 +6,12 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, TiffImagePlugin, features
 
 from stylize.config import FORMATS
 from stylize.errors import ImageReadError, ImageSizeError
@@ -59,7 +60,7 @@ def quarters(image: Image.Image) -> list[tuple[int, int, int]]:
     w, h = image.size
     assert image.mode == "RGB"
     return [
-        image.getpixel((x, y))  # type: ignore[misc]
+        cast(tuple[int, int, int], image.getpixel((x, y)))
         for y in (h // 4, 3 * h // 4)
         for x in (w // 4, 3 * w // 4)
     ]
@@ -194,7 +195,10 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
-        options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+        options: dict[str, dict[str, Any]] = {
+            "JPEG": {"quality": 100, "subsampling": 0},
+            "WEBP": {"lossless": True},
+        }
         picture = Image.fromarray(np.ascontiguousarray(stored))
         out = decode(saved(picture, kind, exif=exif, **options.get(kind, {})))
         assert out.size == (24, 16), kind
@@ -309,11 +313,13 @@ def test_a_profile_of_greys_does_not_make_a_coloured_picture_grey() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_tiff_whose_0_is_white_is_no_negative(dtype: type) -> None:
+def test_a_tiff_whose_0_is_white_is_no_negative(dtype: type[np.uint8 | np.uint16]) -> None:
     # Pillow writes the numbers as they are under this tag, 8 bits turned round and 16 not.
     values = np.full((16, 16), 40 if dtype is np.uint8 else (255 - 40) * 257, dtype=dtype)
     data = saved(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
-    assert Image.open(io.BytesIO(data)).tag_v2[262] == 0
+    image = Image.open(io.BytesIO(data))
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    assert image.tag_v2[262] == 0
     assert decode(data).getpixel((3, 3)) == (40, 40, 40)
 
 

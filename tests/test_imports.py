@@ -32,8 +32,8 @@ def names(tree: ast.AST, path: Path, top_only: bool, for_types: bool) -> set[str
             outer = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*outer, *([node.module] if node.module else [])])
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and _is_import_call(node):
-            found.add(str(node.args[0].value))  # type: ignore[attr-defined]
+        elif isinstance(node, ast.Call) and (name := _imported_by_call(node)):
+            found.add(name)
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if not (top_only and (inside or typing_only)) and (for_types or not typing_only):
@@ -41,10 +41,12 @@ def names(tree: ast.AST, path: Path, top_only: bool, for_types: bool) -> set[str
     return found
 
 
-def _is_import_call(node: ast.Call) -> bool:
-    called = ast.unparse(node.func)
-    literal = bool(node.args) and isinstance(node.args[0], ast.Constant)
-    return literal and called in ("__import__", "importlib.import_module", "import_module")
+def _imported_by_call(node: ast.Call) -> str:
+    if ast.unparse(node.func) in ("__import__", "importlib.import_module", "import_module"):
+        match node.args:
+            case [ast.Constant(value), *_]:
+                return str(value)
+    return ""
 
 
 def roots(found: set[str]) -> set[str]:

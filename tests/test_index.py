@@ -143,11 +143,13 @@ def test_an_empty_output_folder_reads_as_an_empty_index(tmp_path: Path) -> None:
     fill(tmp_path, "r1")
     assert parts(tmp_path) == []
     assert read_index(str(tmp_path)).num_rows == 0
+    by_duckdb = duckdb.sql(f"select * from '{tmp_path}/index/*.parquet'")
+    assert by_duckdb is not None
     for rows in (
         ds.dataset(tmp_path / "index").to_table().num_rows,
         len(pd.read_parquet(tmp_path / "index")),
         len(pl.read_parquet(tmp_path / "index")),
-        len(duckdb.sql(f"select * from '{tmp_path}/index/*.parquet'").fetchall()),
+        len(by_duckdb.fetchall()),
     ):
         assert rows == 0
 

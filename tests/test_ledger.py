@@ -1,6 +1,7 @@
 """The books of a run: what each outcome means for the exit code and its words."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -42,9 +43,9 @@ def said(ledger: Ledger) -> tuple[Exit, str]:
     ],
 )
 def test_each_outcome_has_its_exit_code_and_its_words(
-    changes: dict[str, object], code: Exit, words: str
+    changes: dict[str, Any], code: Exit, words: str
 ) -> None:
-    ledger = replace(DONE, **changes)  # type: ignore[arg-type]
+    ledger = replace(DONE, **changes)
     got, message = said(ledger)
     assert got is code
     assert words in message
@@ -52,8 +53,8 @@ def test_each_outcome_has_its_exit_code_and_its_words(
 
 
 def test_a_bug_is_told_with_the_place_of_the_log() -> None:
-    for changes in ({"failed": 1, "bugs": 1}, {"unrecorded": 1}):
-        assert "OUT/_state/log/r.jsonl" in said(replace(DONE, **changes))[1]  # type: ignore[arg-type]
+    for ledger in (replace(DONE, failed=1, bugs=1), replace(DONE, unrecorded=1)):
+        assert "OUT/_state/log/r.jsonl" in said(ledger)[1]
 
 
 def test_the_line_names_only_what_there_is() -> None:

@@ -24,7 +24,7 @@ def test_an_error_that_nobody_foresaw_is_called_a_bug_and_its_traceback_is_kept(
     pictures(tmp_path, 2)
     rows = [{"id": name, "content": f"c{n}.jpg"} for n, name in enumerate("ab")]
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
-    broken = {"STYLIZE_CRASH_AT": "pair-begun@a!raise"}
+    broken: dict[str, Any] = {"STYLIZE_CRASH_AT": "pair-begun@a!raise"}
     for where in ((), ("--in-process",)):
         done = cli(manifest, *TINY, *where, **broken)
         assert done.returncode == 3
@@ -56,7 +56,7 @@ def test_a_death_is_in_the_log_with_what_the_worker_said_and_what_was_decided(
 ) -> None:
     pictures(tmp_path, 1)
     manifest = write_csv(tmp_path / "m.csv", [{"id": "a", "content": "c0.jpg"}])
-    once = {"STYLIZE_CRASH_AT": f"pair-begun@a!segfault:{tmp_path / 'once'}"}
+    once: dict[str, Any] = {"STYLIZE_CRASH_AT": f"pair-begun@a!segfault:{tmp_path / 'once'}"}
     done = cli(manifest, *TINY, **once)
     assert done.returncode == 0, done.stderr
     found = {event["event"]: event for event in events(tmp_path / "m")}

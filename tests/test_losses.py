@@ -527,7 +527,7 @@ def test_one_layer_at_a_time_has_its_gradient_in_memory(bundled: Weights) -> Non
     loss = perceptual(Encoder(bundled), config, picture(13), picture(14))
     x = picture(15).requires_grad_()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        loss(x).total.backward()
+        torch.autograd.backward(loss(x).total)
     steps = {"_SecondMomentBackward": "style", "ConvolutionBackward0": "convolution"}
     order = [steps[e.name] for e in sorted(seen.events(), key=lambda e: e.id) if e.name in steps]
     assert order.count("style") == len(config.style_layers)

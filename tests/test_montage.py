@@ -212,9 +212,10 @@ def test_each_of_several_styles_stands_beside(out: Path) -> None:
 
 def test_originals_stand_beside_one_axis_and_in_a_line_of_their_own(out: Path) -> None:
     """The first row and the last lack a style, so that all their pairs share the other."""
+    pairs = [("1", "a"), ("2", "a"), ("2", "b"), ("3", "b")]
     rows = [
         result(number, style=f"{style}.png", meta={"set": value})
-        for number, (value, style) in enumerate(["1a", "2a", "2b", "3b"], 1)
+        for number, (value, style) in enumerate(pairs, 1)
     ]
     assert beside(rows, out, "meta.set", "style") == {(0, 1): "a", (0, 2): "b", (1, 0): "red"}
     assert beside(rows, out, "style", "meta.set") == {(0, 0): "red", (0, 1): "a", (1, 1): "b"}
@@ -290,7 +291,7 @@ def test_options_that_go_without_each_other_are_refused(out: Path) -> None:
 
 def test_a_run_without_a_pair_is_refused_and_no_option_is_blamed() -> None:
     with pytest.raises(ConfigError, match=r"^OUT has no pair yet"):
-        lay_out([], "OUT")
+        lay_out([], OutFolder("OUT"))
 
 
 def test_what_is_passed_through_is_labelled_as_it_is_written(out: Path) -> None:
@@ -321,8 +322,9 @@ def test_a_meta_column_that_no_pair_has_is_refused_with_the_nearest(out: Path) -
     rows = [result(1), result(2, meta={"client": "Ada"})]
     assert lay_out(rows, OutFolder(out), "meta.client").rows == ["none", "Ada"]  # one has it
     for axis in ("rows", "cols"):
+        axes: dict[str, Any] = {axis: "meta.clinet"}
         with pytest.raises(ValueError, match=rf"--{axis} 'meta\.clinet'.*mean meta\.client\?"):
-            lay_out(rows, OutFolder(out), **{axis: "meta.clinet"})
+            lay_out(rows, OutFolder(out), **axes)
     with pytest.raises(ValueError, match=r"--caption 'meta\.x'.*see the columns"):
         lay_out(rows, OutFolder(out), wrap=2, caption="meta.x")
 
@@ -355,10 +357,12 @@ def test_a_photograph_is_turned_by_its_exif(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["rows", "cols", "row_heading", "col_heading", "note", "words"])
 def test_letters_outside_ascii_are_drawn(where: str) -> None:
     def drawn(text: str) -> bytes:
-        cell = Cell(**{where: text}) if where in ("note", "words") else Cell()
+        words: dict[str, Any] = {where: text}
+        cell = Cell(**words) if where in ("note", "words") else Cell()
         grid = Grid(["row"], ["col"], {(0, 0): cell})
         if hasattr(grid, where):
-            grid = dataclasses.replace(grid, **{where: [text] if where.endswith("s") else text})
+            changes: dict[str, Any] = {where: [text] if where.endswith("s") else text}
+            grid = dataclasses.replace(grid, **changes)
         return draw(grid).tobytes()
 
     # Of letters that a font lacks each is the same empty box.

@@ -65,7 +65,8 @@ def test_the_reach_goes_from_things_to_texture_and_with_motifs_to_no_limit() -> 
 
 
 def test_a_layer_that_sees_too_much_counts_less_by_the_square_of_the_excess() -> None:
-    config = StyleConfig(style_layers="relu1_1:4,relu3_1:25,relu4_1:2", style_scale=0.5)
+    layers = (("relu1_1", 4.0), ("relu3_1", 25.0), ("relu4_1", 2.0))
+    config = StyleConfig(style_layers=layers, style_scale=0.5)
     # The painting's longer side is 100 pixels, and a tenth of it 10; relu3_1 sees 24, relu4_1 68.
     weights = dict(layer_weights(config, 200, reach=0.1))
     assert weights == {
@@ -119,7 +120,7 @@ def test_of_several_styles_the_reach_is_their_geometric_mean_by_shares(
     stylizer: Stylizer,
 ) -> None:
     pictures = [Image.open(IMAGES / f"{name}.jpg") for name in ("portrait", "mosaic")]
-    config = StyleConfig(size=64, style_blend="0.25|0.75")
+    config = StyleConfig(size=64, style_blend=(0.25, 0.75))
     both = stylizer.reach(Inputs(pictures[0], pictures, config))
     assert both == pytest.approx(THINGS**0.25 * TEXTURE**0.75, rel=1e-3)
 
@@ -129,12 +130,11 @@ def test_paintings_of_either_kind_are_painted_together_as_they_are_alone(bundled
     photo = Image.open(IMAGES / "coffee.jpg")
     config = StyleConfig(size=48, steps=12, scales=2, coarsest=16, motifs=0.5)
     styles = [Image.open(IMAGES / f"{name}.jpg") for name in ("mosaic", "portrait", "ember-sky")]
-    requests = [Request(photo, style, config) for style in styles]
-    together = exact.transfer_batch(requests)
+    together = exact.transfer_batch([Request(photo, style, config) for style in styles])
     assert len({result.evaluations for result in together if isinstance(result, StyleResult)}) == 2
-    for request, result in zip(requests, together, strict=True):
+    for style, result in zip(styles, together, strict=True):
         assert isinstance(result, StyleResult)
-        alone = exact.transfer(request.content, request.style, config)
+        alone = exact.transfer(photo, style, config)
         assert [s.loss for s in result.curve] == pytest.approx(
             [s.loss for s in alone.curve], rel=1e-6
         )
@@ -174,7 +174,8 @@ def copied_share(style: Image.Image, picture: Image.Image, encoder: Encoder) -> 
 
     def features(image: Image.Image, side: int) -> torch.Tensor:
         small = to_tensor(scaled(image.convert("RGB"), side))
-        return encoder(small, ["relu4_1"])["relu4_1"]
+        seen: torch.Tensor = encoder(small, ["relu4_1"])["relu4_1"]
+        return seen
 
     def patches(maps: torch.Tensor) -> torch.Tensor:
         rows = F.unfold(maps, 5)[0].T
@@ -237,11 +238,11 @@ def test_a_pasted_piece_is_counted_and_a_photograph_as_it_is_is_not(encoder: Enc
 def test_a_paintings_things_stay_in_the_painting(
     style: str, stylizer: Stylizer, encoder: Encoder
 ) -> None:
-    pictures = [Image.open(IMAGES / f"{name}.jpg") for name in ("rocket", style)]
+    photo, painting = (Image.open(IMAGES / f"{name}.jpg") for name in ("rocket", style))
 
     def copied(motifs: float) -> float:
         config = StyleConfig(size=192, steps=100, motifs=motifs)
-        return copied_share(pictures[1], stylizer.transfer(*pictures, config).image, encoder)
+        return copied_share(painting, stylizer.transfer(photo, painting, config).image, encoder)
 
     assert copied(1) > 0.09
     assert copied(0) <= 0.03

@@ -56,10 +56,10 @@ def start(rows: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
     return torch.rand(rows, 3, 4, 4, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def visited(loss: Callable[[Tensor], Losses], x: Tensor, **options: object) -> list[Tensor]:
+def visited(loss: Callable[[Tensor], Losses], x: Tensor, **options: Any) -> list[Tensor]:
     """All the pictures looked at."""
     seen: list[Tensor] = []
-    minimize(loss, x, on_evaluation=lambda _, x: seen.append(x.clone()), **options)  # type: ignore[arg-type]
+    minimize(loss, x, on_evaluation=lambda _, x: seen.append(x.clone()), **options)
     return seen
 
 
@@ -68,14 +68,14 @@ def visited(loss: Callable[[Tensor], Losses], x: Tensor, **options: object) -> l
 def test_lbfgs_is_torchs_for_20_rosenbrock_steps(history: int, size: int) -> None:
     begin = torch.linspace(-1.2, 1.0, size, dtype=torch.float64)
     theirs = begin.clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS(
+    optimizer: torch.optim.Optimizer = torch.optim.LBFGS(
         [theirs], lr=1, max_iter=1, history_size=history, tolerance_grad=0, tolerance_change=0
     )
 
     def closure() -> float:
         optimizer.zero_grad()
         value = rosenbrock(theirs[None]).sum()
-        value.backward()
+        torch.autograd.backward(value)
         return value.item()
 
     ours = begin[None].clone()
@@ -449,12 +449,22 @@ def test_the_host_waits_for_the_device_only_where_it_looks(
     loss = PerceptualLoss(encoder, config, {"relu4_2": features["relu4_2"]}, style)
 
     def waits(evaluations: int) -> int:
-        with _Waits() as mode:
+        mode = _Waits()
+        with mode:
             minimize(loss, pictures, evaluations=evaluations, look_every=10, optimizer=optimizer)
         return mode.waits
 
     assert waits(9) == waits(2) > 0  # one look, at the end
     assert waits(20) > waits(10)
+
+
+def teller(values: list[float]) -> Callable[[Losses, Tensor], None]:
+    """Puts the losses that it is told at the end of a list."""
+
+    def tell(losses: Losses, _: Tensor) -> None:
+        values.extend(losses.total.tolist())
+
+    return tell
 
 
 def test_looking_seldom_changes_nothing_but_when_it_is_told() -> None:
@@ -467,7 +477,7 @@ def test_looking_seldom_changes_nothing_but_when_it_is_told() -> None:
             x,
             evaluations=30,
             look_every=every,
-            on_evaluation=lambda losses, _, values=values: values.extend(losses.total.tolist()),
+            on_evaluation=teller(values),
         )
         images.append(minimum.image)
     assert len(told[1]) == 60

@@ -18,6 +18,7 @@ import threading
 import time
 import tty
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,8 @@ class Terminal:
             after = self.lines()
             return after if _without_times(before) == _without_times(after) else None
 
-        return wait_for(still, seconds)  # type: ignore[no-any-return]
+        screen: list[str] = wait_for(still, seconds)
+        return screen
 
     def close(self) -> None:
         if self.process.stdin:
@@ -366,7 +368,7 @@ def test_the_time_of_pairs_to_come_counts_the_pixels_of_all_scales() -> None:
     [(60.0, r"\d\d:\d\d"), (2 * 86400.0, r"\w{3} \d\d:\d\d"), (9e5, r"\d\d \w{3} \d\d:\d\d")],
 )
 def test_the_end_has_its_day_where_it_is_not_today(seconds: float, shown: str) -> None:
-    class Noon(pipeline.display.terminal.datetime):
+    class Noon(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return cls(2026, 3, 2, 12)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -362,7 +363,7 @@ def test_damage_that_shows_at_the_end_is_told_and_the_next_run_makes_the_rows_ag
     for at in range(start, start + curve.total_compressed_size):
         data[at] ^= 0xFF
     damaged.write_bytes(data)  # only who reads all columns will see it
-    rows = [*ROWS[:2], {**ROWS[2], "steps": 4}]
+    rows: list[dict[str, Any]] = [*ROWS[:2], {**ROWS[2], "steps": 4}]
     done = forks(write_csv(manifest, rows), "--in-process", *TINY)
     assert done.returncode == 3, (done.stdout, done.stderr)
     assert f"index/{damaged.name} is damaged" in done.stderr

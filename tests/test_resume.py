@@ -17,7 +17,7 @@ CONFIG = StyleConfig(steps=100)
 
 
 def pair(pair_id: str = "a", **changes: Any) -> Pair:
-    values = {"output": f"images/{pair_id}.png", "config": CONFIG} | changes
+    values: dict[str, Any] = {"output": f"images/{pair_id}.png", "config": CONFIG} | changes
     inputs = InputRef("content", "c.jpg", "c.jpg"), InputRef("style", "s.jpg", "s.jpg")
     return Pair(1, pair_id, inputs=inputs, **values)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -57,7 +58,7 @@ def bytes_of(out: Path) -> dict[str, bytes]:
     return {row["pair_id"]: (out / row["output"]).read_bytes() for row in ok_rows(out)}
 
 
-def ok_rows(out: Path) -> list[dict[str, object]]:
+def ok_rows(out: Path) -> list[dict[str, Any]]:
     return [row for row in index_rows(out).values() if row["status"] == "ok"]
 
 
@@ -205,8 +206,7 @@ def test_losses_fall_along_the_curve_and_end_at_the_recorded_loss(
         assert [point["step"] for point in curve] == sorted(point["step"] for point in curve)
         settings = json.loads(str(row["settings"]))  # strength 0.5 leaves the weights as they are
         weighted = sum(
-            settings[f"{name}_weight"] * row[f"{name}_loss"]  # type: ignore[operator]
-            for name in ("content", "style", "tv")
+            settings[f"{name}_weight"] * row[f"{name}_loss"] for name in ("content", "style", "tv")
         )
         assert weighted == pytest.approx(row["loss"], rel=1e-4)
         assert row["loss"] == pytest.approx(min(point["loss"] for point in curve), rel=1e-4)
@@ -666,8 +666,8 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(slow: Path) -> None:
 def test_a_pair_past_its_time_ends_as_timeout_and_the_others_are_done(slow: Path) -> None:
     # So large that it cannot end as stalled, nothing better to be found, within the limit.
     slowly = {"steps": 1_000_000, "size": 512}
-    rows = [{"id": "long", "content": "c0.jpg", **slowly}, {"content": "c1.jpg"}]
-    write_csv(slow, [rows[0], rows[1] | {"id": "short"}])
+    long = {"id": "long", "content": "c0.jpg", **slowly}
+    write_csv(slow, [long, {"id": "short", "content": "c1.jpg"}])
     done = cli(slow, *TINY, "--workers", 1, "--timeout", 4)
     assert done.returncode == 3
     assert statuses(slow.with_suffix("")) == {"long": "timeout", "short": "ok"}

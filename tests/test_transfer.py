@@ -93,7 +93,7 @@ def test_a_stylizer_is_made_from_a_backbones_name(monkeypatch: pytest.MonkeyPatc
         asked.append(backbone)
         return BUNDLED
 
-    monkeypatch.setattr(transfer_module.weights, "find", find)
+    monkeypatch.setattr("stylize.weights.find", find)
     assert Stylizer().weights.backbone == "vgg16"
     result = Stylizer("vgg16", device="cpu").transfer(PHOTO, PAINTING, small(backbone="vgg16"))
     assert result.evaluations == 4
@@ -752,6 +752,11 @@ def batch(**settings: Any) -> list[Request]:
     return [Request(p, s, config) for p, s in zip(photos, styles, strict=True)]
 
 
+def paint_alone(stylizer: Stylizer, request: Request) -> StyleResult:
+    assert isinstance(request.style, Image.Image)
+    return stylizer.transfer(request.content, request.style, request.config)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"style_loss": "moments"}, {"preserve_color": "luminance"}, {"optimizer": "adam"}],
@@ -762,7 +767,7 @@ def test_a_batch_gives_what_separate_runs_give(bundled: Weights, settings: dict[
     requests = batch(steps=20, scales=2, coarsest=16, motifs=1, **settings)
     for request, together in zip(requests, exact.transfer_batch(requests), strict=True):
         assert isinstance(together, StyleResult)
-        alone = exact.transfer(request.content, request.style, request.config)
+        alone = paint_alone(exact, request)
         assert [s.loss for s in together.curve] == pytest.approx(
             [s.loss for s in alone.curve], rel=1e-6
         )
@@ -775,8 +780,17 @@ def test_a_batch_in_float32_ends_within_1_percent_of_separate_runs(stylizer: Sty
     requests = [replace(request, config=config) for request in batch()[:2]]
     for request, together in zip(requests, stylizer.transfer_batch(requests), strict=True):
         assert isinstance(together, StyleResult)
-        alone = stylizer.transfer(request.content, request.style, request.config)
+        alone = paint_alone(stylizer, request)
         assert together.loss == pytest.approx(alone.loss, rel=0.01)
+
+
+def teller(losses: list[float]) -> Callable[[Step, Tensor], None]:
+    """Puts the loss of each step that it is told at the end of a list."""
+
+    def tell(step: Step, _: Tensor) -> None:
+        losses.append(step.loss)
+
+    return tell
 
 
 def test_each_picture_of_a_batch_tells_its_own_steps_and_ends_on_its_own(
@@ -784,8 +798,8 @@ def test_each_picture_of_a_batch_tells_its_own_steps_and_ends_on_its_own(
 ) -> None:
     told: list[list[float]] = [[], [], []]
     requests = [
-        replace(request, on_step=lambda step, _, row=row: told[row].append(step.loss))
-        for row, request in enumerate(batch(steps=300, plateau=0.1))
+        replace(request, on_step=teller(losses))
+        for losses, request in zip(told, batch(steps=300, plateau=0.1), strict=True)
     ]
     results = stylizer.transfer_batch(requests)
     for losses, result in zip(told, results, strict=True):
@@ -931,5 +945,5 @@ def test_a_batch_on_the_gpu_ends_within_1_percent_of_the_cpu(
     together = sum(
         result.loss for result in there.transfer_batch(requests) if isinstance(result, StyleResult)
     )
-    alone = sum(stylizer.transfer(r.content, r.style, r.config).loss for r in requests)
+    alone = sum(paint_alone(stylizer, request).loss for request in requests)
     assert together == pytest.approx(alone, rel=0.01)

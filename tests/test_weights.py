@@ -114,7 +114,8 @@ def test_a_file_in_the_projects_own_form_is_returned_as_it_is(cache: Path) -> No
 def first_layer(image: Tensor, convention: weights.Convention, folder: Path) -> Tensor:
     torch.save(narrow("vgg16"), folder / "a.pth")
     loaded = weights.load(weights.import_file(folder / "a.pth", convention))
-    return Encoder(loaded)(image, ["conv1_1"])["conv1_1"]
+    features: Tensor = Encoder(loaded)(image, ["conv1_1"])["conv1_1"]
+    return features
 
 
 def test_caffes_input_is_bgr_in_0_to_255_minus_the_mean(tmp_path: Path, cache: Path) -> None:

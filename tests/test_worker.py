@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.paint import inputs as inputs_module
 from pipeline.paint.worker import Job, Worker
 from pipeline.records import InputRef, Pair, Result, Task
 from stylize.config import StyleConfig
+from stylize.image import decode
 from stylize.transfer import Request, Stylizer
 from stylize.weights import BUNDLED
 
@@ -66,14 +66,13 @@ def test_a_painting_is_decoded_once_for_all_its_pairs(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = 0
-    decode = inputs_module.decode
 
     def counted(data: bytes, *options: Any) -> Image.Image:
         nonlocal decoded
         decoded += 1
         return decode(data, *options)
 
-    monkeypatch.setattr(inputs_module, "decode", counted)
+    monkeypatch.setattr("pipeline.paint.inputs.decode", counted)
     worker = Worker(job)
     assert [result.status for result in run(worker, *"abc").values()] == ["ok"] * 3
     assert decoded == 4
