@@ -207,7 +207,7 @@ def _setting(name: str, value: object) -> object:
     return value if plain else as_text(name, value)
 
 
-def encode_curves(table: pa.Table) -> dict[str, object]:
+def encode_curves(table: pa.Table) -> dict[str, Any]:
     """Return the loss curves at `CURVE_POINTS` evaluations, as text with two letters a point.
 
     ``axes`` has each distinct list of evaluations once, and ``axis`` the number of each row's list
