@@ -150,6 +150,8 @@ def validate_command(
     try:
         pairs = read_manifest(manifest, defaults=from_manifest(settings, manifest))
         problems, rows = find_problems(pairs, check), len(pairs)
+        for remark in [] if as_json else pairs.notes:
+            say(remark)
         if images:
             problems += mask_problems(pairs, _check_of_masks(options.limits))
     except ManifestError as error:
@@ -231,19 +233,12 @@ def make_manifest_command(
 
 def _matches(patterns: Sequence[str], option: str) -> list[str]:
     """Return the files that match, sorted, each once."""
-    from glob import glob
+    from pipeline.manifest.patterns import matches, why_nothing_matches
 
-    # A file may be called photo[1].jpg, which as a pattern means photo1.jpg.
-    paths = {
-        path
-        for pattern in patterns
-        for path in ([pattern] if os.path.isfile(pattern) else glob(pattern, recursive=True))
-    }
-    files = sorted(path for path in paths if os.path.isfile(path))
+    files = sorted({path for pattern in patterns for path in matches(pattern)})
     if not files:
-        folder = min(paths, default="")
-        inside = f"; {folder} is a folder: write '{folder}/*'" if folder else ""
-        raise Refused(2, f"--{option} {' '.join(patterns)}: no file matches{inside}")
+        why = why_nothing_matches(patterns)
+        raise Refused(2, f"--{option} {' '.join(patterns)}: no file matches{why}")
     return files
 
 

@@ -90,6 +90,8 @@ def make_plan(
     out = OutFolder(options.out)
     whole = _read(manifest, settings, out)
     pairs = _selected(whole, options)
+    for note in whole.notes:
+        say(note)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
     results = read_results(out)
     if results or any(out.has_picture(pair.output) for pair in pairs):
@@ -221,6 +223,8 @@ class _Session:
     def plan(self) -> tuple[Plan, dict[str, Result]]:
         """Return what is to be done, and the newest row of each pair. Raises `ManifestError`."""
         with self.progress:
+            for note in self.whole.notes:
+                self.on_note(note)
             self._tell_problems()
             pairs = self.backbones.resolve(self.pairs)
             results = read_results(self.out)

@@ -15,6 +15,7 @@ import platform
 import re
 import secrets
 import time
+import unicodedata
 import urllib.parse
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
@@ -41,11 +42,11 @@ __all__ = [
     "remove",
     "same_file",
     "sha256",
-    "space_at_end",
     "stat",
     "storage_error",
     "sweep_temporaries",
     "unreadable",
+    "why_missing",
 ]
 
 SCHEMES = ("file", "gs", "s3")
@@ -97,9 +98,34 @@ def unreadable(error: OSError, path: str) -> StorageError:
     )
 
 
-def space_at_end(name: str) -> str:
-    """Return a hint about spaces around a name that does not exist, "" if it has none."""
-    return "; its name begins or ends with a space" if name != name.strip() else ""
+def why_missing(path: str, written: str) -> str:
+    """Return what may be the reason that a file is not there, to be put behind the words.
+
+    `path` opens it, and `written` is its name as the user wrote it. "" where nothing is known.
+    """
+    if written != written.strip():
+        return "; its name begins or ends with a space"
+    local = local_path(path)
+    look_alike = _look_alike(local) if local is not None else ""
+    if not look_alike:
+        return ""
+    return f"; {look_alike!r} is there, which differs in case or in how its accents are stored"
+
+
+def _look_alike(path: str) -> str:
+    """Return the first name on the way to a path that is there in another spelling, or ""."""
+    folder, name = os.path.split(path)
+    if name and folder != path and folder and not os.path.isdir(folder):
+        return _look_alike(folder)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    return next((other for other in sorted(names) if _folded(other) == _folded(name)), "")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def is_uri(path: str) -> bool:

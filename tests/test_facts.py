@@ -179,5 +179,5 @@ def test_a_file_that_is_not_there_for_a_space_is_told_with_the_space(house: Hous
     manifest = house.folder / "m.csv"
     manifest.write_text(manifest.read_text().replace("photos/s.png", '" photos/s.png"'))
     (written,) = house.pair(100).styles
-    assert storage.space_at_end(written) == "; its name begins or ends with a space"
-    assert storage.space_at_end(written.strip()) == ""
+    assert storage.why_missing(written, written) == "; its name begins or ends with a space"
+    assert storage.why_missing(written.strip(), written.strip()) == ""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.manifest.files import find_problems
 from pipeline.manifest.names import id_problem, output_problem
+from pipeline.manifest.patterns import matches, why_nothing_matches
 from pipeline.manifest.reader import COLUMNS, Manifest, read_manifest
 from pipeline.manifest.table import ManifestError, Problem
 from pipeline.manifest.writer import cross, write_manifest, zip_
@@ -635,3 +636,75 @@ def test_a_manifest_in_a_folder_that_is_a_link_names_what_lies_beside_it_shortly
     write_manifest(str(tmp_path / "near" / "m.csv"), rows)
     written = (tmp_path / "far" / "away" / "m.csv").read_text()
     assert written == "content,style\na.jpg,../../s.jpg\n"
+
+
+# Tables and names as other programs leave them
+
+
+def table_of(tmp_path: Path, text: str, name: str = "m.csv") -> Manifest:
+    (tmp_path / name).write_text(text)
+    return read_manifest(str(tmp_path / name))
+
+
+def test_the_index_of_a_pandas_table_is_ignored_with_a_note(tmp_path: Path) -> None:
+    frame = pa.table({"content": ["a.jpg"], "style": ["s.jpg"], "__index_level_0__": [7]})
+    pq.write_table(frame, tmp_path / "m.parquet")
+    pairs = read_manifest(str(tmp_path / "m.parquet"))
+    assert [pair.content for pair in pairs] == ["a.jpg"]
+    assert pairs.notes == ["the column __index_level_0__ is ignored: it is pandas' index"]
+    for header in ("", "Unnamed: 0"):
+        pairs = table_of(tmp_path, f"{header},content,style\n0,a.jpg,s.jpg\n1,b.jpg,s.jpg\n")
+        assert [pair.content for pair in pairs] == ["a.jpg", "b.jpg"]
+        assert pairs.notes == ["column 1 has no name and is ignored: it is pandas' index"]
+
+
+def test_empty_columns_of_a_spreadsheet_are_ignored_with_a_note(tmp_path: Path) -> None:
+    pairs = table_of(tmp_path, "content,style,,\r\na.jpg,s.jpg,, \r\n")
+    assert len(pairs) == 1
+    assert pairs.notes == ["2 empty columns without a name ignored"]
+
+
+def test_a_column_without_a_name_that_says_something_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        table_of(tmp_path, "content,style,\na.jpg,s.jpg,\nb.jpg,s.jpg,64\n")
+    (problem,) = caught.value.problems
+    assert str(problem) == (
+        "line 1: column 3 has no name; give it one, like meta.NAME, or remove it"
+    )
+
+
+def test_the_line_that_names_the_separator_is_followed(tmp_path: Path) -> None:
+    pairs = table_of(tmp_path, "sep=;\r\ncontent;style\r\na,b.jpg;s.jpg\r\n")
+    assert [(pair.content, pairs.lines[pair.row]) for pair in pairs] == [("a,b.jpg", 3)]
+    assert len(table_of(tmp_path, "SEP=,\ncontent,style\na.jpg,s.jpg\n")) == 1
+
+
+def test_a_name_that_is_there_in_another_spelling_is_shown(tmp_path: Path) -> None:
+    composed, apart = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
+    (tmp_path / apart).mkdir()
+    (tmp_path / apart / "IMG_1.jpg").write_bytes(b"")
+    (tmp_path / "s.jpg").write_bytes(b"")
+    for written, there in ((f"{composed}/IMG_1.jpg", apart), (f"{apart}/IMG_1.JPG", "IMG_1.jpg")):
+        pairs = table_of(tmp_path, f"content,style\n{written},s.jpg\n")
+        (problem,) = find_problems(pairs, lambda path: None)
+        assert f"does not exist; {there!r} is there, which differs in case or in how its " in (
+            problem.message
+        )
+
+
+def test_patterns_know_a_home_alternatives_and_folders_with_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.jpg", "photos/b.JPG", "[2024] Trip/c.jpg", "photos/d.png", "e[1].jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert matches("~/photos/*.jpg") == [str(tmp_path / "photos" / "a.jpg")]
+    assert sorted(matches("photos/*.{jpg,JPG}")) == ["photos/a.jpg", "photos/b.JPG"]
+    assert matches("[2024] Trip/*.jpg") == ["[2024] Trip/c.jpg"]
+    assert matches("e[1].jpg") == ["e[1].jpg"]
+    assert len(matches("**/*.jpg")) == 3
+    assert why_nothing_matches(["photos"]) == "; photos is a folder: write 'photos/*'"
+    assert why_nothing_matches(["gone/x/*.jpg"]) == "; there is no folder gone/x"
+    assert why_nothing_matches(["photos/*.gif"]) == ""

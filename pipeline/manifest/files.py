@@ -115,4 +115,4 @@ def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> s
     if local is not None and os.path.exists(local):
         return f"{quoted(name)} is a pipe or a device; name a file"
     hint = next((hint for sign, hint in _HINTS.items() if sign in name), "")
-    return f"{quoted(name)} does not exist{storage.space_at_end(name)}{hint}"
+    return f"{quoted(name)} does not exist{storage.why_missing(path, name)}{hint}"

@@ -28,11 +28,18 @@ COLUMNS = ("content", "style", "id", "output", *SETTINGS)
 
 
 class Manifest(list[Pair]):
-    """The pairs of a manifest. `lines` maps each row to the line of the file where it begins."""
+    """The pairs of a manifest. `lines` maps each row to the line of the file where it begins;
+    `notes` says what was ignored."""
 
-    def __init__(self, pairs: Iterable[Pair] = (), lines: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[Pair] = (),
+        lines: Mapping[int, int] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         super().__init__(pairs)
         self.lines = dict(lines or {})  # Pair.row -> line
+        self.notes = list(notes)
 
 
 def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Manifest:
@@ -58,7 +65,8 @@ def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Ma
             if row.cells or row.number not in broken:
                 reader.read(row)
         reader.check_folders()
-    pairs = Manifest(reader.pairs, {row.number: row.line for row in table.rows if row.line})
+    lines = {row.number: row.line for row in table.rows if row.line}
+    pairs = Manifest(reader.pairs, lines, table.notes)
     if reader.problems:
         problems = sorted(reader.problems, key=lambda problem: problem.place)
         raise ManifestError(problems, pairs, len(table.rows))

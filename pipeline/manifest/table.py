@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 _MOST_COLUMNS = 1_000
 _MOST_PROBLEMS = 10_000  # a 10 MB file of rubbish must not become 5 million messages
 _LONGEST_CELL = 1 << 20  # characters; the default limit of csv is 131072
+
+
+_ADDED_BY_TOOLS = re.compile(r"__index_level_\d+__|Unnamed: 0")
+"""Columns that hold the index of a pandas table."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Table:
     columns: dict[str, int | None] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was ignored, and why
 
     @property
     def is_hopeless(self) -> bool:
@@ -167,11 +173,13 @@ def _decode(data: bytes, table: Table) -> str | None:
 def _read_delimited(text: str, table: Table, delimiter: str) -> None:
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
+        text, delimiter = _without_separator_line(text, delimiter)
         records = _records(text, table, delimiter)
         line, names = next(records, (1, []))
         header = _header(names, line, table, delimiter)
         if not header:
             return
+        nameless = _Nameless(header)
         for line, cells in records:
             if table.is_hopeless:
                 return
@@ -183,7 +191,10 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
                     row=len(table.rows) + 1,
                 )
                 cells = []
-            _add_row(table, line, zip(header, cells, strict=False))
+            nameless.see(cells)
+            named = ((name, cell) for name, cell in zip(header, cells, strict=False) if name)
+            _add_row(table, line, named)
+        nameless.judge(table, line)
     finally:
         csv.field_size_limit(before)
 
@@ -210,7 +221,8 @@ def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, lis
 
 
 def _header(names: list[str], line: int, table: Table, delimiter: str) -> list[str]:
-    names = [name.strip() for name in names]
+    # What pandas calls a column without a name, when it writes again what it read.
+    names = ["" if _ADDED_BY_TOOLS.fullmatch(name.strip()) else name.strip() for name in names]
     if len(names) > _MOST_COLUMNS:
         table.complain(f"{len(names)} columns; the limit is {_MOST_COLUMNS}", line)
         return []
@@ -222,13 +234,47 @@ def _header(names: list[str], line: int, table: Table, delimiter: str) -> list[s
             line=line,
         )
         return []
-    for number, name in enumerate(names, 1):
-        if not name:
-            table.complain(f"column {number} has no name", line=line)
-        elif name in table.columns:
+    for name in filter(None, names):
+        if name in table.columns:
             table.complain("the column occurs twice; remove one", line=line, column=name)
         table.columns.setdefault(name, line)
     return names
+
+
+def _without_separator_line(text: str, delimiter: str) -> tuple[str, str]:
+    """Return the text without a first line like ``sep=;``, which Excel writes and reads, and the
+    delimiter that it names. The line stays blank, so that the others keep their numbers."""
+    match = re.match(r"sep=(.)(?=\r?\n|$)", text, re.IGNORECASE)
+    return (text[match.end() :], match[1]) if match else (text, delimiter)
+
+
+class _Nameless:
+    """The columns of a table that have no name: leftovers of spreadsheets, and pandas' index."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._numbers = [number for number, name in enumerate(header) if not name]  # from 0
+        self._have_text: set[int] = set()
+
+    def see(self, cells: Sequence[str]) -> None:
+        """Look at the cells of a row."""
+        for number in self._numbers:
+            cell = cells[number].strip() if number < len(cells) else ""
+            if cell and not (number == 0 and cell.isdecimal()):
+                self._have_text.add(number)
+
+    def judge(self, table: Table, line: int) -> None:
+        """Note what is ignored, and complain of columns that say something."""
+        for number in self._numbers:
+            if number in self._have_text:
+                table.complain(
+                    f"column {number + 1} has no name; give it one, like meta.NAME, or remove it",
+                    line=next(iter(table.columns.values()), line),
+                )
+            elif number == 0:
+                table.notes.append("column 1 has no name and is ignored: it is pandas' index")
+        empty = [n for n in self._numbers if n and n not in self._have_text]
+        if empty:
+            table.notes.append(f"{count(len(empty), 'empty column')} without a name ignored")
 
 
 def _read_jsonl(text: str, table: Table) -> None:
@@ -275,8 +321,11 @@ def _read_parquet(data: bytes, table: Table) -> None:
             table.complain("the column occurs twice; remove one", column=name)
         if table.problems:
             return
-        table.columns.update(dict.fromkeys(names))
-        values = file.read().to_pylist()
+        kept = [name for name in names if not _ADDED_BY_TOOLS.fullmatch(name)]
+        table.columns.update(dict.fromkeys(kept))
+        for name in sorted({*names} - {*kept}):
+            table.notes.append(f"the column {visible(name)} is ignored: it is pandas' index")
+        values = file.read(kept).to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         table.complain(f"the Parquet file cannot be read: {visible(reason, 200)}")

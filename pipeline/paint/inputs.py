@@ -48,7 +48,7 @@ class InputReader:
             stat = storage.stat(path)  # before the bytes: a change in between is then seen
             data = storage.read_bytes(path)
         except FileNotFoundError:
-            why = storage.space_at_end(ref.written)
+            why = storage.why_missing(path, ref.written)
             raise ImageReadError(f"{name}: there is no such file{why}") from None
         except OSError as error:
             raise ImageReadError(f"{name}: {error.strerror or error}") from error

@@ -1,0 +1,58 @@
+"""Patterns of files, like ``photos/*.jpg``, as shells know them. Standard library only."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+__all__ = ["matches", "why_nothing_matches"]
+
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+def matches(pattern: str) -> list[str]:
+    """Return the files that match a pattern.
+
+    ``~`` is the user's home, ``{a,b}`` means either, ``**`` any folders. A folder or file may have
+    brackets in its name, like ``[2024] Trip``; it is then taken as it is.
+    """
+    if os.path.isfile(pattern):
+        return [pattern]
+    found = []
+    for plain in _without_braces(os.path.expanduser(pattern)):
+        found += glob.glob(plain, recursive=True) or glob.glob(_escaped(plain), recursive=True)
+    return [path for path in found if os.path.isfile(path)]
+
+
+def why_nothing_matches(patterns: Sequence[str]) -> str:
+    """Return what may be the reason, to be put behind the words; "" where nothing is known."""
+    for pattern in patterns:
+        path = os.path.expanduser(pattern)
+        if os.path.isdir(path):
+            return f"; {pattern} is a folder: write '{pattern}/*'"
+        folder = os.path.dirname(path)
+        while glob.has_magic(folder):
+            folder = os.path.dirname(folder)
+        if folder and not os.path.isdir(folder):
+            return f"; there is no folder {folder}"
+    return ""
+
+
+def _without_braces(pattern: str) -> Iterator[str]:
+    """Yield the patterns that ``{a,b}`` stands for."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    for part in match[1].split(","):
+        yield from _without_braces(pattern[: match.start()] + part + pattern[match.end() :])
+
+
+def _escaped(pattern: str) -> str:
+    """Return the pattern with the brackets of folders that exist taken as they are."""
+    folder, name = os.path.split(pattern)
+    if folder and os.path.isdir(folder):
+        return os.path.join(glob.escape(folder), name)
+    return pattern
