@@ -109,19 +109,41 @@ def why_missing(path: str, written: str) -> str:
     look_alike = _look_alike(local) if local is not None else ""
     if not look_alike:
         return ""
-    return f"; {look_alike!r} is there, which differs in case or in how its accents are stored"
+    return f"; {look_alike!r} is there, which differs in case"
 
 
 def _look_alike(path: str) -> str:
-    """Return the first name on the way to a path that is there in another spelling, or ""."""
+    """Return the first name on the way to a path that is there in another case, or ""."""
     folder, name = os.path.split(path)
-    if name and folder != path and folder and not os.path.isdir(folder):
+    folder = _as_stored(folder) or ""
+    if name and folder and not os.path.isdir(folder):
         return _look_alike(folder)
     try:
         names = os.listdir(folder or ".")
     except OSError:
         return ""
     return next((other for other in sorted(names) if _folded(other) == _folded(name)), "")
+
+
+def _as_stored(path: str | None) -> str | None:
+    """Return a path with its names as the file system has them.
+
+    A name with accents has several forms that look the same: one system stores an é as one
+    character, another as an e and an accent.
+    """
+    if path is None or path.isascii() or os.path.lexists(path):
+        return path
+    folder, name = os.path.split(path)
+    if not name or folder == path:
+        return path
+    folder = _as_stored(folder) or ""
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return path
+    composed = unicodedata.normalize("NFC", name)
+    alike = (other for other in names if unicodedata.normalize("NFC", other) == composed)
+    return os.path.join(folder, next(alike, name))
 
 
 def _folded(name: str) -> str:
@@ -204,7 +226,7 @@ def _info(uri: str) -> FileInfo:
 
 def read_bytes(path: str) -> bytes:
     """Return all bytes of a file. Raises `OSError`, also for a local file over `_MOST_BYTES`."""
-    local = local_path(path)
+    local = _as_stored(local_path(path))
     if local is not None:
         _check_readable(local)
         with open(local, "rb") as file:
@@ -226,7 +248,7 @@ def _check_readable(path: str) -> None:
 
 def stat(path: str) -> str:
     """Return ``<size>:<mtime in ns>``, which tells changed bytes. Raises `OSError`."""
-    local = local_path(path)
+    local = _as_stored(local_path(path))
     if local is not None:
         status = os.stat(local)
         return f"{status.st_size}:{status.st_mtime_ns}"
@@ -236,7 +258,7 @@ def stat(path: str) -> str:
 
 def exists(path: str) -> bool:
     """Return whether a file (not a folder) exists. Raises `OSError` if the storage refuses."""
-    local = local_path(path)
+    local = _as_stored(local_path(path))
     if local is not None:
         return os.path.isfile(local)
     try:
@@ -248,7 +270,7 @@ def exists(path: str) -> bool:
 
 def sha256(path: str) -> str:
     """Return the SHA-256 of a file's bytes in hex. Raises `OSError`."""
-    local = local_path(path)
+    local = _as_stored(local_path(path))
     if local is None:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     _check_readable(local)

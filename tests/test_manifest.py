@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import storage
 from pipeline.manifest.files import find_problems
 from pipeline.manifest.names import id_problem, output_problem
 from pipeline.manifest.patterns import matches, why_nothing_matches
@@ -679,17 +680,24 @@ def test_the_line_that_names_the_separator_is_followed(tmp_path: Path) -> None:
     assert len(table_of(tmp_path, "SEP=,\ncontent,style\na.jpg,s.jpg\n")) == 1
 
 
-def test_a_name_that_is_there_in_another_spelling_is_shown(tmp_path: Path) -> None:
+def test_a_name_whose_accents_are_stored_otherwise_is_found_and_one_in_another_case_shown(
+    tmp_path: Path,
+) -> None:
     composed, apart = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
     (tmp_path / apart).mkdir()
-    (tmp_path / apart / "IMG_1.jpg").write_bytes(b"")
+    (tmp_path / apart / f"{composed}.jpg").write_bytes(b"picture")
     (tmp_path / "s.jpg").write_bytes(b"")
-    for written, there in ((f"{composed}/IMG_1.jpg", apart), (f"{apart}/IMG_1.JPG", "IMG_1.jpg")):
-        pairs = table_of(tmp_path, f"content,style\n{written},s.jpg\n")
-        (problem,) = find_problems(pairs, lambda path: None)
-        assert f"does not exist; {there!r} is there, which differs in case or in how its " in (
-            problem.message
-        )
+    pairs = table_of(tmp_path, f"content,style\n{composed}/{apart}.jpg,s.jpg\n")
+    assert find_problems(pairs, lambda path: None) == []
+    path = pairs[0].inputs[0].path
+    assert storage.read_bytes(path) == b"picture"
+    assert storage.stat(path).startswith("7:")
+    assert storage.sha256(path) == hashlib.sha256(b"picture").hexdigest()
+    pairs = table_of(tmp_path, f"content,style\n{composed}/{apart}.JPG,s.jpg\n")
+    (problem,) = find_problems(pairs, lambda path: None)
+    assert f"does not exist; {composed + '.jpg'!r} is there, which differs in case" in (
+        problem.message
+    )
 
 
 def test_patterns_know_a_home_alternatives_and_folders_with_brackets(
