@@ -60,10 +60,10 @@ def read(
 def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
     """Raise `ConfigError` where a file to be written is one that the pair is made from."""
     config = pair.config
-    given = [("photograph", pair.content), *(("style", path) for path in pair.styles)]
-    given += [("init picture", config.init_path), ("mask", config.mask)]
+    sources = [("photograph", pair.content), *(("style", path) for path in pair.styles)]
+    sources += [("init picture", config.init_path), ("mask", config.mask)]
     for target in targets:
-        for role, path in given:
+        for role, path in sources:
             if path and storage.same_file(target, path):
                 raise ConfigError(f"-o: {target} is the {role}, and would be lost; choose another")
 

@@ -372,8 +372,8 @@ class StyleConfig(_PresetGuard):
             if weight and not has_layer(self.backbone, layer):
                 last = [conv for conv in CONVS[self.backbone] if block(conv) == block(layer)][-1]
                 raise ConfigError(
-                    f"{name} has {layer}, which {self.backbone} has not; the last one there is "
-                    f"{layer[:4]}{last[4:]}"
+                    f"{name} has {layer}, which {self.backbone} does not have; the last layer "
+                    f"there is {layer[:4]}{last[4:]}"
                 )
 
     @classmethod

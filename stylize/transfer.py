@@ -360,7 +360,7 @@ class Stylizer:
 
     @torch.inference_mode(False)  # a caller's inference mode would make filters without gradients
     def encoder(self, config: StyleConfig, pixels: int = AT_ONCE) -> Encoder:
-        """Return the encoder for a config and for pictures of so many pixels, from the cache."""
+        """Return the encoder for a config and for pictures of this many pixels, from the cache."""
         half = self.dtype in (torch.bfloat16, torch.float16)
         dtype = torch.float32 if half and pixels <= _FEW else self.dtype
         key = (config.pooling, config.padding, config.feature_scale, dtype)

@@ -320,7 +320,7 @@ def test_strength_scales_the_two_weights(strength: float, content: float, style:
 
 def test_a_layer_that_the_backbone_has_not_is_refused() -> None:
     layers = (("relu1_1", 1.0), ("relu3_4", 1.0))
-    message = "style_layers has relu3_4, which vgg16 has not; the last one there is relu3_3"
+    message = "style_layers has relu3_4, which vgg16 does not have; the last layer there is relu3_3"
     with pytest.raises(ConfigError, match=message):
         StyleConfig(backbone="vgg16", style_layers=layers)
     for backbone in ("vgg19", "auto"):  # auto may turn out to be either

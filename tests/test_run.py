@@ -426,7 +426,7 @@ def test_a_layer_that_the_backbone_of_auto_has_not_is_named_before_anything_is_p
     done = paint(manifest)
     assert done.returncode == 2
     assert "row 2" in done.stderr
-    assert "style_layers has relu3_4, which vgg16 has not" in done.stderr
+    assert "style_layers has relu3_4, which vgg16 does not have" in done.stderr
     assert not (tmp_path / "m" / "images").exists()
     assert statuses(tmp_path / "m") == {}
 

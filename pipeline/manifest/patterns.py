@@ -20,10 +20,10 @@ def matches(pattern: str) -> list[str]:
     """
     if os.path.isfile(pattern):
         return [pattern]
-    found = []
+    paths: list[str] = []
     for plain in _without_braces(os.path.expanduser(pattern)):
-        found += glob.glob(plain, recursive=True) or glob.glob(_escaped(plain), recursive=True)
-    return [path for path in found if os.path.isfile(path)]
+        paths += glob.glob(plain, recursive=True) or glob.glob(_escaped(plain), recursive=True)
+    return [path for path in paths if os.path.isfile(path)]
 
 
 def why_nothing_matches(patterns: Sequence[str]) -> str:

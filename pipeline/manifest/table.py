@@ -321,11 +321,11 @@ def _read_parquet(data: bytes, table: Table) -> None:
             table.complain("the column occurs twice; remove one", column=name)
         if table.problems:
             return
-        kept = [name for name in names if not _ADDED_BY_TOOLS.fullmatch(name)]
-        table.columns.update(dict.fromkeys(kept))
-        for name in sorted({*names} - {*kept}):
+        wanted = [name for name in names if not _ADDED_BY_TOOLS.fullmatch(name)]
+        table.columns.update(dict.fromkeys(wanted))
+        for name in sorted({*names} - {*wanted}):
             table.notes.append(f"the column {visible(name)} is ignored: it is pandas' index")
-        values = file.read(kept).to_pylist()
+        values = file.read(wanted).to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
         table.complain(f"the Parquet file cannot be read: {visible(reason, 200)}")
