@@ -11,7 +11,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,11 +66,14 @@ _READ = [
 # what to do instead.
 _DEVELOP = "develop it to JPEG or TIFF with your camera's program"
 _CONVERT = "convert it to JPEG or PNG"
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx")
+_HEIF_BRANDS = (*_HEIC_BRANDS, b"mif1", b"msf1", b"heim", b"heis")
+_CONVERT_HEIF = "convert it to JPEG, or install the extra heif, with which it is read"
 _NOT_READ = (
     (0, b"\xff\x0a", "a JPEG XL", _CONVERT),
     (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL", _CONVERT),
-    *((4, b"ftyp" + brand, "a HEIC", _CONVERT) for brand in (b"heic", b"heix", b"hevc", b"hevx")),
-    *((4, b"ftyp" + brand, "a HEIF", _CONVERT) for brand in (b"mif1", b"msf1", b"heim", b"heis")),
+    *((4, b"ftyp" + brand, "a HEIC", _CONVERT_HEIF) for brand in _HEIC_BRANDS),
+    *((4, b"ftyp" + brand, "a HEIF", _CONVERT_HEIF) for brand in _HEIF_BRANDS[4:]),
     (4, b"ftypcrx ", "a camera raw file (CR3)", _DEVELOP),
     (8, b"CR\x02", "a camera raw file (CR2)", _DEVELOP),
     (0, b"FUJIFILMCCD-RAW", "a camera raw file (RAF)", _DEVELOP),
@@ -169,7 +172,9 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     """Open a picture without decoding its pixels. Raises `ImageReadError`, `ImageSizeError`."""
     try:
         with own_limits:
-            image = Image.open(io.BytesIO(data), formats=_READ)
+            heif = _heif_reader(data)
+            file = io.BytesIO(data)
+            image = heif(file) if heif else Image.open(file, formats=_READ)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
         raise ImageReadError(_why_unreadable(data)) from error
     if problem := _why_not_the_picture(data, image):
@@ -178,10 +183,28 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     return image
 
 
+def _heif_reader(data: bytes) -> Callable[[io.BytesIO], Image.Image] | None:
+    """Return what opens a HEIC or HEIF file, upright and in its own colours.
+
+    None for other files, and where `pillow-heif` is not installed. Its wheels are under the GPL,
+    so it is an extra of this package.
+    """
+    is_avif = b"avif" in data[8:64]  # which may name a brand of HEIF first, and Pillow reads
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS or is_avif:
+        return None
+    try:
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError:
+        return None
+    return HeifImageFile
+
+
 def _why_unreadable(data: bytes) -> str:
     """Say why Pillow does not open a file, and what to do."""
     if not data:
         return "not a picture that can be read (the file is empty)"
+    if _heif_reader(data) is not None:
+        return "this HEIC is damaged or cut short; copy it again from where it was taken"
     for at, signature, kind, remedy in _NOT_READ:
         if data[at : at + len(signature)] == signature:
             return f"it is {kind}, which is not read; {remedy}"
@@ -364,7 +387,9 @@ def is_whole(data: bytes) -> bool:
     """Tell whether all pixels of a picture can be decoded; False beyond the size of a result."""
     try:
         with own_limits:
-            image = Image.open(io.BytesIO(data), formats=_READ)
+            heif = _heif_reader(data)
+            file = io.BytesIO(data)
+            image = heif(file) if heif else Image.open(file, formats=_READ)
             if image.width * image.height > _LARGEST:
                 return False
             image.load()

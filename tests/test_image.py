@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, TiffImagePlugin, features
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, features
 
 from stylize.config import FORMATS
 from stylize.errors import ImageReadError, ImageSizeError
@@ -385,13 +386,49 @@ def test_what_is_no_picture_is_refused_by_how_it_begins(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1", b"msf1"])
-def test_heic_is_refused_by_its_name_with_the_remedy(brand: bytes) -> None:
+def test_heic_is_refused_by_its_name_with_the_remedy(
+    brand: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)  # the extra is not installed
     data = b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(64)
     for read in (decode, check_header):
         with pytest.raises(
-            ImageReadError, match=r"it is a HEI[CF], which is not read; convert it to JPEG"
+            ImageReadError,
+            match=r"it is a HEI[CF], which is not read; convert it to JPEG, or install the extra",
         ):
             read(data)
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(image).save(buffer, quality=95, **options)
+    return buffer.getvalue()
+
+
+def test_heic_is_read_upright_and_in_its_own_colours() -> None:
+    halves = Image.new("RGB", (96, 64), (200, 40, 40))
+    halves.paste((40, 40, 200), (48, 0, 96, 64))
+    plain = decode(heic(halves))
+    assert (plain.size, plain.mode) == ((96, 64), "RGB")
+    assert np.abs(np.asarray(plain, int) - np.asarray(halves, int)).mean() < 4
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as a phone held upright writes it
+    turned = heic(halves, exif=exif.tobytes())
+    assert upright_size(turned) == decode(turned).size == (64, 96)
+    top, bottom = np.asarray(decode(turned))[8, 32], np.asarray(decode(turned))[-8, 32]
+    assert top[0] > 150 > top[2]  # the red half
+    assert bottom[2] > 150 > bottom[0]
+    red, green, blue = SRGB_COLORANTS
+    swapped = heic(halves, icc_profile=matrix_profile([blue, green, red], 2.2))
+    assert np.abs(np.asarray(decode(swapped))[10, 10] - (40, 40, 200)).max() <= 8
+
+
+def test_a_damaged_heic_is_said_to_be_damaged() -> None:
+    data = heic(noise())
+    for read in (decode, check_header):
+        with pytest.raises(ImageReadError, match="is damaged or cut short"):
+            read(data[: len(data) // 2])
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
