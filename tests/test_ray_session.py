@@ -12,6 +12,7 @@ def test_the_private_names_of_ray_that_are_replaced_are_there() -> None:
     node = importlib.import_module("ray._private.node").Node
     assert [name for name in UNUSED_STARTERS if not callable(getattr(node, name, None))] == []
     assert importlib.import_module("ray._private.worker")._worker_logs_enabled in (True, False)
+    assert callable(importlib.import_module("ray._raylet").Config.initialize)
 
 
 def test_ray_starts_here_without_its_processes_that_a_run_has_no_use_for() -> None:

@@ -79,11 +79,15 @@ def test_the_folder_of_ray_is_short_writable_and_has_room(
         base_folder()
 
 
-def test_a_cluster_whose_token_is_in_home_is_joined(manifest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asks", [True, False], ids=["asks for a token", "asks for none"])
+def test_a_cluster_is_joined_with_a_token_in_home(
+    asks: bool, manifest: Path, tmp_path: Path
+) -> None:
     """Ray itself shows a token only to a cluster that it finds by itself."""
-    home = tmp_path / "home"
+    home, other = tmp_path / "home", tmp_path / "other"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text("0123456789abcdef0123456789abcdef")
+    other.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -96,17 +100,18 @@ def test_a_cluster_whose_token_is_in_home_is_joined(manifest: Path, tmp_path: Pa
     try:
         subprocess.run(
             [*ray, *head, *place, *memory],
-            env={**env, "HOME": str(home)},
+            env={**env, "HOME": str(home if asks else other)},
             check=True,
             capture_output=True,
         )
         joined = cli(manifest, *TINY, "--address", f"127.0.0.1:{port}", HOME=str(home))
         check(joined, manifest)
-        other = tmp_path / "other"
-        other.mkdir()
-        refused = cli(manifest, *TINY, "--force", "--address", f"127.0.0.1:{port}", HOME=str(other))
-        assert refused.returncode == 5
-        assert "if the cluster asks for a token, set RAY_AUTH_MODE=token" in refused.stderr
+        again = cli(manifest, *TINY, "--force", "--address", f"127.0.0.1:{port}", HOME=str(other))
+        if asks:
+            assert again.returncode == 5
+            assert "if the cluster asks for a token, set RAY_AUTH_MODE=token" in again.stderr
+        else:
+            check(again, manifest)
     finally:
         for process in psutil.process_iter(["cmdline"]):  # `ray stop` ends every Ray there is
             if folder in " ".join(process.info["cmdline"] or []):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import secrets
@@ -116,7 +117,7 @@ def session(wanted: Wanted) -> Iterator[Ray]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    token = _token_of_cluster() if wanted.address else _own_token()
+    token = {} if wanted.address else _own_token()
     with _environment(token):  # before ray is imported, which reads it
         import ray
         import ray._private.node
@@ -138,13 +139,10 @@ def _own_token() -> Mapping[str, str]:
     return {"RAY_AUTH_TOKEN": secrets.token_hex(16)}
 
 
-def _token_of_cluster() -> Mapping[str, str]:
-    """Return what makes Ray show a token to the cluster that it joins, where there is a token.
-    Ray does so by itself only for ``--address auto``."""
+def _has_token() -> bool:
+    """Return whether there is a token that a cluster may ask for."""
     named = any(os.environ.get(f"RAY_AUTH_TOKEN{end}") for end in ("", "_PATH"))
-    saved = os.path.exists(os.path.expanduser(os.path.join("~", ".ray", "auth_token")))
-    chosen = os.environ.get("RAY_AUTH_MODE")
-    return {"RAY_AUTH_MODE": "token"} if (named or saved) and chosen is None else {}
+    return named or os.path.exists(os.path.expanduser(os.path.join("~", ".ray", "auth_token")))
 
 
 @contextlib.contextmanager
@@ -170,11 +168,29 @@ def _joined(ray: Any, wanted: Wanted) -> Iterator[None]:
         _knock(wanted.address)
     # Somebody listens. That a token was refused, Ray itself says only on standard error.
     with _as_cluster_errors(failure, _TOKEN_REMEDY), _from_home():
-        ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            _join(ray, wanted.address)
+        except Exception:
+            # Ray shows a token by itself only to a cluster that it finds by ``--address auto``,
+            # and one that asks for none does not work with it.
+            if os.environ.get("RAY_AUTH_MODE") or not _has_token():
+                raise
+            _enable_token()
+            _join(ray, wanted.address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(ray: Any, address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _enable_token() -> None:
+    """Make Ray, which has read its settings already, show its token from now on."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    importlib.import_module("ray._raylet").Config.initialize("")  # compiled, without types
 
 
 @contextlib.contextmanager
