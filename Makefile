@@ -1,4 +1,4 @@
-# Everything a newcomer or a build needs; each target makes its own virtual environment in .venv.
+# Everything a newcomer or a build needs. The targets share one virtual environment, .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin

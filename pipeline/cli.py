@@ -169,7 +169,7 @@ def validate_command(
 
 
 def _check_of_pictures(limits: Limits, decoded: bool) -> Callable[[str], str | None]:
-    """Return what says what is wrong with a picture, by its header or by all of it."""
+    """Return a function that says what is wrong with a picture, by its header or by all of it."""
     from pipeline import storage
     from stylize.errors import StylizeError
     from stylize.image import check_header, decode
@@ -187,7 +187,7 @@ def _check_of_pictures(limits: Limits, decoded: bool) -> Callable[[str], str | N
 
 
 def _check_of_masks(limits: Limits) -> Callable[[str, str], str | None]:
-    """Return what says what is wrong with the mask of a photograph."""
+    """Return a function that says what is wrong with the mask of a photograph."""
     from pipeline import storage
     from stylize.errors import ConfigError, StylizeError
     from stylize.image import checked_mask, decode, upright_size
@@ -364,7 +364,9 @@ def status_command(out: OutArgument, as_json: Json = False) -> None:
 @app.command("montage")
 def montage_command(
     out: OutArgument,
-    target: Annotated[str, typer.Option("--out", "-o", help="file to write: .png, .pdf, .jpg")],
+    target: Annotated[
+        str, typer.Option("--out", "-o", help="file to write: .png, .jpg, .webp, .pdf")
+    ],
     rows: Annotated[
         str, typer.Option(help="column of the index, setting or meta.NAME whose values are rows")
     ] = "",
@@ -380,7 +382,7 @@ def montage_command(
         typer.Option(help="originals: none, beside (the grid), or inset (the style in each cell)"),
     ] = "none",
     cell: Annotated[int, typer.Option(min=16, max=4096, help="pixels of a cell's side")] = 256,
-    quality: Annotated[int, typer.Option(min=1, max=95, help="of a JPEG or WebP file")] = 92,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="quality of a JPEG or WebP")] = 92,
 ) -> None:
     """Lay a run out as a labelled grid; without --rows and --cols: photograph, style, result."""
     from pipeline.views.montage import montage
@@ -407,7 +409,9 @@ def report_command(
     watch: Annotated[
         bool, typer.Option("--watch", help="keep it current during a run, until Ctrl-C")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.5, help="seconds between looks of --watch")] = 5.0,
+    every: Annotated[
+        float, typer.Option(min=0.5, help="seconds between updates with --watch")
+    ] = 5.0,
 ) -> None:
     """Write OUT/report.html: all pictures, losses and failures, to look at in a browser."""
     from pipeline.views import report
@@ -452,7 +456,7 @@ def rebuild_index_command(out: OutArgument, manifest: _Manifests = None) -> None
     for problem in rebuilt.problems:
         say(visible(problem))
     for name in rebuilt.damaged:
-        say(f"{visible(name)}: is damaged or cut short; it gets no row, the next run paints it")
+        say(f"{visible(name)}: is damaged or cut short; it gets no row, and the next run paints it")
     for name in rebuilt.elsewhere:
         say(f"{visible(name)}: was moved or copied by hand; it gets no row")
     made = count(rebuilt.made, "row")
@@ -486,7 +490,7 @@ def prune_command(
 
 
 def _existing(out: str) -> OutFolder:
-    """Return OUT as a value. Refuses a folder that is none."""
+    """Return OUT as an `OutFolder`. Raises `Refused` without an index."""
     from pipeline.store.folder import OutFolder
 
     folder = OutFolder(out)

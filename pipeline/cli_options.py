@@ -33,8 +33,8 @@ Command = Callable[..., Any]
 def with_options(*names: str, **own: str) -> Callable[[Command], Command]:
     """Give a command the options of `Options` that are named, and one for each setting.
 
-    The command gets them as `options`, an `Options`, and the settings that were used, in text
-    form, as the mapping `settings`. `own` are defaults of this command instead of `StyleConfig`'s.
+    The command gets an `Options` as `options`, and the settings that were used as `settings`, a
+    mapping in text form. `own` are defaults of this command instead of `StyleConfig`'s.
     A command without a parameter `settings` gets none.
     """
 
@@ -144,8 +144,8 @@ def _setting_parameters(own: Mapping[str, str]) -> list[inspect.Parameter]:
 def _merged(
     own: Mapping[str, str], file: Path | None, options: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the settings in text form: a command's own defaults, below those of the config file,
-    below the preset option's, below the options."""
+    """Return the settings in text form, later ones winning: the command's own defaults, the config
+    file, --preset, other options."""
     from stylize.presets import PRESETS
 
     values = dict(own)
@@ -174,8 +174,8 @@ def _read_config_file(file: Path) -> dict[str, str]:
 
 
 def from_manifest(settings: Mapping[str, str], manifest: str) -> dict[str, str]:
-    """Return the settings with the paths that options name relative to the manifest's folder, as
-    those in the manifest are."""
+    """Return the settings with their paths made relative to the manifest's folder, like those in
+    the manifest."""
     from pipeline.manifest.writer import relative_path
     from stylize.config import INIT_WORDS
 

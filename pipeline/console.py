@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def as_refusal(error: Exception) -> Refused | None:
-    """Return a foreseen error as a line with its exit code (a contract); None for a bug."""
+    """Return a foreseen error as a `Refused`; None for a bug. Prints a manifest's problems."""
     from pipeline.manifest.table import ManifestError
     from pipeline.paint.backbones import UnableError
     from pipeline.paint.caller import ClusterError
@@ -95,7 +95,7 @@ def flush() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open those of standard input, output and error that are closed, to nowhere.
+    """Open closed standard streams onto the null device.
 
     Files that are opened later would otherwise take their numbers, and be written to as if they
     were the terminal.

@@ -62,7 +62,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
 def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str]) -> str:
     """Paint the pair, write the folder `out`, and return the line to print at the end.
 
-    Raises `StylizeError` in its forms, and `StorageError`: before anything is painted where the
+    Raises `StylizeError`, and `StorageError`: before anything is painted where the
     folder cannot be written.
     """
     from stylize.explain import explain_transfer

@@ -51,14 +51,12 @@ class PaintOptions:
     )
     timeout: float = _option(0.0, "seconds that a pair may take; 0: no limit", least=0)
     batch: int = _option(0, "pairs of one size painted together; 0: as many as fill a GPU", least=0)
-    tile: int = _option(
-        0, "pixels: paint large pictures in tiles; 0: those beyond 2048x2048", least=0
-    )
+    tile: int = _option(0, "side of tiles, pixels; 0: tiles only beyond 2048x2048", least=0)
     compile: bool = _option(False, "run the network through torch.compile")
     preview_every: int = _option(
         0, "write a preview beside the output every N steps; 0: never", least=0
     )
-    max_side: int = _option(20_000, "widest or highest picture that is decoded, pixels", least=16)
+    max_side: int = _option(20_000, "longest side that is decoded, pixels", least=16)
     max_megapixels: float = _option(200.0, "largest picture that is decoded", least=0.001)
 
     @property
@@ -83,7 +81,7 @@ class Options(PaintOptions):
         *("torchvision", "caffe"),
     )
     workers: int = _option(
-        0, "0: one or two for each GPU, otherwise as many as the cores allow", least=0
+        0, "workers; 0: one or two for each GPU, otherwise as many as cores allow", least=0
     )
     address: str = _option("", "a Ray cluster to join", variable="RAY_ADDRESS")
     max_failures: int = _option(

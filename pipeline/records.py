@@ -1,4 +1,4 @@
-"""What travels between the parts of the batch: Pair, Input, Result.
+"""What travels between the parts of the batch: pairs, tasks, statuses and results.
 
 Imports the standard library and stylize's settings, nothing else.
 """

@@ -42,7 +42,7 @@ class SinglePair:
 def read(
     content: str, styles: Sequence[str], settings: Mapping[str, str], limits: Limits
 ) -> SinglePair:
-    """Settings checked and pictures read. Raises `StylizeError` in its forms."""
+    """Check the settings and read the pictures. Raises `StylizeError`."""
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
     config = StyleConfig.of(values.pop("preset", "default"), **values)
     config.shares(len(styles))
@@ -71,7 +71,7 @@ def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
 def make_stylizer(backbone: str, options: Options, say: Callable[[str], None]) -> Stylizer:
     """Return the backbone of a config, or that of --weights, ready to paint.
 
-    Raises `StylizeError` in its forms.
+    Raises `StylizeError`.
     """
     import torch
 
@@ -85,17 +85,17 @@ def make_stylizer(backbone: str, options: Options, say: Callable[[str], None]) -
     given = GivenWeights(options.weights, options.weights_convention).read()
     if given is not None and backbone not in ("auto", given.backbone):
         raise ConfigError(
-            f"--weights is a {given.backbone}, and --backbone is {backbone}; give such a file, or "
-            "leave out --backbone"
+            f"--weights is a {given.backbone}, and --backbone is {backbone}; give a {backbone} "
+            "file, or leave out --backbone"
         )
     file = locate(backbone, given, say)
     return Stylizer(weights.load(Path(file.path)), device=options.device, dtype=options.dtype)
 
 
 def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
-    """Paint a pair into the file `out`; the line to print at the end.
+    """Paint a pair into the file `out`; return the line to print.
 
-    Raises `StylizeError` in its forms, and `storage.StorageError`.
+    Raises `StylizeError`, and `storage.StorageError`.
     """
     from stylize.image import encode
 

@@ -99,7 +99,7 @@ def unreadable(error: OSError, path: str) -> StorageError:
 
 
 def why_missing(path: str, written: str) -> str:
-    """Return what may be the reason that a file is not there, to be put behind the words.
+    """Return a likely reason why a file is missing, to append to a message.
 
     `path` opens it, and `written` is its name as the user wrote it. "" where nothing is known.
     """

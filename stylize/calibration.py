@@ -90,8 +90,8 @@ def feature_scales(weights: Weights, pooling: str, feature_scale: str) -> dict[s
 
     With `unit`, that is m_c for each channel. With `caffe` the features are to be as published:
     None for the bundled network; for other weights one number a layer, the mean of m_c over that of
-    the bundled layer. So layers weigh as in the bundled network, and the channels of a layer as in
-    the other one.
+    the bundled layer. So layers weigh as in the bundled network, and a layer's
+    channels keep their proportions.
     """
     if feature_scale == "caffe" and weights.bundled:
         return None

@@ -61,8 +61,8 @@ def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0
     """Give a picture the colour mean and covariance of the references, changing it least.
 
     x -> A (x - mu_c) + mu_s with A = Sc^-1/2 (Sc^1/2 Ss Sc^1/2)^1/2 Sc^-1/2, the Monge-Kantorovich
-    map. Of several references the moments of all their pixels are used, those of each weighted by
-    its share (sum 1). Values may leave [0, 1].
+    map. With several references, the moments are those of all their pixels, each reference weighted
+    by its share (sum 1). Values may leave [0, 1].
     """
     mean, covariance = _moments(image)
     means, covariances = map(torch.stack, zip(*map(_moments, references), strict=True))

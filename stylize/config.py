@@ -42,7 +42,7 @@ ALGORITHM = 3
 
 AT_ONCE = 2048**2
 """Pixels that the network sees at once, which takes some 7 GB. Larger pictures are seen in tiles;
-of smaller ones as many are optimised together as have this many pixels."""
+smaller ones are optimised together, up to this many pixels."""
 
 
 def together(side: int) -> int:
@@ -335,10 +335,13 @@ class StyleConfig(_PresetGuard):
         4.0, 0, 1e6, "factor on the content weight at all scales except the finest"
     )
     focus: float = _number(
-        0.5, 0, 4, "how much more content counts where the photograph stands out; 0: no more"
+        0.5,
+        0,
+        4,
+        "how much more content counts where the photograph stands out; 0: no more",
     )
     spread: float = _number(
-        0.4, 0, 1, "share of the style loss that is taken of each quarter by itself, at first"
+        0.4, 0, 1, "share of the style loss computed for each quarter separately, at first"
     )
     motifs: float = _number(
         0.0, 0, 1, "0: take over only how the painting is painted; 1: also the things in it"

@@ -198,7 +198,7 @@ class Encoder(nn.Module):
         return self._features(x, tuple(sorted(wanted)), last)
 
     def compile_features(self, mode: str) -> None:
-        """Compile the network with `torch.compile`, which takes a while, so for many pictures."""
+        """Compile the network with `torch.compile`, slow, so only for many pictures."""
         self.winograd = self.fused = False
         features = self._features
         compiled = torch.compile(lambda *arguments: list(features(*arguments)), mode=mode)

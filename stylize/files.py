@@ -27,8 +27,8 @@ def write_atomic(
     It writes a temporary file, by default beside the file, syncs it, renames it, and syncs the
     folder, which must exist. `temporary` must be on the same file system. Without `sync` a power
     cut may leave the file empty. `at` is told "temp-written" and "renamed", for tests that die in
-    between. Raises `OSError`; no temporary file is left then, and what stood at `path` still
-    stands there.
+    between. Raises `OSError`; no temporary file is left then, and the file at `path` is the old
+    one, or the new one if only syncing the folder failed.
     """
     target = Path(path)
     if temporary is None:

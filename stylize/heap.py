@@ -20,7 +20,7 @@ _SWITCHES = (
     (-3, 2**25, 2**25),  # M_MMAP_THRESHOLD: size from which blocks do, bytes
     (-1, -1, 2**26),  # M_TRIM_THRESHOLD: free bytes that are returned to the kernel; -1: never
 )
-"""Of each switch its number in malloc.h, its value inside `kept` and its value afterwards. The last
+"""For each switch: its number in malloc.h, and its values inside `kept` and afterwards. The last
 is glibc's default or, for a default that adapts to the process until it is set, its upper limit."""
 
 

@@ -37,7 +37,7 @@ for grey."""
 
 @dataclass(frozen=True)
 class Painting:
-    """A style picture ready for transfers; those of one size and with equal settings may share it.
+    """A style picture ready for transfers, shared by those of one size and equal settings.
 
     See `Painting.of`.
     """

@@ -3,7 +3,7 @@
 The Gram matrix of a layer that sees the whole painting describes the things in it, down to the eyes
 in a face; that of a layer that sees a small part of it can only describe how it is painted. What a
 layer sees is a fixed number of pixels, so its share of the painting differs from scale to scale: at
-96 pixels relu3_1 sees as much of the painting as relu5_1 does at 512.
+96 pixels relu3_1 sees as much of the painting as relu5_1 does at 624.
 
 Two kinds of paintings are told apart by their `evenness`: texture all over, in which stars and
 swirls may come along whole, and paintings of things, such as a portrait, whose things must not. The
@@ -65,7 +65,7 @@ def reach_of(evenness: float, motifs: float) -> float:
 def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
     """Return the weights of the style layers for a result with a longer side of `side` pixels.
 
-    A layer that sees k times the `reach`, k > 1, counts less by k^2.
+    A layer that sees k times the `reach`, k > 1, counts 1/k^2 as much.
     """
     limit = reach * config.style_side(side)
     return tuple(
@@ -77,6 +77,6 @@ def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
 def least_side(config: StyleConfig, reach: float) -> float:
     """Return the longer side in pixels below which a scale is left out.
 
-    Below it even `MEASURED_LAYER` counts less than half, and strokes so large grow into things.
+    Below it even `MEASURED_LAYER` counts less than half, and such large strokes grow into things.
     """
     return sees(MEASURED_LAYER) / (math.sqrt(2) * reach * config.style_scale)

@@ -155,11 +155,12 @@ class Stylizer:
         """Paint pictures of one size with equal settings together.
 
         This is faster on a GPU that one picture does not fill. Each picture has its own L-BFGS
-        memory and its own end, so it becomes what it becomes alone, and one that diverges does not
+        memory and its own end, so the result is as if painted alone, and one that diverges does not
         affect the others: its entry in the result is the `DivergedError`.
 
-        Raises `ConfigError` where sizes, settings or the numbers of styles differ, and `ImageError`
-        for inputs that cannot be used.
+        Raises `ConfigError` where sizes, settings or the numbers of styles differ, `ImageError` for
+        inputs that cannot be used, and `DivergedError` if all pictures with the same stages
+        diverge.
         """
         with undisturbed(self.device):
             return self._paint(requests)

@@ -126,7 +126,7 @@ def test_a_worker_killed_by_the_kernel_for_memory_is_no_fault_of_the_pair_the_fi
     )
     assert done.returncode == 3, done.stderr
     assert "l: its worker was killed for memory; it is tried alone" in done.stderr
-    assert "1 worker at most from now on" in done.stderr
+    assert "the run keeps at most 1 worker" in done.stderr
     assert statuses(out) == {"l": "poison", **dict.fromkeys("abcd", "ok")}
     assert begun(log)["l"] == 3  # one that does not count, and two that do
     check_whole(out)

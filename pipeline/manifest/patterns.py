@@ -27,7 +27,7 @@ def matches(pattern: str) -> list[str]:
 
 
 def why_nothing_matches(patterns: Sequence[str]) -> str:
-    """Return what may be the reason, to be put behind the words; "" where nothing is known."""
+    """Return a likely reason, to append to a message, or ""."""
     for pattern in patterns:
         path = os.path.expanduser(pattern)
         if os.path.isdir(path):

@@ -16,7 +16,7 @@ from stylize.errors import StylizeError
 __all__ = ["BUG", "failed_row", "is_short_of_memory", "new_row"]
 
 BUG = "bug: "
-"""How the `error_type` of an error begins that this program never raises on purpose."""
+"""Prefix of the `error_type` of an error that this program never raises on purpose."""
 
 _FORESEEN = (StylizeError, OSError, MemoryError, storage.OutsideError)
 _SHORT_OF_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")

@@ -83,8 +83,8 @@ class Backbones:
     def resolve(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Return the pairs with `auto` replaced by the backbone that it stands for.
 
-        Raises `ManifestError` for pairs that want layers which that backbone does not have, and
-        `UnableError` also where --weights is of a backbone that no pair wants.
+        Raises `ManifestError` for pairs with layers that the backbone lacks, and `UnableError`,
+        also if no pair uses the backbone of --weights.
         """
         resolved, problems = [], []
         for pair in pairs:
@@ -155,7 +155,7 @@ def locate(
 ) -> WeightsFile:
     """Return the file for a backbone: the one that was given if it fits, else the project's own.
 
-    `download` allows to fetch VGG-19. Raises `WeightsError`.
+    `download` allows fetching VGG-19. Raises `WeightsError`.
     """
     if given is not None and backbone in ("auto", given.backbone):
         return given

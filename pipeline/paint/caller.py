@@ -1,4 +1,4 @@
-"""What the drivers need of whoever has the pairs painted. Never imports torch or ray."""
+"""The interface between the drivers and their caller. Never imports torch or ray."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Stop(enum.IntEnum):
 
 
 class Caller(Protocol):
-    """Is told what happens, in its own thread, and answers two questions."""
+    """Callbacks about what happens, in the caller's thread, and two questions."""
 
     def on_started(self) -> None:
-        """Ray is up: signal handlers may be installed now."""
+        """Work can begin: signal handlers may be installed now."""
 
     def on_results(self, results: Sequence[Result]) -> None:
         """Some attempts ended. What is not recorded here is lost."""

@@ -40,7 +40,7 @@ class InputReader:
     def read(self, ref: InputRef, config: StyleConfig) -> tuple[Input, Image.Image | Painting]:
         """Hash and decode one input from the same bytes; make it as small as it is needed.
 
-        Raises `StylizeError` in its forms, naming the role and the path as written.
+        Raises `StylizeError`, naming the role and the path as written.
         """
         name = f"{ref.role} {ref.written}"
         path = storage.join(self._folder, ref.path)

@@ -1,4 +1,4 @@
-"""Paints pairs on Ray actors. With `ray_session`, the only module that imports ray.
+"""Paints pairs on Ray actors, by way of `ray_session`.
 
 The driver owns recovery: actors never restart by themselves, and a pair whose worker died goes
 back into the queue, as `recovery` decides.
@@ -375,8 +375,8 @@ class _Driver:
         elif what is What.ALONE:
             self.headcount.short_of_memory += 1
             self.caller.on_note(
-                f"{death.pair_id}: its worker was killed for memory; it is tried alone, and "
-                f"{count(self.headcount.most, 'worker')} at most from now on"
+                f"{death.pair_id}: its worker was killed for memory; it is tried alone, and the "
+                f"run keeps at most {count(self.headcount.most, 'worker')}"
             )
         elif what is What.AGAIN:
             self.caller.on_note(f"{death.pair_id}: its worker died; trying again")

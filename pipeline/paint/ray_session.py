@@ -1,8 +1,8 @@
 """Ray as the batch uses it: joined at an address, or started here and gone afterwards.
 
-With `ray_driver`, the only module that imports ray. Everything private to Ray that is replaced
-stands here, each with its reason. pyproject.toml caps Ray at the version that was tested, and
-tests/test_ray_session.py fails where one of the names is gone.
+The only module that imports ray. Everything private to Ray that is replaced stands here, each with
+its reason. pyproject.toml caps Ray at the version that was tested, and tests/test_ray_session.py
+fails where one of the names is gone.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _joined(ray: Any, wanted: Wanted) -> Iterator[None]:
     failure = f"no Ray cluster at {wanted.address}"
     with _as_cluster_errors(failure):
         _knock(wanted.address)
-    # Somebody listens. That a token was refused, Ray itself says only on standard error.
+    # Somebody listens. Ray says only on standard error that a token was refused.
     with _as_cluster_errors(failure, _TOKEN_REMEDY), _from_home():
         try:
             _join(ray, wanted.address)

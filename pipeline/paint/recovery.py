@@ -1,7 +1,7 @@
 """What becomes of the pairs whose worker died. Pure: no Ray, no clock, no files.
 
 Only deaths that are a pair's own fault count against it. A node that disappears, or memory that
-runs out once, is nobody's fault; which of several pairs was at fault shows when each is alone.
+runs out once, is no pair's fault. Painting several pairs one by one shows which was at fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEATHS = 2
 """A pair that killed this many workers is `poison`."""
 
 HEALTH_SECONDS = 30.0
-"""Until Ray knows for sure that a node which vanished without a word is gone."""
+"""Seconds until Ray surely knows that a silent node is gone."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Recovery:
         return decisions
 
     def split(self, tasks: Sequence[Task]) -> None:
-        """From now on these are not painted together with others."""
+        """Never paint these together with others again."""
         self._apart |= {task.pair.pair_id for task in tasks}
 
     def must_be_apart(self, *tasks: Task) -> bool:
@@ -109,7 +109,7 @@ class Recovery:
         return any(other.pair.pair_id in self._alone for other in (task, *in_hand))
 
     def painted(self, pair_ids: Collection[str]) -> None:
-        """These pairs are done, whatever happened before."""
+        """Stop keeping these painted pairs alone."""
         self._alone -= set(pair_ids)
 
     def _blame(self, death: Death) -> What:

@@ -121,7 +121,7 @@ class Worker:
         host = socket.gethostname()
         if self.job.probe and not storage.exists(self.job.probe):
             raise NotReadyError(
-                f"{host} cannot read the output folder; use s3:// or a shared mount for --out"
+                f"{host} cannot read the output folder; use a shared mount for --out"
             )
         if self.job.expect_gpu and not torch.cuda.is_available():
             raise NotReadyError(
@@ -138,7 +138,7 @@ class Worker:
         return str(device)
 
     def status(self) -> Status:
-        """Return how far the pair in hand is."""
+        """Return the progress of the pair in hand."""
         return self._status
 
     def stop(self) -> None:

@@ -2,7 +2,7 @@
 
 Whatever their source, filters are converted to one convention: the input is RGB in [0, 1] minus a
 mean colour. The factor 255, the channel order and the division by the standard deviation are folded
-into conv1_1. The mean is not, but subtracted from the picture, so that zero padding still is the
+into conv1_1. The mean is subtracted from the picture instead, so that zero padding is still the
 mean colour.
 
 Torch is imported only where tensors are read, so that asking for a file's identity is quick.
