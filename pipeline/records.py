@@ -183,7 +183,7 @@ class Result:
     finished_at: str = ""
     generated_id: bool | None = None  # None in rows of versions that did not record it
     meta: Mapping[str, str] = field(default_factory=dict)
-    traceback: str = ""  # of an error that nobody foresaw: for the run's log, not for the index
+    traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
 
     @property
     def styles(self) -> tuple[str, ...]:
