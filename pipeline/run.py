@@ -174,14 +174,6 @@ def folder_of_inputs(manifest: str, out: OutFolder) -> str:
     return os.path.relpath(folder, os.path.realpath(out.root))
 
 
-def _current_folder() -> str:
-    """Return where relative paths start; "/" where that folder was removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
-
-
 def _lock(out: OutFolder, run_id: str, wait: bool) -> Lock:
     while True:
         try:
@@ -297,7 +289,7 @@ class _Session:
         options = self.options
         job = Job(
             out=self.out.absolute,
-            folder=_current_folder(),
+            folder=storage.current_folder(),
             weights={backbone: os.path.abspath(path) for backbone, path in paths.items()},
             probe=self.out.probe(self.index.run_id),
             **options.paint_options(),

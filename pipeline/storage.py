@@ -21,6 +21,7 @@ from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING
 
 from pipeline.crash import crash_point
+from pipeline.text import folded
 from stylize.files import write_atomic
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "OutsideError",
     "StorageError",
     "check_writable",
+    "current_folder",
     "exists",
     "is_uri",
     "join",
@@ -122,7 +124,7 @@ def _look_alike(path: str) -> str:
         names = os.listdir(folder or ".")
     except OSError:
         return ""
-    return next((other for other in sorted(names) if _folded(other) == _folded(name)), "")
+    return next((other for other in sorted(names) if folded(other) == folded(name)), "")
 
 
 def _as_stored(path: str | None) -> str | None:
@@ -146,8 +148,12 @@ def _as_stored(path: str | None) -> str | None:
     return os.path.join(folder, next(alike, name))
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+def current_folder() -> str:
+    """Return where relative paths start; "/" where that folder was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 def is_uri(path: str) -> bool:

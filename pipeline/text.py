@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "duration", "quoted", "visible"]
+import unicodedata
+
+__all__ = ["count", "duration", "folded", "quoted", "visible"]
 
 
 def visible(text: str, limit: int = 1000) -> str:
@@ -27,3 +29,9 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def folded(name: str) -> str:
+    """Return a name such that names which some systems take for the same file are equal: those
+    that differ in case, or in how their accents are stored."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -181,7 +181,7 @@ def test_a_pair_too_large_for_the_memory_is_tried_alone_then_poison_and_the_othe
     names = ["large", "a", "b", "c"]
     rows = [{"id": name, "content": "c0.jpg", "seed": i} for i, name in enumerate(names)]
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
-    used = get_used_memory()  # type: ignore[no-untyped-call]
+    used = get_used_memory()  # type: ignore[no-untyped-call]  # Ray gives it no types
     limit = (used + 3e9) / get_system_memory()
     env = {"RAY_memory_usage_threshold": f"{limit:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     env["STYLIZE_CRASH_AT"] = "pair-begun@large!eat"

@@ -104,8 +104,11 @@ def test_a_log_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
 def test_a_stop_is_in_the_log(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     manifest = write_csv(tmp_path / "m.csv", [{"content": "c0.jpg", "steps": 20_000, "plateau": 0}])
-    run = start(manifest, *tiny(steps=None), "--in-process", "--progress", "plain")
-    wait_for(lambda: any((tmp_path / "m" / "_state").glob("probe-*")))
+    begun = tmp_path / "begun"
+    options = (*tiny(steps=None), "--in-process", "--progress", "plain")
+    run = start(manifest, *options, STYLIZE_CRASH_LOG=str(begun))
+    # Only now does the run have the signals.
+    wait_for(lambda: begun.exists() and "pair-begun" in begun.read_text())
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=60)
     assert run.returncode == 130

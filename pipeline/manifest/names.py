@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from pipeline import storage
 from pipeline.records import PREVIEW
-from pipeline.text import quoted
+from pipeline.store.folder import OWN
+from pipeline.text import folded, quoted
 from stylize.config import FORMATS
 
-__all__ = ["default_id", "default_output", "folded", "id_problem", "output_problem"]
+__all__ = ["default_id", "default_output", "id_problem", "output_problem"]
 
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
@@ -52,11 +53,6 @@ def _is_control(letter: str) -> bool:
     return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def folded(output: str) -> str:
-    """Return a form of an output that is equal for names which some file systems take as one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", output).casefold())
-
-
 def id_problem(pair_id: str) -> str | None:
     """Return what is wrong with an id, or None."""
     if pair_id in (".", "..") or any(_is_control(c) or c in "/\\" for c in pair_id):
@@ -71,14 +67,14 @@ def output_problem(output: str) -> str | None:
     """Return what is wrong with an output as a path below OUT, or None. Links are not checked."""
     shown = quoted(output)
     parts = output.split("/")
-    first = unicodedata.normalize("NFC", parts[0]).casefold()
+    first = folded(parts[0])
     if any(_is_control(c) or c == "\\" for c in output):
         return f"{shown} contains a backslash or a control character; separate folders by /"
     if storage.is_uri(output) or output.startswith("/") or re.match(r"[A-Za-z]:", output):
         return f"{shown} is not a path below the output folder; write it like images/a.png"
     if any(part.strip() in ("", ".", "..") for part in parts):
         return f"{shown} contains an empty name, . or ..; write it like images/a.png"
-    if first in ("index", "_state"):
+    if first in OWN:
         return f"{shown} lies in {first}/, which is reserved for the index; use another folder"
     if first in ("report", "report.html"):
         return f"{shown} lies in {first}, which `stylize-batch report` writes; use another folder"

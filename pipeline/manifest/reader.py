@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
-from pipeline.manifest.names import default_id, default_output, folded, id_problem, output_problem
+from pipeline.manifest.names import default_id, default_output, id_problem, output_problem
 from pipeline.manifest.table import ManifestError, Problem, Row, folder_of, read_table
 from pipeline.records import InputRef, Pair, split_styles
-from pipeline.text import quoted, visible
+from pipeline.text import folded, quoted, visible
 from stylize.config import SETTINGS, StyleConfig, parse_setting, side_problem
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS

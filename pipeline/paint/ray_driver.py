@@ -221,14 +221,14 @@ class _Driver:
     def _take(self) -> list[Task]:
         """Return the next task, and those behind it that can be painted together with it."""
         tasks = [self.queue.popleft()]
-        first = tasks[0]
+        first, alike = tasks[0], objective(tasks[0].pair)
         # Towards the end the last workers must not wait for one that has many.
         share = -(-(len(self.queue) + 1) // self.headcount.most)
         size = self.job.batch or min(self.fleet.batch(first.pair), share)
         while (
             len(tasks) < size
             and self.queue
-            and objective(self.queue[0].pair) == objective(first.pair)
+            and objective(self.queue[0].pair) == alike
             and not self.recovery.must_be_apart(first, self.queue[0])
         ):
             tasks.append(self.queue.popleft())

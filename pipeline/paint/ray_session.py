@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+from pipeline import storage
 from pipeline.paint.caller import ClusterError
 from pipeline.paint.fleet import Nodes, Wanted
 from pipeline.paint.ray_folder import ray_folder
@@ -222,10 +223,7 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
 @contextlib.contextmanager
 def _from_home() -> Iterator[None]:
     """Be in `_HOME` meanwhile. The folder before may be one that cannot be entered again."""
-    try:
-        before = os.getcwd()
-    except OSError:  # it was removed
-        before = "/"
+    before = storage.current_folder()
     os.chdir(_HOME)
     try:
         yield

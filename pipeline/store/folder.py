@@ -26,9 +26,9 @@ from typing import Any
 from pipeline import storage
 from stylize.config import FORMATS
 
-__all__ = ["Fixed", "OutFolder"]
+__all__ = ["OWN", "Fixed", "OutFolder"]
 
-_OWN = ("index", "_state")
+OWN = ("index", "_state")
 """Folders that never hold pictures."""
 
 
@@ -134,7 +134,7 @@ class OutFolder:
     @property
     def has_state(self) -> bool:
         """Whether the index or the state of a run is here."""
-        return any(os.path.isdir(self._below(name)) for name in _OWN)
+        return any(os.path.isdir(self._below(name)) for name in OWN)
 
     def has_picture(self, output: str) -> bool:
         return os.path.isfile(self.path(output))
@@ -157,7 +157,7 @@ class OutFolder:
         """
         for folder, folders, names in os.walk(self.root):
             if folder == self.root:
-                folders[:] = [name for name in folders if name not in _OWN]
+                folders[:] = [name for name in folders if name not in OWN]
             folders.sort()
             for name in sorted(names):
                 path = os.path.join(folder, name)

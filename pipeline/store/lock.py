@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from types import TracebackType
 
 from pipeline import storage
 from pipeline.crash import crash_point
@@ -58,12 +57,7 @@ class Lock:
     def __enter__(self) -> Lock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from types import TracebackType
 
 from pipeline import storage
 from pipeline.store.folder import OutFolder
@@ -39,9 +38,9 @@ class RunLog:
 
     def write(self, event: str, **facts: object) -> None:
         """Append an event with its facts. Never raises `OSError`."""
-        line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
         if self._size > MOST_BYTES:
             return
+        line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
         self._size += len(line)
         if self._size > MOST_BYTES:
             line = json.dumps({"time": utc_now(), "event": "log full"}) + "\n"
@@ -51,12 +50,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self.write("run broken off", error=f"{type(error).__name__}: {error}")
 
