@@ -3,10 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo figures test check slow chaos browser weights clean
+.PHONY: demo figures test test-quick check slow chaos wheel browser weights clean
 
 demo: .venv/installed  ## paint six pictures that ship with the project
-	$(BIN)/stylize-batch manifests/demo.csv
+	$(BIN)/stylize-batch demo
 
 figures: .venv/installed  ## the paper's three figures: under 30 minutes on two cores
 	$(BIN)/stylize-batch manifests/figure1.csv
@@ -34,6 +34,10 @@ chaos: .venv/tests-installed  ## kills, hostile files, a long run: 20 to 25 minu
 	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_cluster.py \
 		tests/test_crash.py tests/test_hostile.py tests/test_memory.py tests/test_signals.py
 
+wheel: .venv/tests-installed  ## build, install elsewhere, paint, uninstall; then the Dockerfile's steps
+	.ci/wheel $(BIN)/python
+	$(BIN)/python -m pytest -m slow tests/test_dockerfile.py
+
 browser:  ## install Chromium by apt, as root, for the tests of the report; without it they skip
 	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
@@ -55,4 +59,4 @@ weights: .venv/tests-installed  ## make the bundled VGG-16 anew from its source
 	touch $@
 
 clean:
-	rm -rf .venv manifests/demo manifests/figure[123]
+	rm -rf .venv dist stylize-demo manifests/figure[123]

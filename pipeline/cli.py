@@ -55,6 +55,7 @@ app.add_typer(weights_app, name="weights")
 
 _PAINTING = [field.name for field in fields(PaintOptions)]
 _ALL = [f.name for f in fields(Options) if f.name not in _PAINTING] + _PAINTING
+_ALL_BUT_OUT = [name for name in _ALL if name != "out"]
 _WEIGHTS = ["weights", "weights_convention"]
 _LIMITS = ["max_side", "max_megapixels"]
 _SINGLE = [*_WEIGHTS, "device", "dtype", "threads", *_LIMITS]
@@ -72,11 +73,31 @@ def run_command(
     settings: Mapping[str, str],
 ) -> None:
     """Paint every pair of a manifest that is not done yet."""
+    _run(manifest, from_manifest(settings, manifest), options)
+
+
+@app.command("demo")
+@with_options(*_ALL_BUT_OUT)
+def demo_command(
+    options: Options,
+    settings: Mapping[str, str],
+    folder: Annotated[str, typer.Argument(help="folder to write")] = "stylize-demo",
+) -> None:
+    """Write a manifest and the pictures that ship with the program, and paint it."""
+    from pipeline.demo import lay_out, manifest_in
+
+    manifest = manifest_in(folder)
+    lay_out(folder, from_manifest(settings, manifest))
+    _run(manifest, {}, options)
+
+
+def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
+    """Run a manifest and say how that ended. Raises `Refused` unless everything is done."""
     from pipeline.ledger import Exit, describe, verdict
     from pipeline.run import run
 
     options = replace(options, out=options.out or default_out(manifest))
-    finished = run(manifest, from_manifest(settings, manifest), options)
+    finished = run(manifest, settings, options)
     ledger = finished.ledger
     for pair, reason in ledger.skipped[:20]:
         line = f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}"

@@ -64,7 +64,7 @@ def test_the_other_shell_lines_name_targets_of_the_makefile() -> None:
 
 def test_the_python_and_sql_run_on_a_demo_output(checkout: Path) -> None:
     run(
-        "stylize-batch manifests/demo.csv --size 64 --steps 4 --only coffee-night --in-process",
+        "stylize-batch demo --size 64 --steps 4 --only coffee-night --in-process",
         checkout,
     )
     document = (ROOT / "docs" / "index.md").read_text("utf-8")
