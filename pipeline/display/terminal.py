@@ -115,7 +115,7 @@ class Row:
     steps: int = 0
     loss: float = float("nan")
     share: float = 0.0
-    seconds: float = 0.0
+    left: float | None = None  # seconds
 
 
 def overview(
@@ -169,7 +169,7 @@ def table(rows: Sequence[Row], width: int, longest: int, most_steps: int) -> Con
     columns = [Column(width=w, no_wrap=True, overflow="ellipsis") for w in (label, *widths)]
     grid = Table.grid(*columns, padding=(0, 1, 0, 0))
     for row in rows:
-        left = duration(row.seconds / row.share * (1 - row.share)) if row.share else ""
+        left = "" if row.left is None else duration(row.left)
         loss = f"{row.loss:.4g}" if row.step else "starting"
         cells: list[ConsoleRenderable] = [
             Text(row.label, "cyan"),
