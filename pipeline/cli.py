@@ -284,7 +284,7 @@ def pair_command(
     if os.path.isdir(out):
         raise Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
     pair = single.read(content, split_styles(style), settings, options.limits)
-    stylizer = single.make_stylizer(pair.config.backbone, options, say)
+    stylizer = single.make_stylizer(pair.config.backbone, options)
     tell(single.paint(pair, out, stylizer))
 
 
@@ -306,7 +306,7 @@ def explain_command(
 
     wanted = parse_layers(layers)
     pair = single.read(content, [style], settings, options.limits)
-    stylizer = single.make_stylizer(pair.config.backbone, options, say)
+    stylizer = single.make_stylizer(pair.config.backbone, options)
     tell(explain(pair, out, stylizer, wanted))
 
 
@@ -551,9 +551,12 @@ def weights_list_command() -> None:
 @weights_app.command("fetch")
 def weights_fetch_command() -> None:
     """Download VGG-19 (548 MB), check it, and keep what is needed."""
+    from pipeline.display.progress import Progress
     from stylize import weights
 
-    tell(str(weights.fetch_vgg19(say)))
+    with Progress([]) as progress:
+        path = weights.fetch_vgg19(progress.note, on_bytes=progress.download)
+    tell(str(path))
 
 
 @weights_app.command("verify")

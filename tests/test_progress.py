@@ -467,3 +467,29 @@ def test_a_run_speaks_json_and_leaves_previews(tmp_path: Path) -> None:
     assert events[0]["workers"][0]["share"] == pytest.approx(1 / 3)
     assert events[1]["output"] == "images/c0.s.one.png"
     assert (tmp_path / "m" / "images" / "c0.s.one.preview.jpg").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_a_download_has_a_bar_on_a_terminal_and_lines_in_a_log(clock: list[float]) -> None:
+    log = io.StringIO()
+    with Progress([], style="plain", stream=log) as progress:
+        for second in range(31):
+            progress.download(second * 2**20, 60 * 2**20)
+            clock[0] += 1
+    assert log.getvalue().splitlines() == [
+        "… VGG-19: 10 of 60 MB, 0:50 left",
+        "… VGG-19: 20 of 60 MB, 0:40 left",
+        "… VGG-19: 30 of 60 MB, 0:30 left",
+    ]
+    code = (
+        "import time; from pipeline.display.progress import Progress\n"
+        "with Progress([], style='live') as progress:\n"
+        "    progress.download(2**20, 3 * 2**20)\n"
+        "    time.sleep(1)\n"
+        "    progress.download(3 * 2**20, 3 * 2**20)\n"
+    )
+    terminal = Terminal(80, 24, sys.executable, "-c", code)
+    try:
+        assert re.search(r"━+.* VGG-19: 1 of 3 MB", "\n".join(terminal.until("VGG-19")))
+    finally:
+        terminal.close()
+    assert terminal.lines() == []

@@ -21,7 +21,14 @@ from rich.markup import escape
 from rich.text import Text
 
 from pipeline.cost import work
-from pipeline.display.terminal import Row, Screen, overview, table
+from pipeline.display.terminal import (
+    Row,
+    Screen,
+    download_bar,
+    download_text,
+    overview,
+    table,
+)
 from pipeline.records import FAILURES, Pair, Result, Status
 from pipeline.text import duration, visible
 
@@ -210,6 +217,8 @@ class Progress:
         self._began = time.monotonic()
         self._last_line = self._last_painted = -math.inf  # when such a line was printed
         self._unreported = 0  # pairs painted since the last line about one
+        self._download: tuple[int, int, float | None] | None = None  # while there is one
+        self._began_download: float | None = None
         self._screen: Screen | None = None
 
     def __enter__(self) -> Progress:
@@ -301,6 +310,21 @@ class Progress:
     def _left(self, status: Status) -> float | None:
         return _left(self._paces[status.pair_id], status.share)
 
+    def download(self, there: int, whole: int) -> None:
+        """Show how many bytes of a file are there; `whole` is 0 while that is not known."""
+        if self._began_download is None:
+            self._began_download = self._last_line = time.monotonic()
+        seconds = time.monotonic() - self._began_download
+        left = (whole - there) / there * seconds if there and whole and seconds > 1 else None
+        self._download = (there, whole, left) if there < whole or not whole else None
+        if self._style == "live" or time.monotonic() - self._last_line < _STATUS_EVERY:
+            return
+        self._last_line = time.monotonic()
+        if self._style == "json":
+            self._json("download", bytes=there, total=whole or None, seconds_left=left)
+        else:
+            self._print(f"… {download_text(there, whole, left)}")
+
     def _name(self, status: Status) -> str:
         name = self._labels.get(status.pair_id, visible(status.pair_id))
         return name if status.batch == 1 else f"{name} +{status.batch - 1}"
@@ -311,6 +335,10 @@ class Progress:
 
     def _content(self, width: int, height: int) -> ConsoleRenderable:
         """Return what the live display shows on a terminal of this size, columns and lines."""
+        if self._download:
+            return download_bar(*self._download)
+        if not self._total:  # there is no pair yet
+            return Group()
         painted, elapsed = self._counts["ok"], self._estimate.elapsed()
         head = overview(
             width,
