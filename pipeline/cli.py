@@ -347,6 +347,26 @@ def bench_command(options: Options, as_json: Json = False) -> None:
     )
 
 
+@app.command("doctor")
+@with_options("out", "address")
+def doctor_command(options: Options, as_json: Json = False) -> None:
+    """Say what of this machine works for a run, what does not, and what to do; exit 0 or 5."""
+    from pipeline.doctor import examine, facts
+
+    checks = []
+    for check in examine(options.out, options.address):
+        checks.append(check)
+        if not as_json:
+            tell(f"{check.state:<5}  {check.name:<16}  {visible(check.found)}")
+            if check.remedy:
+                tell(f"{'':<25}{visible(check.remedy)}")
+    if as_json:
+        tell(json.dumps(facts(checks), indent=1))
+    failed = [check.name for check in checks if check.state == "fails"]
+    if failed:
+        raise Refused(5, f"a run would fail here: see {', '.join(failed)} above")
+
+
 # --- an output folder ---
 
 
@@ -610,7 +630,8 @@ def main() -> None:
             sys.exit(refusal.code)
         _complain(
             f"this is a bug (version {__version__}, Python {sys.version.split()[0]}, "
-            f"{sys.platform}); please report it with the command and what follows:"
+            f"{sys.platform}); please report it with the command, what `stylize-batch doctor "
+            "--json` says, and what follows:"
         )
         traceback.print_exc()
         sys.exit(1)

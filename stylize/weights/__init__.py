@@ -250,7 +250,8 @@ def why_not_fetched() -> str:
     try:
         urllib.request.urlopen(_request(_vgg19_url(), "HEAD"), timeout=_KNOCK).close()
     except (OSError, HTTPException, ValueError) as error:
-        return str(error)
+        reason = getattr(error, "reason", error)
+        return str(getattr(reason, "strerror", None) or reason)
     return ""
 
 
