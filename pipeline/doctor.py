@@ -102,11 +102,11 @@ def _discreet(text: str) -> str:
 
 
 _REMEDIES: Mapping[str, str] = {
-    "packages": "install again: pip install --force-reinstall stylize-batch",
+    "packages": "install stylize-batch again",
     "torch": "install it again: pip install --force-reinstall torch torchvision",
     "GPU": "restart the machine or update its driver; until then run with --device cpu",
     "Ray": "run with --in-process, which paints one pair after another without Ray",
-    "VGG-16": "install again: pip install --force-reinstall stylize-batch",
+    "VGG-16": "install stylize-batch again",
 }
 """What to do where a check fails without a word about it."""
 
