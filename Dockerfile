@@ -13,7 +13,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /src
 
 FROM python:${PYTHON}-slim
 ARG TORCH=cpu
-RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/${TORCH}
+RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/${TORCH}
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir /wheels/*.whl && mkdir -m 1777 /cache
 ENV HOME=/nonexistent STYLIZE_CACHE=/cache

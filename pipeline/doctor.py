@@ -103,7 +103,7 @@ def _discreet(text: str) -> str:
 
 _REMEDIES: Mapping[str, str] = {
     "packages": "install stylize-batch again",
-    "torch": "install it again: pip install --force-reinstall torch torchvision",
+    "torch": "install it again: pip install --force-reinstall torch",
     "GPU": "restart the machine or update its driver; until then run with --device cpu",
     "Ray": "run with --in-process, which paints one pair after another without Ray",
     "VGG-16": "install stylize-batch again",
