@@ -61,7 +61,7 @@ def test_the_shell_commands_run_word_for_word(page: str, checkout: Path) -> None
     assert len(commands) >= 2
     for command in commands:
         # Small and few steps, so that the test is quick; the words are the page's otherwise.
-        paints = "--preset draft" in command or command.endswith(" demo")
+        paints = "--preset draft" in command or command.endswith((" demo", "/strip.csv"))
         run(command + (" --size 64 --steps 4" if paints else ""), checkout)
 
 
