@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+JOBS ?= 2
+# Each process takes whole files. `make test JOBS=0` runs all tests in one process.
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo figures test test-quick check slow chaos wheel browser weights clean
 
@@ -20,7 +23,10 @@ figures: .venv/installed  ## the paper's three figures: under 30 minutes on two 
 		--rows 'meta.style layers up to' --cols meta.alpha/beta --inputs beside
 
 test: .venv/tests-installed check  ## the whole suite, except what is marked slow
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
+
+test-quick: .venv/tests-installed  ## without the files that run the whole command: for the loop of work
+	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not whole'
 
 check: .venv/tests-installed  ## style and types
 	$(BIN)/ruff check .
