@@ -25,6 +25,7 @@ from stylize import __version__
 from stylize.config import SETTINGS, StyleConfig, as_text, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size
+from stylize.plot import prepare_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,6 +68,12 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
     """
     from stylize.explain import explain_transfer
 
+    try:
+        prepare_matplotlib()
+    except OSError as error:
+        raise storage.StorageError(
+            "no folder for temporary files can be written; set TMPDIR to one that can"
+        ) from error
     folder = glob.escape(storage.local_path(out) or out)
     maps_of_before = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
     check_targets(pair, [*maps_of_before, *(storage.join(out, name) for name in _FILES)])
