@@ -91,7 +91,7 @@ def run_command(
 
 
 @app.command("plan")
-@with_options("out", *_WEIGHTS, *_WHICH, "verify_inputs")
+@with_options("out", "name", *_WEIGHTS, *_WHICH, "verify_inputs")
 def plan_command(
     manifest: Manifest,
     options: Options,
@@ -133,7 +133,7 @@ def plan_command(
 
 
 @app.command("validate")
-@with_options(*_LIMITS)
+@with_options("name", *_LIMITS)
 def validate_command(
     manifest: Manifest,
     options: Options,
@@ -148,7 +148,8 @@ def validate_command(
 
     check = _check_of_pictures(options.limits, images)
     try:
-        pairs = read_manifest(manifest, defaults=from_manifest(settings, manifest))
+        defaults = from_manifest(settings, manifest)
+        pairs = read_manifest(manifest, defaults=defaults, name=options.name)
         problems, rows = find_problems(pairs, check), len(pairs)
         for remark in [] if as_json else pairs.notes:
             say(remark)
@@ -262,7 +263,8 @@ def pair_command(
         raise Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
     if os.path.isdir(out):
         raise Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
-    pair = single.read(content, split_styles(style), settings, options.limits)
+    styles, suffix = split_styles(style), Path(out).suffix
+    pair = single.read(content, styles, settings, options.limits, suffix=suffix)
     stylizer = single.make_stylizer(pair.config.backbone, options, say)
     tell(single.paint(pair, out, stylizer))
 

@@ -78,9 +78,8 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
     maps_of_before = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
     check_targets(pair, [*maps_of_before, *(storage.join(out, name) for name in _FILES)])
     page = storage.join(out, "explain.html")
-    photo = match_size(pair.photo, fit(pair.photo.size, pair.config.size))
-    storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
-    share_of = share_done(pair.photo.size, pair.config)
+    storage.put(storage.join(out, "content.png"), encode(pair.photo.picture, ".png"))
+    share_of = share_done(pair.photo.picture.size, pair.config)
     with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
         explanation = explain_transfer(
             pair.photo,
@@ -121,7 +120,7 @@ _FILES: Mapping[str, Callable[[Explanation], bytes]] = {
         e.result.image, ".png", e.result.config.without_folders().to_json()
     ),
     "losses.png": lambda e: _png(loss_figure(e)),
-    "film.gif": lambda e: film(e.looks, e.result.image),
+    "film.gif": lambda e: film(e.looks, e.result.image.convert("RGB")),
     _GRAMS: lambda e: _png(gram_figure(e.grams)),
 }
 """The files beside the page, except the pictures of the layers."""

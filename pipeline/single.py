@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import storage
 from pipeline.cost import share_done
@@ -14,16 +14,19 @@ from pipeline.display.progress import shown
 from pipeline.options import Options
 from pipeline.paint.backbones import GivenWeights, locate
 from pipeline.text import duration
-from stylize.config import StyleConfig, parse_setting, side_problem
+from stylize.config import StyleConfig, depth_problem, has_alpha, parse_setting, side_problem
 from stylize.errors import ConfigError, ImageReadError, StylizeError
-from stylize.image import Limits, decode
+from stylize.image import Limits, decode, opened
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from stylize.inputs import Photograph
     from stylize.transfer import Stylizer
 
 __all__ = ["SinglePair", "check_targets", "make_stylizer", "paint", "read"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -32,28 +35,49 @@ class SinglePair:
 
     content: str  # as given on the command line
     styles: Sequence[str]
-    config: StyleConfig
-    photo: Image.Image
+    config: StyleConfig  # with the size in pixels
+    photo: Photograph
     paintings: list[Image.Image]
     init: Image.Image | None
     mask: Image.Image | None
 
 
 def read(
-    content: str, styles: Sequence[str], settings: Mapping[str, str], limits: Limits
+    content: str,
+    styles: Sequence[str],
+    settings: Mapping[str, str],
+    limits: Limits,
+    *,
+    suffix: str = ".png",
 ) -> SinglePair:
-    """Check the settings and read the pictures. Raises `StylizeError`."""
+    """Check the settings and read the pictures, for a result with this suffix.
+
+    Raises `StylizeError`.
+    """
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
+    from stylize.inputs import Photograph
+
     config = StyleConfig.of(values.pop("preset", "default"), **values)
     config.shares(len(styles))
+    if problem := depth_problem(suffix, config.bits):
+        raise ConfigError(f"-o: {problem}")
+
+    def photograph(data: bytes) -> Photograph:
+        return Photograph.of(opened(data, limits), config, transparent=has_alpha(suffix))
+
+    def picture(role: str, path: str) -> Image.Image:
+        ground = "black" if role == "mask" else "white"
+        return _read(role, path, lambda data: decode(data, limits, ground))
+
+    photo = _read("content", content, photograph)
     return SinglePair(
         content,
         styles,
-        config,
-        photo=_read("content", content, limits),
-        paintings=[_read("style", style, limits) for style in styles],
-        init=_read("init", config.init_path, limits) if config.init_path else None,
-        mask=_read("mask", config.mask, limits) if config.mask else None,
+        config.sized(photo.size),
+        photo=photo,
+        paintings=[picture("style", style) for style in styles],
+        init=picture("init", config.init_path) if config.init_path else None,
+        mask=picture("mask", config.mask) if config.mask else None,
     )
 
 
@@ -97,14 +121,12 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
 
     Raises `StylizeError`, and `storage.StorageError`.
     """
-    from stylize.image import encode
-
     check_targets(pair, [out])
     suffix = os.path.splitext(out)[1]
-    if problem := side_problem(suffix, pair.config.size):
+    if problem := side_problem(suffix, pair.config.side):
         raise ConfigError(f"-o {out}: {problem}")
     storage.check_writable(out)
-    share_of = share_done(pair.photo.size, pair.config)
+    share_of = share_done(pair.photo.picture.size, pair.config)
     with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
         result = stylizer.transfer(
             pair.photo,
@@ -114,16 +136,16 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
             mask=pair.mask,
             on_step=on_step,
         )
-    data = encode(result.image, suffix, pair.config.without_folders().to_json())
+    data = result.encode(suffix, pair.config.without_folders().to_json())
     storage.put(out, data)
     took = f"loss {result.loss:.4g} after {result.evaluations} evaluations, "
     notes = f" ({result.notes})" if result.notes else ""
     return f"{out}: {took}{duration(result.seconds)}{notes}"
 
 
-def _read(role: str, path: str, limits: Limits) -> Image.Image:
+def _read(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
     try:
-        return decode(storage.read_bytes(path), limits, "black" if role == "mask" else "white")
+        return convert(storage.read_bytes(path))
     except OSError as error:
         raise ImageReadError(f"{role} {path}: {error.strerror or error}") from error
     except StylizeError as error:

@@ -10,6 +10,7 @@ import contextlib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,10 @@ from PIL import ExifTags, Image
 from stylize.errors import ImageReadError
 from stylize.kinds import png_chunks
 
-__all__ = ["Colours", "Space", "declared"]
+__all__ = ["SRGB_PROFILE", "Colours", "Space", "declared"]
+
+SRGB_PROFILE = Path(__file__).with_name("srgb.icc").read_bytes()
+"""The profile that results carry: the one that LittleCMS makes for sRGB, with a fixed date."""
 
 Array = NDArray[np.float32]
 
@@ -92,6 +96,8 @@ def declared(image: Image.Image) -> Colours:
     cannot be followed, such as HDR.
     """
     icc = image.info.get("icc_profile") or None
+    if icc == SRGB_PROFILE:
+        return Colours()
     _refuse_hdr(_icc_code_points(icc or b""))
     chunks = _chunks(image)
     code_points = _code_points(image, chunks)

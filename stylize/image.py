@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
-from stylize.colorspace import Colours, declared
+from stylize.colorspace import SRGB_PROFILE, Colours, declared
 from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
+from stylize.deep import Deep, encode_png, encode_tiff
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError
+from stylize.kept import OURS, Kept
 from stylize.kinds import jxl_size, open_picture
 from stylize.scopes import Shared
 
@@ -36,26 +38,28 @@ __all__ = [
     "fit",
     "is_whole",
     "match_size",
+    "opened",
     "own_limits",
     "read_metadata",
     "readable",
     "scaled",
     "style_size",
+    "to_deep",
     "to_image",
     "to_tensor",
     "upright",
     "upright_size",
+    "without_alpha",
 ]
 
 # TIFF tags; photometric says whether 0 is black or white.
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _XMP, _IPTC = 258, 262, 339, 700, 33723
 
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey with more than 8 bits."""
 
 _LARGEST = MAX_SIDE**2  # pixels of a result
-_METADATA_KEY = "stylize-batch"
-_IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
+_IMAGE_DESCRIPTION, _USER_COMMENT = ExifTags.Base.ImageDescription, ExifTags.Base.UserComment
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -108,7 +112,7 @@ class Limits:
             )
 
 
-def _open(data: bytes, limits: Limits) -> Image.Image:
+def opened(data: bytes, limits: Limits) -> Image.Image:
     """Open a picture without decoding its pixels. Raises `ImageReadError`, `ImageSizeError`."""
     size = jxl_size(data)
     if size and min(size) >= limits.least:  # it is decoded as it is opened
@@ -125,7 +129,7 @@ def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
     Pixels are decoded only where the format does not show where the file ends. Raises
     `ImageReadError` (cut short, not a picture) and `ImageSizeError`.
     """
-    image = _open(data, limits)
+    image = opened(data, limits)
     if not _has_end(data, image):
         decode(data, limits)
     return image.size
@@ -136,7 +140,7 @@ def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
 
     Decodes no pixels. Raises `ImageReadError` and `ImageSizeError`.
     """
-    image = _open(data, limits)
+    image = opened(data, limits)
     width, height = image.size
     turned = image.format != "TIFF" and _orientation(image) >= 5  # a TIFF's size is turned already
     return (height, width) if turned else (width, height)
@@ -202,11 +206,25 @@ def decode(data: bytes, limits: Limits = Limits(), ground: str = "white") -> Ima
     name. Of an animation the first frame is taken. Raises `ImageReadError` (cut short, not a
     picture) and, before anything is decoded, `ImageSizeError`.
     """
-    return upright(_open(data, limits), ground)
+    return upright(opened(data, limits), ground)
 
 
 def upright(image: Image.Image, ground: str = "white") -> Image.Image:
     """Convert an opened picture as `decode` does. Raises `ImageReadError`."""
+    return _upright(image, ground)[0]
+
+
+def without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Convert an opened picture as `decode` does, but apart from its alpha.
+
+    Parts that are not fully transparent keep their own colours, others are white. The alpha is
+    grey of 8 bits, or None for an opaque picture. Raises `ImageReadError`.
+    """
+    return _upright(image, None)
+
+
+def _upright(image: Image.Image, ground: str | None) -> tuple[Image.Image, Image.Image | None]:
+    """Return a picture on `ground`, and without one also its alpha."""
     with own_limits:
         colours = declared(image)
     with readable():
@@ -215,7 +233,11 @@ def upright(image: Image.Image, ground: str = "white") -> Image.Image:
     with readable():
         negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
         turned = ImageOps.exif_transpose(image) if _is_turned_by_exif(image) else image
-        return _to_srgb(turned, colours, negative, white=white, ground=ground)
+        alpha = None
+        if ground is None and turned.has_transparency_data and turned.mode not in _GREY_16:
+            alpha = turned.convert("RGBA").getchannel("A")
+            alpha = None if alpha.getextrema() == (255, 255) else alpha
+        return _to_srgb(turned, colours, negative, white=white, ground=ground), alpha
 
 
 def _white(image: Image.Image) -> int:
@@ -267,7 +289,7 @@ def _to_srgb(
     negative: bool = False,
     *,
     white: int = 65535,
-    ground: str = "white",
+    ground: str | None = "white",
 ) -> Image.Image:
     """Convert a decoded picture of any mode to 8-bit sRGB, see `decode`.
 
@@ -281,8 +303,12 @@ def _to_srgb(
         image, profile, space = _from_float(image), None, None
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
-        image = image.convert("RGB")
+        if ground is None:
+            image = rgba.convert("RGB")
+            image.paste("white", mask=rgba.getchannel("A").point(lambda a: 255 * (a == 0)))
+        else:
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
+            image = image.convert("RGB")
     if image.mode in ("1", "P", "LA", "PA"):
         image = image.convert("RGB")
     if profile and image.mode in ("RGB", "L", "CMYK"):
@@ -377,6 +403,12 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 
+def to_deep(tensor: Tensor) -> Deep:
+    """Convert (1, 3, H, W) to pixels of 16 bits, (H, W, 3): clamp to [0, 1], then round."""
+    values = tensor.detach()[0].float().clamp(0, 1).mul(65535).round().permute(1, 2, 0)
+    return np.ascontiguousarray(values.cpu().numpy(), dtype=np.uint16)
+
+
 def to_image(tensor: Tensor) -> Image.Image:
     """Convert (1, 3, H, W) to an 8-bit picture: clamp to [0, 1], then round (a cast truncates)."""
     import torch
@@ -385,9 +417,21 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
-def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
-    """Encode a picture for a file with this suffix, with `metadata` (JSON) in it.
+def encode(
+    image: Image.Image,
+    suffix: str,
+    metadata: str = "",
+    *,
+    quality: int = 95,
+    deep: Deep | None = None,
+    kept: Kept | None = None,
+    ground: str = "white",
+) -> bytes:
+    """Encode a picture, RGB or RGBA, for a file with this suffix, with `metadata` (JSON) in it.
 
+    It carries the profile of sRGB, and the metadata of a photograph that is `kept`. `quality`
+    concerns JPEG and WebP. `deep` are the pixels (H, W, 3) of `image` with 16 bits, for PNG and
+    TIFF. JPEG has no alpha; there transparent parts show `ground`.
     Deterministic: the bytes hold no time, name or software version. Raises `ImageReadError` for a
     suffix that is not in `FORMATS`, `ImageSizeError` for a picture too large for its format.
     """
@@ -396,24 +440,52 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
         raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
     if problem := side_problem(suffix, max(image.size)):
         raise ImageSizeError(problem)
-    options: dict[str, object] = {}
+    kept = kept or Kept()
+    if kind == "JPEG" and image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+    if deep is not None and image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A"), dtype=np.uint16)[..., None] * np.uint16(257)
+        deep = np.concatenate([deep, alpha], axis=2)
+    exif = kept.exif()
     if kind == "PNG":
-        info = PngImagePlugin.PngInfo()
-        if metadata:
-            info.add_itxt(_METADATA_KEY, metadata)
-        options = {"pnginfo": info}
+        return _encode_png(image, metadata, exif, kept.xmp, deep)
+    if metadata and _IMAGE_DESCRIPTION in exif:  # the photograph's caption
+        comment = b"ASCII\0\0\0" + f"{OURS} {metadata}".encode()
+        exif.get_ifd(ExifTags.IFD.Exif)[_USER_COMMENT] = comment
+    elif metadata:
+        exif[_IMAGE_DESCRIPTION] = f"{OURS} {metadata}"
+    if kind == "TIFF":
+        blocks: dict[int, object] = {_XMP: kept.xmp, _IPTC: kept.iptc_block()}
+        blocks |= {
+            ifd: dict(exif.get_ifd(ifd)) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+        }
+        exif.update({tag: block for tag, block in blocks.items() if block})
+        return encode_tiff(np.asarray(image) if deep is None else deep, exif, SRGB_PROFILE)
+    options: dict[str, object] = {"exif": exif.tobytes(), "quality": quality}
+    if 0 < len(kept.xmp) < 65_000:
+        options["xmp"] = kept.xmp
+    if kind == "JPEG":
+        options |= {"subsampling": 0, "extra": kept.jpeg_segment()}
     else:
-        exif = Image.Exif()
-        if metadata:
-            exif[_IMAGE_DESCRIPTION] = f"{_METADATA_KEY} {metadata}"
-        if kind == "TIFF":
-            options = {"tiffinfo": exif, "compression": "tiff_deflate"}
-        else:
-            options = {"exif": exif.tobytes(), "quality": 95}
-            options |= {"subsampling": 0} if kind == "JPEG" else {"method": 4}
+        options["method"] = 4
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, kind, icc_profile=SRGB_PROFILE, **options)
     return buffer.getvalue()
+
+
+def _encode_png(
+    image: Image.Image, metadata: str, exif: Image.Exif, xmp: bytes, deep: Deep | None
+) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    if metadata:
+        info.add_itxt(OURS, metadata)
+    if xmp:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    buffer = io.BytesIO()
+    more = {"exif": exif} if exif else {}
+    picture = image if deep is None else Image.new("RGB", (1, 1))
+    picture.save(buffer, "PNG", pnginfo=info, icc_profile=SRGB_PROFILE, **more)
+    return buffer.getvalue() if deep is None else encode_png(deep, buffer.getvalue())
 
 
 def read_metadata(data: bytes) -> str:
@@ -421,10 +493,13 @@ def read_metadata(data: bytes) -> str:
     try:
         with own_limits:
             image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
-            text = image.info.get(_METADATA_KEY)
+            text = image.info.get(OURS)
             if text is None and image.format != "PNG":  # for a PNG's EXIF, Pillow decodes all
-                text = str(image.getexif().get(_IMAGE_DESCRIPTION, ""))
-                text = text.removeprefix(_METADATA_KEY).strip() if _METADATA_KEY in text else ""
+                exif = image.getexif()
+                comment = exif.get_ifd(ExifTags.IFD.Exif).get(_USER_COMMENT, b"")
+                texts = (str(exif.get(_IMAGE_DESCRIPTION, "")), bytes(comment)[8:].decode("ascii"))
+                ours = [text for text in texts if text.startswith(OURS)]
+                text = ours[0].removeprefix(OURS).strip(" \0") if ours else ""
     except Exception:  # not one of our pictures
         return ""
     return str(text or "")

@@ -40,8 +40,8 @@ from stylize.config import AT_ONCE, StyleConfig
 from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError, DivergedError
-from stylize.image import match_size, style_size, to_image, to_tensor
-from stylize.inputs import Inputs, Picture
+from stylize.image import match_size, style_size, to_deep, to_image, to_tensor
+from stylize.inputs import Inputs, Photograph, Picture
 from stylize.layers import CONVS, conv_of
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.motifs import MEASURED_LAYER, evenness, reach_of
@@ -82,7 +82,7 @@ _STYLES = 32
 
 
 def transfer_style(
-    content: Picture,
+    content: Picture | Photograph,
     style: Picture | Sequence[Picture],
     config: StyleConfig = StyleConfig(),
     *,
@@ -136,7 +136,7 @@ class Stylizer:
 
     def transfer(
         self,
-        content: Picture,
+        content: Picture | Photograph,
         style: Picture | Sequence[Picture],
         config: StyleConfig = StyleConfig(),
         *,
@@ -344,18 +344,18 @@ class Stylizer:
         ):
             picture = self._picture(result[row : row + 1], transfer.inputs, pictures.mask)
             notes = [painting.note for painting in transfer.inputs.styles]
-            notes += [transfer.inputs.mask_note, *saved_memory]
+            notes += [transfer.inputs.mask_note, *saved_memory, transfer.inputs.photograph.note]
             results.append(transfer.finish(picture, *parts, notes="; ".join(filter(None, notes))))
         return results
 
-    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
-        """Put back the photograph's colours and masked parts, clamp, and round to 8 bits."""
+    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Tensor:
+        """Put back the photograph's colours and masked parts."""
         original = self.tensor(inputs.contents[inputs.stages[-1].size])
         if inputs.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
         if mask is not None:
             result = mask * result + (1 - mask) * original
-        return to_image(result)
+        return result
 
     # What the steps use
 
@@ -476,17 +476,23 @@ class _Transfer:
             self.ended = reason
 
     def finish(
-        self, picture: Image.Image, content: float, style: float, tv: float, *, notes: str
+        self, picture: Tensor, content: float, style: float, tv: float, *, notes: str
     ) -> StyleResult | DivergedError:
-        """Return the result, given the picture and its unweighted losses."""
+        """Return the result, given the picture (1, 3, H, W) and its unweighted losses.
+
+        It is clamped and rounded, and gets the photograph's alpha.
+        """
         if self.ended == "diverged":
             return DivergedError(
                 "the loss became infinite or NaN, twice; lower the weights, or start from the "
                 "content image"
             )
         final = self._step(len(self.curve), content, style, tv)
+        image, photograph = to_image(picture), self.inputs.photograph
+        if photograph.alpha is not None:
+            image.putalpha(photograph.alpha)
         return StyleResult(
-            image=picture,
+            image=image,
             config=self.config,
             loss=final.loss,
             content_loss=final.content_loss,
@@ -497,6 +503,8 @@ class _Transfer:
             stop_reason=self.ended,
             seconds=time.perf_counter() - self.began,
             notes=notes,
+            deep=to_deep(picture) if self.config.bits == 16 else None,
+            kept=photograph.kept,
         )
 
 

@@ -290,12 +290,11 @@ def tiff(bits: int, samples: int, form: int) -> bytes:
     size = 16 * 16 * samples * bits // 8
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[256], tags[257], tags[258] = 16, 16, (bits,) * samples
-    tags[259], tags[262], tags[273] = 1, 2 if samples > 2 else 1, 8
+    tags[259], tags[262], tags[273] = 1, 2 if samples > 2 else 1, 0
     tags[277], tags[278], tags[279], tags[339] = samples, 16, size, (form,) * samples
     if samples in (2, 4):
         tags[338] = (2,)
-    head = struct.pack("<2sHI", b"II", 42, 8 + size) + bytes(size)
-    return head + tags.tobytes(len(head))
+    return struct.pack("<2sHI", b"II", 42, 8) + tags.tobytes(8) + bytes(size)
 
 
 @pytest.mark.parametrize(

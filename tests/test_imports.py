@@ -76,11 +76,12 @@ def test_the_library_knows_nothing_of_the_batch(path: Path) -> None:
     assert not roots(imports(path)) & {"pipeline", "ray", "pyarrow", "typer", "rich"}
 
 
-@pytest.mark.parametrize("name", ["errors", "config", "layers", "presets"])
-def test_errors_config_layers_and_presets_need_the_standard_library_alone(name: str) -> None:
+@pytest.mark.parametrize("name", ["errors", "config", "fields", "layers", "presets"])
+def test_errors_settings_layers_and_presets_need_the_standard_library_alone(name: str) -> None:
     found = imports(ROOT / "stylize" / f"{name}.py")
     ours = {".".join(n.split(".")[:2]) for n in found if n.split(".")[0] == "stylize"}
-    assert ours <= {"stylize.errors", "stylize.config", "stylize.layers", "stylize.presets"}
+    names = ("errors", "config", "fields", "layers", "presets")
+    assert ours <= {f"stylize.{name}" for name in names}
     assert roots(found) - {"stylize"} <= sys.stdlib_module_names
 
 

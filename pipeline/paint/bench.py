@@ -181,7 +181,7 @@ def _requests(
 
 def _pair(stylizer: Stylizer, config: StyleConfig) -> float:
     """Return the seconds for one pair at 512 px, painted with as many others as a run would."""
-    requests = _requests(config.size, together(config.size), config)
+    requests = _requests(config.side, together(config.side), config)
     return _seconds(lambda: stylizer.transfer_batch(requests), stylizer.device, 1) / len(requests)
 
 
@@ -190,7 +190,7 @@ def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
     the pixels of its stage."""
     from stylize.stages import plan_stages
 
-    stages = plan_stages((config.size, config.size), config)
+    stages = plan_stages((config.side, config.side), config)
     pixels = sum(math.prod(stage.size) * stage.evaluations for stage in stages)
     return pixels * at_512.seconds / at_512.size**2
 
