@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,14 @@ from pipeline.display.progress import shown
 from pipeline.options import Options
 from pipeline.paint.backbones import GivenWeights, locate
 from pipeline.text import duration
-from stylize.config import StyleConfig, depth_problem, has_alpha, parse_setting, side_problem
+from stylize.config import (
+    ALGORITHM,
+    StyleConfig,
+    depth_problem,
+    has_alpha,
+    parse_setting,
+    side_problem,
+)
 from stylize.errors import ConfigError, ImageReadError, StylizeError
 from stylize.image import Limits, decode, opened
 
@@ -40,6 +49,23 @@ class SinglePair:
     paintings: list[Image.Image]
     init: Image.Image | None
     mask: Image.Image | None
+    inputs: Sequence[Mapping[str, str]] = ()  # role, name and hash of each file
+
+    def metadata(self, stylizer: Stylizer) -> str:
+        """Return the JSON that the picture carries: its settings, and what it is made of."""
+        import torch
+
+        made = {
+            "inputs": self.inputs,
+            "backbone": stylizer.weights.backbone,
+            "weights_sha256": stylizer.weights.sha256,
+            "algorithm": ALGORITHM,
+            "device": str(stylizer.device),
+            "dtype": str(stylizer.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+        settings = json.loads(self.config.without_folders().to_json())
+        return json.dumps({**settings, "made": made}, sort_keys=True, separators=(",", ":"))
 
 
 def read(
@@ -62,22 +88,37 @@ def read(
     if problem := depth_problem(suffix, config.bits):
         raise ConfigError(f"-o: {problem}")
 
+    inputs: list[Mapping[str, str]] = []
+
     def photograph(data: bytes) -> Photograph:
         return Photograph.of(opened(data, limits), config, transparent=has_alpha(suffix))
 
     def picture(role: str, path: str) -> Image.Image:
         ground = "black" if role == "mask" else "white"
-        return _read(role, path, lambda data: decode(data, limits, ground))
+        return noted(role, path, lambda data: decode(data, limits, ground))
 
-    photo = _read("content", content, photograph)
+    def noted(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
+        def convert_and_note(data: bytes) -> _T:
+            sha256 = hashlib.sha256(data).hexdigest()
+            inputs.append({"role": role, "path": os.path.basename(path), "sha256": sha256})
+            return convert(data)
+
+        return _read(role.rstrip("0123456789"), path, convert_and_note)
+
+    photo = noted("content", content, photograph)
+    paintings = [
+        picture(f"style{number}" if number > 1 else "style", style)
+        for number, style in enumerate(styles, 1)
+    ]
     return SinglePair(
         content,
         styles,
         config.sized(photo.size),
         photo=photo,
-        paintings=[picture("style", style) for style in styles],
+        paintings=paintings,
         init=picture("init", config.init_path) if config.init_path else None,
         mask=picture("mask", config.mask) if config.mask else None,
+        inputs=inputs,
     )
 
 
@@ -136,7 +177,7 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
             mask=pair.mask,
             on_step=on_step,
         )
-    data = result.encode(suffix, pair.config.without_folders().to_json())
+    data = result.encode(suffix, pair.metadata(stylizer))
     storage.put(out, data)
     took = f"loss {result.loss:.4g} after {result.evaluations} evaluations, "
     notes = f" ({result.notes})" if result.notes else ""

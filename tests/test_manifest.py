@@ -713,6 +713,9 @@ def test_patterns_know_a_home_alternatives_and_folders_with_brackets(
     assert matches("[2024] Trip/*.jpg") == ["[2024] Trip/c.jpg"]
     assert matches("e[1].jpg") == ["e[1].jpg"]
     assert len(matches("**/*.jpg")) == 3
-    assert why_nothing_matches(["photos"]) == "; photos is a folder: write 'photos/*'"
+    assert (
+        why_nothing_matches(["photos"])
+        == "; photos is a folder: write 'photos/*', or add --recursive"
+    )
     assert why_nothing_matches(["gone/x/*.jpg"]) == "; there is no folder gone/x"
     assert why_nothing_matches(["photos/*.gif"]) == ""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stylize.request import OnStep, Request, Step
     from stylize.transfer import Stylizer
 
-__all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
+__all__ = ["Bench", "Evaluation", "bench", "multiply_adds", "seconds_per_pixel"]
 
 SIZES = (256, 512, 1024)
 """Sides of the square pictures that are timed, pixels."""
@@ -142,6 +142,25 @@ def bench(
         pairs_per_hour=3600 / per_pair,
         peak_memory=peak_memory(stylizer.device),
     )
+
+
+def seconds_per_pixel(device: str, dtype: str, threads: int) -> tuple[str, float]:
+    """Measure briefly, and return the device and the seconds of one pixel in one evaluation.
+
+    A GPU is measured with as many pictures together as a run would paint. Raises `ConfigError`.
+    """
+    import torch
+
+    from stylize import weights
+    from stylize.transfer import Stylizer
+
+    if threads:
+        torch.set_num_threads(threads)
+    stylizer = Stylizer(weights.load(), device=device, dtype=dtype)
+    size = SIZES[0]
+    batch = together(size) if stylizer.device.type == "cuda" else 1
+    seconds = _evaluation(stylizer, size, batch)
+    return f"{stylizer.device} ({_name(stylizer.device)})", seconds / (batch * size**2)
 
 
 def _evaluation(stylizer: Stylizer, size: int, batch: int) -> float:
