@@ -88,7 +88,7 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
             stylizer,
             layers=layers,
             init=pair.init,
-            mask=pair.mask,
+            mask=pair.masks,
             on_step=on_step,
         )
     files = {

@@ -103,7 +103,9 @@ def _command(
     options = {"preset": str(settings.get("preset", "default")), **dict(_changed(settings))}
     if options["preset"] == "default":
         del options["preset"]
-    options |= {role: paths[role] for role in ("init", "mask") if role in paths}
+    masks = join_styles(path for role, path in paths.items() if role.startswith("mask"))
+    given = {"init": paths.get("init", ""), "mask": masks}
+    options |= {name: path for name, path in given.items() if path}
     options["backbone"] = str(made.get("backbone") or settings.get("backbone", "auto"))
     options["device"] = str(made.get("device", "auto")).partition(":")[0]
     options["dtype"] = str(made.get("dtype", "auto"))

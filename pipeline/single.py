@@ -15,6 +15,7 @@ from pipeline.cost import share_done
 from pipeline.display.progress import shown
 from pipeline.options import Options
 from pipeline.paint.backbones import GivenWeights, locate
+from pipeline.records import numbered
 from pipeline.text import duration
 from stylize.config import (
     ALGORITHM,
@@ -48,7 +49,7 @@ class SinglePair:
     photo: Photograph
     paintings: list[Image.Image]
     init: Image.Image | None
-    mask: Image.Image | None
+    masks: Sequence[Image.Image]
     inputs: Sequence[Mapping[str, str]] = ()  # role, name and hash of each file
 
     def metadata(self, stylizer: Stylizer) -> str:
@@ -94,7 +95,7 @@ def read(
         return Photograph.of(opened(data, limits), config, transparent=has_alpha(suffix))
 
     def picture(role: str, path: str) -> Image.Image:
-        ground = "black" if role == "mask" else "white"
+        ground = "black" if role.startswith("mask") else "white"
         return noted(role, path, lambda data: decode(data, limits, ground))
 
     def noted(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
@@ -106,10 +107,7 @@ def read(
         return _read(role.rstrip("0123456789"), path, convert_and_note)
 
     photo = noted("content", content, photograph)
-    paintings = [
-        picture(f"style{number}" if number > 1 else "style", style)
-        for number, style in enumerate(styles, 1)
-    ]
+    paintings = [picture(role, path) for role, path in numbered("style", styles).items()]
     return SinglePair(
         content,
         styles,
@@ -117,7 +115,7 @@ def read(
         photo=photo,
         paintings=paintings,
         init=picture("init", config.init_path) if config.init_path else None,
-        mask=picture("mask", config.mask) if config.mask else None,
+        masks=[picture(role, path) for role, path in numbered("mask", config.masks).items()],
         inputs=inputs,
     )
 
@@ -126,7 +124,7 @@ def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
     """Raise `ConfigError` where a file to be written is one that the pair is made from."""
     config = pair.config
     sources = [("photograph", pair.content), *(("style", path) for path in pair.styles)]
-    sources += [("init picture", config.init_path), ("mask", config.mask)]
+    sources += [("init picture", config.init_path), *(("mask", path) for path in config.masks)]
     for target in targets:
         for role, path in sources:
             if path and storage.same_file(target, path):
@@ -174,7 +172,7 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
             pair.paintings,
             pair.config,
             init=pair.init,
-            mask=pair.mask,
+            mask=pair.masks,
             on_step=on_step,
         )
     data = result.encode(suffix, pair.metadata(stylizer))

@@ -21,6 +21,7 @@ from stylize.presets import PRESETS
 __all__ = [
     "ALGORITHM",
     "AT_ONCE",
+    "BETWEEN",
     "FORMATS",
     "INIT_WORDS",
     "MAX_SIDE",
@@ -34,6 +35,7 @@ __all__ = [
     "depth_problem",
     "format_of",
     "has_alpha",
+    "masks_problem",
     "nominal_side",
     "parse_setting",
     "side_problem",
@@ -70,6 +72,15 @@ WEBP_SIDE = 16383
 def format_of(suffix: str) -> str:
     """Return the value of the setting `format` for a suffix in `FORMATS`."""
     return {"JPEG": "jpg", "TIFF": "tif"}.get(kind := FORMATS[suffix.lower()], kind.lower())
+
+
+BETWEEN = "|"
+"""Separates styles, and masks."""
+
+
+def masks_problem(masks: int, styles: int) -> str:
+    """Return what is wrong with several masks that are not one for each style."""
+    return f"mask has {masks} masks for {styles} styles; give one for all, or each style one"
 
 
 def has_alpha(suffix: str) -> bool:
@@ -236,7 +247,9 @@ class StyleConfig(_PresetGuard):
     preserve_color: str = fields.choice(
         "none", ("none", "histogram", "luminance"), "how to keep the photograph's colours"
     )
-    mask: str = fields.path_or("", (), "grey picture; white is painted, black keeps the photograph")
+    mask: str = fields.path_or(
+        "", (), "grey picture: white is painted; or one for each style, like sky.png|sea.png"
+    )
     seed: int = fields.whole(0, 0, 2**63 - 1, "seed of the noise")
     format: str = fields.choice(
         "png", ("png", "jpg", "webp", "tif"), "format of results whose row names no output"
@@ -350,8 +363,8 @@ class StyleConfig(_PresetGuard):
 
     def without_folders(self) -> StyleConfig:
         """Return the settings as written into a picture: init and mask without their folders."""
-        names = {name: getattr(self, name).rpartition("/")[2] for name in ("init", "mask")}
-        return dataclasses.replace(self, **names)
+        masks = BETWEEN.join(mask.rpartition("/")[2] for mask in self.masks)
+        return dataclasses.replace(self, init=self.init.rpartition("/")[2], mask=masks)
 
     def digest(self, algorithm: int = ALGORITHM) -> str:
         """Return the SHA-256 in hex of the settings that decide how the picture looks.
@@ -369,11 +382,16 @@ class StyleConfig(_PresetGuard):
         for name, (since, before) in _LATER_SETTINGS.items():
             if algorithm < since and values[name] in (before, getattr(StyleConfig, name)):
                 del values[name]
-        values["mask"] = bool(self.mask)
+        values["mask"] = len(self.masks) if len(self.masks) > 1 else bool(self.mask)
         if self.init_path:
             values["init"] = "file"
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The paths in `mask`: none, one, or one for each style."""
+        return tuple(self.mask.split(BETWEEN)) if self.mask else ()
 
     @property
     def init_path(self) -> str:

@@ -93,7 +93,7 @@ def explain_transfer(
     *,
     layers: Sequence[str] = (),
     init: Image.Image | None = None,
-    mask: Image.Image | None = None,
+    mask: Image.Image | Sequence[Image.Image] | None = None,
     looks: int = 60,
     on_step: OnStep | None = None,
 ) -> Explanation:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from PIL import Image
 from torch import Tensor
 
-from stylize.config import StyleConfig
+from stylize.config import StyleConfig, masks_problem
 from stylize.errors import ConfigError, ImageError, ImageReadError
 from stylize.image import (
     Limits,
@@ -32,7 +32,7 @@ from stylize.margins import margin_note, painted_area
 from stylize.motifs import MEASURED_SIDE, least_side
 from stylize.stages import plan_stages
 
-__all__ = ["Inputs", "Painting", "Photograph", "Picture"]
+__all__ = ["Inputs", "Painting", "Photograph", "Picture", "one_or_several"]
 
 _T = TypeVar("_T")
 
@@ -119,15 +119,17 @@ class Inputs:
         config: StyleConfig,
         *,
         init: Picture | None = None,
-        mask: Picture | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
     ) -> None:
         """Decode the pictures, and plan stages without a limit on the reach, see `plan`.
+
+        There may be one mask, or one for each style: then each style has its own region.
 
         `init` and `mask` take precedence over the paths in the config. Raises `ConfigError` and
         `ImageError`.
         """
         init = init if init is not None else config.init_path or None
-        mask = mask if mask is not None else config.mask or None
+        masks = config.masks if mask is None else one_or_several(mask)
         if not isinstance(content, Photograph):
             content = read_photograph(content, config)
         self.photograph = content
@@ -142,11 +144,12 @@ class Inputs:
         ]
         size = largest.size
         self.init = None if init is None else match_size(read_picture(init), size)
-        self.mask, self.mask_note = None, ""
-        if mask is not None:
-            # On black: transparent parts of a mask are not painted, whatever their colour.
-            picture, self.mask_note = checked_mask(read_picture(mask, "black"), size)
-            self.mask = match_size(picture, size)
+        if len(masks) > 1 and len(masks) != len(self.styles):
+            raise ConfigError(masks_problem(len(masks), len(self.styles)))
+        # On black: transparent parts of a mask are not painted, whatever their colour.
+        checked = [checked_mask(read_picture(picture, "black"), size) for picture in masks]
+        self.masks = [match_size(picture, size) for picture, _ in checked]
+        self.mask_note = "; ".join(dict.fromkeys(note for _, note in checked if note))
         self.digest = _digest(largest)
         self.plan(math.inf)
 
@@ -167,9 +170,10 @@ class Inputs:
         if self.stages != other.stages:
             sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (self, other))
             raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
-        if len(self.styles) != len(other.styles) or (self.mask is None) != (other.mask is None):
+        numbers = [(len(s.styles), len(s.masks)) for s in (self, other)]
+        if numbers[0] != numbers[1]:
             raise ConfigError(
-                "pictures in one batch must have the same number of styles, and all or none a mask"
+                "pictures in one batch must have the same number of styles and of masks"
             )
 
 
@@ -189,6 +193,15 @@ def read_picture(source: Picture, ground: str = "white") -> Image.Image:
 def read_photograph(source: Picture, config: StyleConfig) -> Photograph:
     """Read a photograph in any form. Raises `ImageError`, and `ConfigError` for a size."""
     return _read(source, lambda image: Photograph.of(image, config))
+
+
+def one_or_several(pictures: Picture | Sequence[Picture] | None) -> Sequence[Picture]:
+    """Return pictures as a sequence, also where only one was given, or none."""
+    if pictures is None:
+        return ()
+    if isinstance(pictures, Sequence) and not isinstance(pictures, str):
+        return pictures
+    return (pictures,)
 
 
 def _read(source: Picture, convert: Callable[[Image.Image], _T]) -> _T:

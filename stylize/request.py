@@ -14,7 +14,7 @@ from stylize.config import StyleConfig, depth_problem
 from stylize.errors import ConfigError, ImageSizeError
 from stylize.files import write_atomic
 from stylize.image import encode, readable
-from stylize.inputs import Painting, Photograph, Picture
+from stylize.inputs import Painting, Photograph, Picture, one_or_several
 from stylize.kept import Kept
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Request:
     style: Picture | Painting | Sequence[Picture | Painting]
     config: StyleConfig = StyleConfig()
     init: Picture | None = None
-    mask: Picture | None = None
+    mask: Picture | Sequence[Picture] | None = None  # one, or one for each style
     on_step: OnStep | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +76,8 @@ class Request:
         To be called by one thread: requests may share an image, and two threads cannot read its
         file at the same time.
         """
-        for picture in (self.content, *self.styles(), self.init, self.mask):
+        masks = one_or_several(self.mask)
+        for picture in (self.content, *self.styles(), self.init, *masks):
             if isinstance(picture, Image.Image):
                 with readable():
                     picture.load()

@@ -47,6 +47,7 @@ from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.motifs import MEASURED_LAYER, evenness, reach_of
 from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
 from stylize.optimize import Minimum, minimize
+from stylize.regions import covered, regions_of
 from stylize.request import OnStep, Request, Step, StyleResult
 from stylize.stages import Stage
 from stylize.tiles import statistics_in_tiles
@@ -87,7 +88,7 @@ def transfer_style(
     config: StyleConfig = StyleConfig(),
     *,
     init: Picture | None = None,
-    mask: Picture | None = None,
+    mask: Picture | Sequence[Picture] | None = None,
     device: str | torch.device = "auto",
     dtype: str = "auto",
     on_step: OnStep | None = None,
@@ -141,7 +142,7 @@ class Stylizer:
         config: StyleConfig = StyleConfig(),
         *,
         init: Picture | None = None,
-        mask: Picture | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
         on_step: OnStep | None = None,
     ) -> StyleResult:
         """Paint one picture, like `transfer_style`. Raises `StylizeError`."""
@@ -255,10 +256,13 @@ class Stylizer:
             styles.append(shared[key])
         if config.preserve_color == "luminance":
             content = color.luminance(content)
-        init, mask = (
-            None if picture is None else self.tensor(match_size(picture, stage.size))
-            for picture in (inputs.init, inputs.mask)
-        )
+        init = None
+        if inputs.init is not None:
+            init = self.tensor(match_size(inputs.init, stage.size))
+        mask = None
+        if inputs.masks:
+            masks = [self.tensor(match_size(picture, stage.size)) for picture in inputs.masks]
+            mask = regions_of(masks)
         frame = Frame(stage.size, config)
         return StageInputs(frame, content, styles, init, mask, inputs.reach)
 
@@ -354,6 +358,7 @@ class Stylizer:
         if inputs.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
         if mask is not None:
+            mask = covered(mask)
             result = mask * result + (1 - mask) * original
         return result
 

@@ -23,7 +23,7 @@ from pipeline.manifest.names import (
     output_problem,
 )
 from pipeline.manifest.table import ManifestError, Problem, Row, folder_of, read_table
-from pipeline.records import InputRef, Pair, split_styles
+from pipeline.records import InputRef, Pair, numbered, split_styles
 from pipeline.text import folded, quoted, visible
 from stylize.config import (
     SETTINGS,
@@ -31,6 +31,7 @@ from stylize.config import (
     as_text,
     depth_problem,
     format_of,
+    masks_problem,
     parse_setting,
     side_problem,
 )
@@ -161,6 +162,12 @@ class _Reader:
                 f"{len(config.style_blend)} weights for {len(styles)} styles; give each style one"
             )
             self._complain(row, "style_blend", message)
+        if config and len(config.masks) > 1:
+            if not all(mask.strip() for mask in config.masks):
+                text = quoted(config.mask)
+                self._complain(row, "mask", f"{text} has an empty name before or after a |")
+            elif len(config.masks) != len(styles):
+                self._complain(row, "mask", masks_problem(len(config.masks), len(styles)))
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
         own_id = row.cells.get("id", "")
         pair_id = own_id or default_id(content, style, cells)
@@ -228,9 +235,8 @@ class _Reader:
     def _inputs(
         self, content: str, styles: Sequence[str], config: StyleConfig
     ) -> Iterator[InputRef]:
-        by_role = {"content": content, "style": styles[0]}
-        by_role |= {f"style{number}": style for number, style in enumerate(styles[1:], 2)}
-        by_role |= {"init": config.init_path, "mask": config.mask}
+        by_role = {"content": content, **numbered("style", styles), "init": config.init_path}
+        by_role |= numbered("mask", config.masks)
         for role, written in by_role.items():
             if written:
                 path = storage.join(self.folder, written) if self.folder else written
@@ -247,7 +253,8 @@ class _Reader:
             text = quoted(row.cells["style"])
             self._complain(row, "style", f"{text} has an empty name before or after a |")
         paths = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
-        paths += [(name, row.cells.get(name, "")) for name in ("init", "mask")]
+        paths += [("init", row.cells.get("init", ""))]
+        paths += [("mask", mask) for mask in split_styles(row.cells.get("mask", ""))]
         for column, path in paths:
             if message := _path_problem(path):
                 self._complain(row, column, message)

@@ -150,7 +150,7 @@ def _relative(column: str, text: str, folder: str) -> str:
         return text
     if column == "style" and "|" in text and os.path.exists(text):
         raise ValueError(f"{quoted(text)} contains a |, which separates styles; rename the file")
-    paths = split_styles(text) if column == "style" else (text,)
+    paths = split_styles(text) if column in ("style", "mask") else (text,)
     relative = join_styles(relative_path(path, folder) for path in paths)
     if any("\ud800" <= letter <= "\udfff" for letter in relative):
         raise ValueError(

@@ -72,7 +72,7 @@ class InputReader:
         if ref.role == "content":
             image = opened(data, self._limits)
             return Photograph.of(image, config, transparent=transparent)
-        return decode(data, self._limits, "black" if ref.role == "mask" else "white")
+        return decode(data, self._limits, "black" if ref.is_mask else "white")
 
     def _painting(self, data: bytes, digest: str, config: StyleConfig) -> Painting:
         """Return a style picture, decoded once while it is among the latest."""

@@ -321,7 +321,7 @@ class Worker:
             [picture for role, picture in pictures.items() if role.startswith("style")],
             opened.pair.config,
             pictures.get("init"),
-            pictures.get("mask"),
+            [picture for role, picture in pictures.items() if role.startswith("mask")],
             self._on_step(opened, together, first, started),
         )
 
