@@ -21,6 +21,7 @@ from stylize.config import (
     ALGORITHM,
     StyleConfig,
     depth_problem,
+    format_of,
     has_alpha,
     parse_setting,
     side_problem,
@@ -84,6 +85,12 @@ def read(
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
     from stylize.inputs import Photograph
 
+    actual = format_of(suffix)
+    if values.setdefault("format", actual) != actual:
+        raise ConfigError(
+            f"--format {values['format']} differs from the ending of -o, {suffix}; leave one of "
+            "them out"
+        )
     config = StyleConfig.of(values.pop("preset", "default"), **values)
     config.shares(len(styles))
     if problem := depth_problem(suffix, config.bits):

@@ -93,6 +93,18 @@ def test_a_format_that_the_row_cannot_have_is_named(tmp_path: Path) -> None:
     ]
 
 
+def test_a_format_that_a_single_picture_cannot_have_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "p.png", 1)
+    for options, says in (
+        (("--format", "jpg"), "--format jpg differs from the ending of -o, .webp"),
+        (("--bits", "16"), "-o: 16 bits per channel do not fit a .webp; name it .png or .tif"),
+    ):
+        single = ("pair", tmp_path / "p.png", tmp_path / "p.png", "-o", tmp_path / "o.webp")
+        done = cli(*single, *options)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert says in done.stderr
+
+
 def read_16(data: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Pixels of 16 bits by the specifications; Pillow makes 8 of them."""
     if data.startswith(b"\x89PNG"):
