@@ -94,6 +94,7 @@ def demo_command(
 
 def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
     """Run a manifest and say how that ended. Raises `Refused` unless everything is done."""
+    from pipeline import storage
     from pipeline.ledger import Exit, describe, verdict
     from pipeline.run import run
 
@@ -103,7 +104,7 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
     for pair, reason in ledger.skipped[:20]:
         line = f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}"
         note(line, options.progress)
-    pictures, index = os.path.join(options.out, "images"), os.path.join(options.out, "index")
+    pictures, index = (storage.join(options.out, name) for name in ("images", "index"))
     tell(f"{describe(ledger)} Pictures: {pictures}/  Index: {index}/")
     code, message = verdict(ledger, options.out, finished.log)
     if code is not Exit.DONE:
@@ -202,6 +203,8 @@ def _check_of_pictures(limits: Limits, decoded: bool) -> Callable[[str], str | N
     def check(path: str) -> str | None:
         try:
             look(storage.read_bytes(path), limits)
+        except FileNotFoundError:
+            raise
         except (StylizeError, OSError) as error:
             return visible(f"{os.path.basename(path)}: {error}")
         return None
@@ -438,7 +441,7 @@ def compact_command(out: OutArgument) -> None:
     from pipeline.store.lock import Lock
 
     folder = _existing(out)
-    with Lock(folder, "compact"), Index(folder, "compact") as index:
+    with Lock(folder, "compact", say), Index(folder, "compact") as index:
         index.compact()
     for problem in index.problems:
         say(problem)

@@ -105,7 +105,10 @@ def default_out(manifest: str) -> str:
     """Return the manifest's name without its ending: OUT lies beside it."""
     from pipeline import storage
 
-    return os.path.splitext(storage.local_path(manifest) or manifest)[0]
+    local = storage.local_path(manifest)
+    if local is not None:
+        return os.path.splitext(local)[0]
+    return storage.without_ending(manifest)
 
 
 # --- settings ---

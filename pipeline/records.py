@@ -196,6 +196,7 @@ class Result:
     started_at: str = ""
     finished_at: str = ""
     generated_id: bool | None = None  # None in rows of versions that did not record it
+    output_etag: str = ""  # of the picture on object storage
     meta: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
 

@@ -64,12 +64,12 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     whole = _read(manifest, settings, out, options.name)
     pairs = _selected(whole, options)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    lock = _lock(out, run_id, options.wait)
+    lock = _lock(out, run_id, options)
     try:
         out.remove_leftovers()
         with RunLog(out, run_id) as log, Index(out, run_id) as index:
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
-            session = _Session(out, whole, pairs, options, index, log)
+            session = _Session(out, whole, pairs, options, index, log, lock)
             plan, results = session.plan()
             out.fix(inputs=folder_of_inputs(manifest, out))
             session.carry_out(plan, results)
@@ -134,6 +134,7 @@ def _plan(
 
     Raises `ManifestError` where a finished picture of another manifest would be painted over.
     """
+    facts.look_ahead(pairs, results)
     plan = pending(
         pairs,
         results,
@@ -166,20 +167,24 @@ def _plan(
 def folder_of_inputs(manifest: str, out: OutFolder) -> str:
     """Return where the manifest's relative paths start, seen from OUT, for `report` and `montage`.
 
-    It is relative, so that no folder of this machine is given away.
+    It is relative, so that no folder of this machine is given away. "" stands for the folder where
+    `report` and `montage` are called.
     """
     if storage.is_uri(manifest):
-        return manifest.rpartition("/")[0]
+        return storage.join(manifest, os.pardir)
+    if out.medium.is_remote:
+        return ""  # nobody else has this folder, so its name tells them nothing
     folder = os.path.realpath(os.path.dirname(manifest))
     return os.path.relpath(folder, os.path.realpath(out.root))
 
 
-def _lock(out: OutFolder, run_id: str, wait: bool) -> Lock:
+def _lock(out: OutFolder, run_id: str, options: Options) -> Lock:
+    say = Progress([], style=options.progress).note
     while True:
         try:
-            return Lock(out, run_id)
+            return Lock(out, run_id, say)
         except LockedError:
-            if not wait:
+            if not options.wait:
                 raise
             time.sleep(1)
 
@@ -195,6 +200,7 @@ class _Session:
         options: Options,
         index: Index,
         log: RunLog,
+        lock: Lock,
     ) -> None:
         self.out = out
         self.whole = whole
@@ -202,6 +208,7 @@ class _Session:
         self.options = options
         self.index = index
         self.log = log
+        self.lock = lock
         self.backbones = Backbones(out, _given_weights(options), self.on_note, self.on_bytes)
         self.facts = FileFacts(out, self.backbones.sha256, verify_inputs=options.verify_inputs)
         self.handlers = Handlers(self._on_signal)
@@ -266,7 +273,7 @@ class _Session:
         copies = {}
         for backbone, path in paths.items():
             copies[backbone] = self.out.weights(backbone, self.backbones.sha256(backbone))
-            if not os.path.exists(copies[backbone]):
+            if not storage.exists(copies[backbone]):
                 storage.put(copies[backbone], storage.read_bytes(path))
         return copies
 
@@ -290,7 +297,7 @@ class _Session:
         job = Job(
             out=self.out.absolute,
             folder=storage.current_folder(),
-            weights={backbone: os.path.abspath(path) for backbone, path in paths.items()},
+            weights={b: storage.absolute(path) for b, path in paths.items()},
             probe=self.out.probe(self.index.run_id),
             **options.paint_options(),
         )
@@ -318,6 +325,7 @@ class _Session:
         self.handlers.install()  # again: ray.init puts its own handler on SIGTERM
 
     def on_results(self, results: Sequence[Result]) -> None:
+        self.lock.check()
         for result in results:
             crash_point("record-returned", pair_id=result.pair_id)
             if result.status != "ok":
@@ -344,6 +352,7 @@ class _Session:
         )
 
     def on_status(self, statuses: Sequence[Status]) -> None:
+        self.index.seal_if_due()
         self.progress.status(statuses)
 
     def on_note(self, line: str) -> None:
@@ -358,6 +367,7 @@ class _Session:
         self.log.write(event, **facts)
 
     def stop_requested(self) -> Stop:
+        self.lock.check()
         return self.stop
 
     def finished_row(self, pair: Pair) -> Result | None:

@@ -1,14 +1,14 @@
 """Reading, hashing and writing of files, for local paths and URIs alike.
 
-Needs the standard library only, until a URI such as ``s3://`` loads pyarrow.fs. A read that fails
-raises `OSError`, which ends one pair; a write that fails raises `StorageError`, which ends the run.
+Needs the standard library only, until a URI such as ``s3://`` loads obstore: see `objects`. A read
+that fails raises `OSError`, which ends one pair; a write that fails, and a store that refuses or
+does not answer, raise `StorageError`, which ends the run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import platform
@@ -17,42 +17,62 @@ import secrets
 import time
 import unicodedata
 import urllib.parse
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from stat import S_ISDIR, S_ISREG
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
+from pipeline import objects
 from pipeline.crash import crash_point
-from pipeline.text import folded
+from pipeline.objects import StorageError
+from pipeline.text import folded, quoted
 from stylize.files import write_atomic
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileInfo, FileSystem
 
 __all__ = [
     "SCHEMES",
     "OutsideError",
     "StorageError",
+    "absolute",
     "check_writable",
     "current_folder",
     "exists",
+    "is_remote",
     "is_uri",
     "join",
     "local_path",
     "make_folder",
     "output_path",
     "put",
+    "read",
     "read_bytes",
     "remove",
+    "remove_all",
     "same_file",
     "sha256",
+    "shown",
+    "side_by_side",
     "stat",
+    "stats",
     "storage_error",
     "sweep_temporaries",
     "unreadable",
+    "uri_problem",
     "why_missing",
+    "why_not_writable",
+    "without_ending",
+    "without_options",
 ]
 
-SCHEMES = ("file", "gs", "s3")
+SCHEMES = ("file", *objects.SCHEMES)
 """The URI schemes that a manifest may name."""
+
+AT_ONCE = 32
+"""How many objects are asked for side by side."""
+
+_WORTH_LISTING = 40  # objects of one folder; fewer are asked for one by one
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _MOST_BYTES = 2 * 2**30
 """The largest picture or manifest that is read."""
@@ -74,10 +94,6 @@ _REASONS = {
     errno.EEXIST: "a file stands where a folder is needed; move it or choose another --out",
     errno.ESTALE: "its folder is gone; mount it again, or choose another --out",
 }
-
-
-class StorageError(Exception):
-    """A write that failed, as on a full or read-only disk. The run cannot go on."""
 
 
 class OutsideError(Exception):
@@ -156,9 +172,19 @@ def current_folder() -> str:
         return "/"
 
 
+def absolute(path: str) -> str:
+    """Return a path for processes that run in another folder; URIs are absolute already."""
+    return path if is_uri(path) else os.path.abspath(path)
+
+
 def is_uri(path: str) -> bool:
     """Return whether `path` has a scheme, like ``s3://bucket/key``."""
     return _URI.match(path) is not None
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path leads to object storage or the web, not to this machine's files."""
+    return local_path(path) is None
 
 
 def local_path(path: str) -> str | None:
@@ -167,6 +193,17 @@ def local_path(path: str) -> str | None:
         return path
     parts = urllib.parse.urlsplit(path)
     return urllib.parse.unquote(parts.path) if parts.scheme.lower() == "file" else None
+
+
+def why_not_writable(uri: str) -> str:
+    """Return why results cannot be written to an address, or ""."""
+    scheme = uri.partition("://")[0].lower()
+    if scheme not in ("s3", "gs", "az"):
+        return (
+            f"results cannot be written to {scheme}://; choose a folder, or a bucket at s3://, "
+            "gs:// or az://"
+        )
+    return objects.problem(uri)
 
 
 def same_file(a: str, b: str) -> bool:
@@ -185,9 +222,54 @@ def join(folder: str, name: str) -> str:
     if is_uri(name) or os.path.isabs(name):
         return name
     if is_uri(folder):
-        base, mark, query = folder.partition("?")
-        return f"{base.rstrip('/')}/{name}{mark}{query}"
+        base, options = objects.split_options(folder)
+        return _without_dots(f"{base.rstrip('/')}/{name}") + options
     return os.path.join(folder, name)
+
+
+def without_options(path: str) -> str:
+    """Return a path or URI without what follows a ?, like ``?region=eu-west-1``."""
+    return objects.split_options(path)[0] if is_uri(path) else path
+
+
+def uri_problem(uri: str) -> str:
+    """Return what is wrong with a URI as it is written, or "". It does not repeat a secret."""
+    scheme = uri.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        readable = ", ".join(f"{name}://" for name in SCHEMES)
+        return f"{quoted(shown(uri))}: only {readable} can be read; copy the file to one of them"
+    if scheme == "file":
+        is_local = uri[len("file://") :].startswith(("/", "localhost/"))
+        named = f"{quoted(uri)} names a host; write file:///path, or the path alone"
+        return "" if is_local else named
+    return objects.problem(uri)
+
+
+def shown(path: str) -> str:
+    """Return a path or URI for a message, without the key or password that it may have."""
+    if not is_uri(path):
+        return path
+    scheme, _, rest = path.partition("://")
+    secret, mark, _ = rest.partition("/")[0].rpartition("@")
+    return f"{scheme}://…{rest[len(secret) :]}" if mark else path
+
+
+def without_ending(uri: str) -> str:
+    """Return an address without the ending of its last name; its options stay."""
+    base, options = objects.split_options(uri)
+    return os.path.splitext(base)[0] + options
+
+
+def _without_dots(uri: str) -> str:
+    """Return a URI with its . and .. followed, as far as there are folders to leave."""
+    scheme, _, rest = uri.partition("://")
+    parts: list[str] = []
+    for part in rest.split("/"):
+        if part == ".." and len(parts) > 1 and parts[-1] != "..":
+            parts.pop()
+        elif part != "." or not parts:
+            parts.append(part)
+    return f"{scheme}://{'/'.join(parts)}"
 
 
 def output_path(out: str, output: str) -> str:
@@ -204,42 +286,23 @@ def output_path(out: str, output: str) -> str:
     return path
 
 
-@functools.lru_cache(maxsize=32)
-def _open_filesystem(root: str) -> FileSystem:
-    import pyarrow.fs
-
-    return pyarrow.fs.FileSystem.from_uri(root)[0]
-
-
-def _filesystem(uri: str) -> tuple[FileSystem, str]:
-    """Return the file system of a URI and the path on it, which may contain spaces."""
-    base, mark, query = uri.partition("?")
-    scheme, _, path = base.partition("://")
-    bucket = path.partition("/")[0]
-    try:
-        return _open_filesystem(f"{scheme.lower()}://{bucket}{mark}{query}"), path.lstrip("/")
-    except ValueError as error:  # ArrowInvalid
-        raise OSError(errno.EINVAL, f"cannot use {scheme}://{bucket}: {error}") from error
-
-
-def _info(uri: str) -> FileInfo:
-    filesystem, key = _filesystem(uri)
-    info = filesystem.get_file_info(key)
-    if not info.is_file:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
-    return info
-
-
 def read_bytes(path: str) -> bytes:
-    """Return all bytes of a file. Raises `OSError`, also for a local file over `_MOST_BYTES`."""
+    """Return all bytes of a file. Raises `OSError`, also for a file over `_MOST_BYTES`."""
     local = _as_stored(local_path(path))
     if local is not None:
         _check_readable(local)
         with open(local, "rb") as file:
             return file.read()
-    filesystem, key = _filesystem(path)
-    with filesystem.open_input_file(key) as stream:
-        return bytes(stream.read())
+    return objects.get(path, _MOST_BYTES)[0]
+
+
+def read(path: str) -> tuple[str, bytes]:
+    """Return what `stat` and `read_bytes` return; from object storage by a single request."""
+    if is_remote(path):
+        data, head = objects.get(path, _MOST_BYTES)
+        return head.stat, data
+    before = stat(path)  # before the bytes: a change in between is then seen
+    return before, read_bytes(path)
 
 
 def _check_readable(path: str) -> None:
@@ -253,13 +316,72 @@ def _check_readable(path: str) -> None:
 
 
 def stat(path: str) -> str:
-    """Return ``<size>:<mtime in ns>``, which tells changed bytes. Raises `OSError`."""
+    """Return ``<size>:<mtime in ns>``, or the ETag for the time, which tells changed bytes.
+
+    Raises `OSError`.
+    """
     local = _as_stored(local_path(path))
     if local is not None:
         status = os.stat(local)
         return f"{status.st_size}:{status.st_mtime_ns}"
-    info = _info(path)
-    return f"{info.size}:{info.mtime_ns}"
+    return objects.head(path).stat
+
+
+def stats(paths: Collection[str]) -> dict[str, str]:
+    """Return what `stat` returns for each of these URIs; those that are missing are left out.
+
+    Objects that share a folder are listed, a thousand in a request. Others are asked for side by
+    side.
+    """
+    folders: dict[str, set[str]] = {}
+    for path in paths:
+        folders.setdefault(path.rpartition("/")[0], set()).add(path)
+    known: dict[str, str] = {}
+    single: set[str] = set()
+    for folder, members in folders.items():
+        if len(members) < _WORTH_LISTING or folder.startswith("http"):
+            single |= members
+        else:
+            listed, complete = _listed(folder, members)
+            known |= listed
+            single |= set() if complete else members - listed.keys()
+
+    def ask(path: str) -> str:
+        with contextlib.suppress(OSError):
+            return objects.head(path).stat
+        return ""
+
+    ordered = sorted(single)
+    answers = side_by_side(ask, ordered)
+    return known | {path: text for path, text in zip(ordered, answers, strict=True) if text}
+
+
+def _listed(folder: str, members: Collection[str]) -> tuple[dict[str, str], bool]:
+    """Return the stats of the members of a folder by listing it, and whether that gives all.
+
+    Listing stops where the folder holds ten times as much as is asked for.
+    """
+    options = objects.split_options(min(members))[1]
+    names = {objects.split_options(path)[0].rpartition("/")[2]: path for path in members}
+    first, last = min(names), max(names)
+    stats = {}
+    # One name is left out by `after`, so it begins just before the first.
+    for seen, (name, head) in enumerate(objects.listing(folder + options, after=first[:-1])):
+        if name in names:
+            stats[names[name]] = head.stat
+        if name > last:
+            break
+        if seen > 10 * len(names) + 1000:
+            return stats, False
+    return stats, True
+
+
+def side_by_side(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """Return what `work` returns for each item, `AT_ONCE` of them at a time, in their order."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(AT_ONCE, len(items))) as pool:
+        return list(pool.map(work, items))
 
 
 def exists(path: str) -> bool:
@@ -268,7 +390,7 @@ def exists(path: str) -> bool:
     if local is not None:
         return os.path.isfile(local)
     try:
-        _info(path)
+        objects.head(path)
     except FileNotFoundError:
         return False
     return True
@@ -300,27 +422,34 @@ def put(
     point: str = "",
     temp_folder: str | None = None,
     sync: bool = True,
-) -> None:
+    attributes: Mapping[str, str] | None = None,
+) -> str:
     """Write a file so that it is whole or not there at all, even after a power cut.
 
     A local file is written to a temporary file beside it (or in `temp_folder`, on the same file
-    system), synced and renamed; folders are made as needed. Object storage gets a single put.
-    `point` names the crash points ``<point>-temp-written`` and ``<point>-renamed``. Without `sync`
-    a power cut may leave the file empty: that is for files which are quickly made again.
-    Raises `StorageError`; the file that was at `path` is then still there.
+    system), synced and renamed; folders are made as needed. Object storage gets a single put, with
+    `attributes`. Return the ETag, "" on a disk.
+
+    `point` names the crash points ``<point>-temp-written`` and ``<point>-renamed``: before and
+    after the put. Without `sync` a power cut may leave the file empty: that is for files which are
+    quickly made again. Raises `StorageError`; the file that was at `path` is then still there.
     """
     local = local_path(path)
     try:
         if local is not None:
             _put_local(local, data, point, temp_folder, sync)
-            return
-        filesystem, key = _filesystem(path)
-        if filesystem.type_name not in ("s3", "gcs", "abfs"):  # those have no folders
-            filesystem.create_dir(os.path.dirname(key), recursive=True)
-        with filesystem.open_output_stream(key) as stream:
-            stream.write(data)
+            return ""
+        _at(point, "temp-written")
+        etag = objects.put(path, data, attributes)
+        _at(point, "renamed")
+        return etag
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def _at(point: str, step: str) -> None:
+    if point:
+        crash_point(f"{point}-{step}")
 
 
 def _put_local(path: str, data: bytes, point: str, temp_folder: str | None, sync: bool) -> None:
@@ -328,34 +457,43 @@ def _put_local(path: str, data: bytes, point: str, temp_folder: str | None, sync
     os.makedirs(folder, exist_ok=True)
     name = f".stylize-{_HOST}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
-    def at(step: str) -> None:
-        if point:
-            crash_point(f"{point}-{step}")
-
     _active.add(name)
     try:
         temporary = os.path.join(temp_folder or folder, name)
-        write_atomic(path, data, temporary=temporary, sync=sync, at=at)
+        write_atomic(path, data, temporary=temporary, sync=sync, at=lambda s: _at(point, s))
     finally:
         _active.discard(name)
 
 
 def make_folder(path: str) -> None:
-    """Make a local folder and its parents. Raises `StorageError`."""
+    """Make a local folder and its parents; object storage has none. Raises `StorageError`."""
     try:
-        os.makedirs(path, exist_ok=True)
+        if not is_remote(path):
+            os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise storage_error(error, path) from error
 
 
 def remove(path: str) -> None:
-    """Remove a local file if it is there. Raises `StorageError`."""
+    """Remove a file if it is there. Raises `StorageError`."""
     try:
-        os.unlink(path)
+        if is_remote(path):
+            objects.delete([path])
+        else:
+            os.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def remove_all(paths: Sequence[str]) -> None:
+    """Remove files of one place; objects a thousand in a request. Raises `StorageError`."""
+    if paths and is_remote(paths[0]):
+        objects.delete(paths)
+        return
+    for path in paths:
+        remove(path)
 
 
 def sweep_temporaries(out: str) -> int:

@@ -119,7 +119,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     return path
 
 
-def index_rows(out: Path) -> dict[str, dict[str, Any]]:
+def index_rows(out: Path | str) -> dict[str, dict[str, Any]]:
     """pair_id -> newest row, as `pipeline.read_index` gives it."""
     from pipeline import read_index
 

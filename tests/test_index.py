@@ -80,7 +80,7 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
         "backbone weights_sha256 algorithm status error_type error_message attempt notes width "
         "height steps evaluations stop_reason loss content_loss style_loss tv_loss loss_curve "
         "seconds device dtype threads batch host peak_memory run_id epoch seq version "
-        "schema_version started_at finished_at meta generated_id"
+        "schema_version started_at finished_at meta generated_id output_etag"
     )
     assert SCHEMA.names == columns.split()
     fields = {field.name for field in dataclasses.fields(Result)}
@@ -720,9 +720,9 @@ def test_run_json_is_what_was_written_last_or_empty(tmp_path: Path) -> None:
             out.read_fixed()
 
 
-def test_an_index_on_object_storage_is_refused_clearly() -> None:
-    with pytest.raises(StorageError, match="object storage"):
-        OutFolder("s3://bucket/out")
+def test_an_index_where_nothing_can_be_written_is_refused_clearly() -> None:
+    with pytest.raises(StorageError, match="cannot be written to https://; choose a folder, or a"):
+        OutFolder("https://host/out")
 
 
 def test_a_folder_whose_name_is_no_utf8_has_an_index_like_others(tmp_path: Path) -> None:

@@ -417,8 +417,8 @@ def test_weights_must_be_as_many_as_styles(write: Write) -> None:
 
 
 def test_unknown_schemes_are_refused(write: Write) -> None:
-    message = one_problem(write("content,style\nhttps://a/b.jpg,s3://x/y.jpg\n"))
-    assert "only file://, gs://, s3:// can be read" in message
+    message = one_problem(write("content,style\nftp://a/b.jpg,s3://x/y.jpg\n"))
+    assert "only file://, s3://, gs://, az://, https://, http:// can be read" in message
 
 
 def test_control_characters_in_messages_are_visible_and_long_values_cut(write: Write) -> None:

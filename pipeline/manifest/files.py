@@ -21,6 +21,8 @@ def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
     folders: dict[str, str] = {}  # each is resolved once, since it may hold thousands of files
 
     def real(path: str) -> str:
+        if storage.is_remote(path):
+            return storage.without_options(path)
         folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
@@ -29,8 +31,8 @@ def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
     inputs: dict[str, tuple[str, int]] = {}
     for pair in pairs:
         for ref in pair.inputs:
-            if (local := storage.local_path(ref.path)) is not None:
-                inputs.setdefault(real(local), (ref.role, pair.row))
+            path = storage.local_path(ref.path) or ref.path
+            inputs.setdefault(real(path), (ref.role, pair.row))
     problems = []
     for pair in pairs:
         original = inputs.get(real(out.path(pair.output)))
@@ -52,9 +54,9 @@ def find_problems(
 ) -> list[Problem]:
     """Find the files of the pairs that are missing or that `check` objects to.
 
-    `check` gets the path of a file that exists, once for each file, and returns None or its
-    objection. The problem names the first row with that file. `lines` maps rows to lines of the
-    manifest; a `Manifest` brings its own.
+    `check` gets the path of a file, once for each file, and returns None or its objection. It
+    raises `FileNotFoundError` if there is none. The problem names the first row with that file.
+    `lines` maps rows to lines of the manifest; a `Manifest` brings its own.
     """
     lines = pairs.lines if lines is None and isinstance(pairs, Manifest) else lines or {}
     first: dict[str, tuple[Pair, str, str]] = {}
@@ -63,9 +65,12 @@ def find_problems(
         for ref in pair.inputs:
             first.setdefault(ref.path, (pair, ref.column, ref.written))
             rows.setdefault(ref.path, set()).add(pair.row)
+    remote = [path for path in first if storage.is_remote(path)]
+    answers = storage.side_by_side(lambda path: _file_problem(path, first[path][2], check), remote)
+    messages = dict(zip(remote, answers, strict=True))
     problems = []
     for path, (pair, column, name) in first.items():
-        message = _file_problem(path, name, check)
+        message = messages[path] if path in messages else _file_problem(path, name, check)
         if message:
             others = len(rows[path]) - 1
             message += f" (and in {count(others, 'more row')})" if others else ""
@@ -104,8 +109,11 @@ _HINTS = {
 
 def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> str | None:
     try:
-        if storage.exists(path):
+        # Object storage says by one request whether a file is there and what it holds.
+        if storage.is_remote(path) or storage.exists(path):
             return check(path)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         return f"{quoted(name)} cannot be read: {error.strerror or error}"
     local = storage.local_path(path)

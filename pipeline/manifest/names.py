@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pipeline import storage
 from pipeline.records import PREVIEW, split_styles
-from pipeline.store.folder import OWN
+from pipeline.store.medium import OWN
 from pipeline.text import folded, quoted
 from stylize.config import FORMATS
 
@@ -87,7 +87,7 @@ def _stems(paths: Sequence[str]) -> str:
 
 
 def _stem(path: str) -> str:
-    name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    name = re.split(r"[/\\]", storage.without_options(path).rstrip("/\\"))[-1]
     return os.path.splitext(name)[0]
 
 

@@ -74,9 +74,9 @@ def read_manifest(
         data = storage.read_bytes(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ManifestError(
-            [Problem(None, None, "", f"the manifest {quoted(path)} cannot be read: {reason}")]
-        ) from error
+        name = quoted(storage.shown(path))
+        message = f"the manifest {name} cannot be read: {reason}"
+        raise ManifestError([Problem(None, None, "", message)]) from error
     table = read_table(path, data)
     reader = _Reader(folder_of(path), defaults or {}, table.problems, name)
     if not table.is_hopeless and reader.check_columns(table.columns, bool(table.rows)):
@@ -294,15 +294,9 @@ class _Reader:
 
 def _path_problem(path: str) -> str:
     """Return what is wrong with the path or URI of an input as it is written, or ""."""
-    scheme = path.partition("://")[0].lower() if storage.is_uri(path) else ""
     if "\0" in path:
-        return f"{quoted(path)} contains a NUL character, which no file name can"
-    if scheme and scheme not in storage.SCHEMES:
-        readable = ", ".join(f"{name}://" for name in storage.SCHEMES)
-        return f"{quoted(path)}: only {readable} can be read; copy the file to one of them"
-    if scheme == "file" and not path[len("file://") :].startswith(("/", "localhost/")):
-        return f"{quoted(path)} names a host; write file:///path, or the path alone"
-    return ""
+        return f"{quoted(storage.shown(path))} contains a NUL character, which no file name can"
+    return storage.uri_problem(path) if storage.is_uri(path) else ""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Table:
 
 def folder_of(path: str) -> str:
     """Return the folder that the relative paths of a manifest start from."""
-    return path.rpartition("/")[0] if storage.is_uri(path) else os.path.dirname(path)
+    return storage.join(path, os.pardir) if storage.is_uri(path) else os.path.dirname(path)
 
 
 def read_table(path: str, data: bytes) -> Table:
@@ -127,7 +127,8 @@ def read_table(path: str, data: bytes) -> Table:
 
     Bad content never raises: it becomes problems of the table.
     """
-    ending = path[path.rfind(".") :].lower()
+    name = storage.without_options(path)
+    ending = name[name.rfind(".") :].lower()
     table = Table()
     if ending not in ENDINGS:
         table.complain(f"{quoted(path)} is not a manifest; its name must end in {_listed(ENDINGS)}")

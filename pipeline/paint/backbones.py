@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline import storage
 from pipeline.manifest.table import ManifestError, Problem
 from pipeline.records import Pair
 from pipeline.store.folder import OutFolder
@@ -16,7 +17,7 @@ from stylize.config import StyleConfig
 from stylize.errors import ConfigError, WeightsError
 from stylize.weights import Convention, OnBytes
 
-__all__ = ["Backbones", "GivenWeights", "UnableError", "WeightsFile", "locate"]
+__all__ = ["Backbones", "GivenWeights", "UnableError", "WeightsFile", "local_weights", "locate"]
 
 
 class UnableError(Exception):
@@ -175,3 +176,16 @@ def locate(
 def _with_backbone(config: StyleConfig, backbone: str) -> StyleConfig:
     """Raises `ConfigError` for layers that the backbone does not have."""
     return replace(config, backbone=backbone)
+
+
+def local_weights(path: str) -> Path:
+    """Return a weights file of this machine; a copy on object storage is fetched to the cache once.
+
+    Raises `OSError` and `StorageError`.
+    """
+    if not storage.is_remote(path):
+        return Path(path)
+    target = weights.cache_folder() / "from-out" / path.rpartition("/")[2]  # the name has the hash
+    if not target.exists():
+        storage.put(str(target), storage.read_bytes(path))
+    return target

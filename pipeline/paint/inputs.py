@@ -24,6 +24,9 @@ __all__ = ["InputReader"]
 _KEPT_PIXELS = 4 * AT_ONCE
 """Pixels of decoded style pictures that are kept."""
 
+_KEPT_BYTES = 256_000_000
+"""Bytes of style files that are kept, so that object storage is asked once for each."""
+
 _PaintingKey = tuple[str, int, str]
 """SHA-256 of a style picture's file, its longer side in use, and the setting `margins`."""
 
@@ -35,6 +38,8 @@ class InputReader:
         self._folder = folder  # where relative paths start
         self._limits = limits
         self._paintings: dict[_PaintingKey, Painting] = {}
+        self._fetched: dict[str, tuple[str, bytes]] = {}  # stat and bytes of styles, by path
+        self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._decoding: defaultdict[_PaintingKey, threading.Lock] = defaultdict(threading.Lock)
 
     def read(
@@ -48,11 +53,11 @@ class InputReader:
         name = f"{ref.role} {ref.written}"
         path = storage.join(self._folder, ref.path)
         try:
-            stat = storage.stat(path)  # before the bytes: a change in between is then seen
-            data = storage.read_bytes(path)
+            stat, data = self._bytes(ref, path)
         except FileNotFoundError:
             why = storage.why_missing(path, ref.written)
-            raise ImageReadError(f"{name}: there is no such file{why}") from None
+            where = f" at {storage.shown(path)}" if storage.is_remote(path) else ""
+            raise ImageReadError(f"{name}: there is no such file{where}{why}") from None
         except OSError as error:
             raise ImageReadError(f"{name}: {error.strerror or error}") from error
         digest = hashlib.sha256(data).hexdigest()
@@ -61,6 +66,18 @@ class InputReader:
         except StylizeError as error:
             raise type(error)(f"{name}: {error}") from error
         return Input(ref.role, ref.written, stat, digest), picture
+
+    def _bytes(self, ref: InputRef, path: str) -> tuple[str, bytes]:
+        """Return a file's stat and bytes. A style on object storage is fetched once."""
+        if not (ref.is_style and storage.is_remote(path)):
+            return storage.read(path)
+        with self._fetching[path]:
+            fetched = self._fetched.pop(path, None) or storage.read(path)
+            self._fetched[path] = fetched  # the latest is the last
+        for oldest in list(self._fetched):
+            if sum(len(data) for _, data in list(self._fetched.values())) > _KEPT_BYTES:
+                self._fetched.pop(oldest, None)
+        return fetched
 
     def _decoded(
         self, ref: InputRef, data: bytes, digest: str, config: StyleConfig, transparent: bool

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import storage
@@ -19,6 +19,7 @@ from pipeline.cost import share_done
 from pipeline.crash import crash_point
 from pipeline.options import PaintOptions
 from pipeline.paint.attempts import failed_row, is_short_of_memory, new_row
+from pipeline.paint.backbones import local_weights
 from pipeline.paint.inputs import InputReader
 from pipeline.paint.resources import peak_memory
 from pipeline.records import (
@@ -32,7 +33,7 @@ from pipeline.records import (
     preview_of,
     settings_digest,
 )
-from pipeline.store.metadata import metadata, utc_now
+from pipeline.store.metadata import attributes, metadata, utc_now
 from stylize.config import ALGORITHM, StyleConfig, has_alpha
 from stylize.errors import (
     BlackError,
@@ -121,9 +122,14 @@ class Worker:
         from stylize.device import choose_device
 
         host = socket.gethostname()
-        if self.job.probe and not storage.exists(self.job.probe):
+        try:
+            reaches_out = not self.job.probe or storage.exists(self.job.probe)
+        except (OSError, storage.StorageError) as error:
+            raise NotReadyError(f"{host} cannot read the output folder: {error}") from error
+        if not reaches_out:
             raise NotReadyError(
-                f"{host} cannot read the output folder; use a shared mount for --out"
+                f"{host} cannot read the output folder; use a shared mount or object storage "
+                "for --out"
             )
         if self.job.expect_gpu and not torch.cuda.is_available():
             raise NotReadyError(
@@ -256,7 +262,7 @@ class Worker:
             if path is None:
                 raise WeightsError(f"this run has no weights for {backbone}")
             self._stylizers[backbone] = Stylizer(
-                weights.load(Path(path)),
+                weights.load(local_weights(path)),
                 device=self.job.device,
                 dtype=self.job.dtype,
                 tile=self.job.tile,
@@ -390,8 +396,12 @@ class Worker:
         )
         output = opened.pair.output
         data = done.encode(PurePosixPath(output).suffix, metadata(row))
-        storage.put(storage.output_path(self.job.out, output), data, point="picture")
-        return replace(row, output_sha256=hashlib.sha256(data).hexdigest(), output_bytes=len(data))
+        digest = hashlib.sha256(data).hexdigest()
+        row = replace(row, output_sha256=digest, output_bytes=len(data))
+        path = storage.output_path(self.job.out, output)
+        beside = attributes(row) if storage.is_remote(path) else None
+        etag = storage.put(path, data, point="picture", attributes=beside)
+        return replace(row, output_etag=etag)
 
 
 def _free_memory(stylizer: Stylizer) -> None:

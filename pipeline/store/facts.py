@@ -6,18 +6,16 @@ Only reads. Never imports torch or ray.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from pipeline import storage
 from pipeline.plan import Picture
-from pipeline.records import Input, Pair, Result, pair_key, settings_digest
+from pipeline.records import Input, InputRef, Pair, Result, pair_key, settings_digest
 from pipeline.store.folder import OutFolder
-from pipeline.store.metadata import carried
+from pipeline.store.medium import Found
 from pipeline.store.rows import clean
 from stylize.config import ALGORITHM
-from stylize.image import is_whole
 
 __all__ = ["FileFacts"]
 
@@ -39,8 +37,21 @@ class FileFacts:
         self._verify_inputs = verify_inputs
         self._stats: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
-        self._rows: dict[str, Result | None] = {}  # output -> the row that its picture carries
-        self._is_whole: dict[str, bool] = {}  # output -> whether that picture can be decoded
+        self._found: dict[str, Found] = {}  # output -> what its picture carries
+
+    def look_ahead(self, pairs: Sequence[Pair], results: Mapping[str, Result]) -> None:
+        """Ask side by side for what a plan will ask for: each answer of object storage takes tens
+        of milliseconds, and one after another that is minutes for a large manifest."""
+        known = [pair for pair in pairs if pair.pair_id in results]
+        remote = {r.path for p in known for r in p.inputs if storage.is_remote(r.path)}
+        self._stats |= storage.stats(remote - self._stats.keys())
+        if self.out.medium.is_remote:
+            new = [
+                pair
+                for pair in pairs
+                if not _is_ok(results.get(pair.pair_id)) and self.out.has_picture(pair.output)
+            ]
+            storage.side_by_side(self._found_at, new)
 
     def key(self, pair: Pair, result: Result) -> str:
         """Return the pair's key by today's files and settings and the result's algorithm.
@@ -84,33 +95,28 @@ class FileFacts:
 
         It is compared with the row by size, and by hash if the file is newer than the row.
         """
-        path = self.out.path(pair.output)
-        try:
-            size, _, mtime = storage.stat(path).partition(":")
-        except OSError:
+        look = self.out.medium.look(pair.output)
+        if look is None:
             return "missing"
         if result is None:
-            return "changed" if self._row_of_picture(pair) is None else "ok"
-        if int(size) == result.output_bytes:
-            finished = datetime.fromisoformat(result.finished_at).timestamp()
-            if int(mtime) / 1e9 <= finished + 1:
+            return "changed" if self._found_at(pair).row is None else "ok"
+        if look.size == result.output_bytes:
+            if self.out.medium.is_as_recorded(look, result):
                 return "ok"
-            if storage.sha256(path) == result.output_sha256:
+            if storage.sha256(self.out.path(pair.output)) == result.output_sha256:
                 return "ok"
         # An image editor keeps the key in the metadata, or drops all metadata.
-        carried_row = self._row_of_picture(pair)
+        carried_row = self._found_at(pair).row
         return "changed" if carried_row is None or carried_row.key == result.key else "rowless"
 
     def adoptable(self, pair: Pair) -> Result | None:
         """Return the row that the pair's picture carries, if its key is today's, else None."""
-        row = self._row_of_picture(pair)
-        if row is None or not self._is_whole[pair.output]:
+        found = self._found_at(pair)
+        row = found.row
+        if row is None or not found.is_whole:
             return None
         try:
-            inputs = tuple(
-                Input(ref.role, ref.written, self._stat(ref.path), self._hash(ref.path))
-                for ref in pair.inputs
-            )
+            inputs = tuple(self._today(ref, row) for ref in pair.inputs)
         except OSError:
             return None
         hashes = {source.role: source.sha256 for source in inputs}
@@ -132,6 +138,7 @@ class FileFacts:
                 if stat != source.stat:
                     source = replace(source, stat=stat, sha256=self._hash(ref.path))
             inputs.append(replace(source, path=ref.written))
+        look = self.out.medium.look(pair.output) if self.out.medium.is_remote else None
         today = replace(
             result,
             row=pair.row,
@@ -139,21 +146,24 @@ class FileFacts:
             style=pair.style,
             inputs=tuple(inputs),
             generated_id=pair.generated_id,
+            output_etag=look.etag if look else result.output_etag,
             meta=pair.meta,
         )
         return clean(today)
 
-    def _row_of_picture(self, pair: Pair) -> Result | None:
-        """Return the row that the picture at the pair's output carries. Each file is read once."""
-        if pair.output not in self._rows:
-            try:
-                data = storage.read_bytes(self.out.path(pair.output))
-            except OSError:
-                data = b""
-            row = carried(data, pair)
-            self._rows[pair.output] = row
-            self._is_whole[pair.output] = row is not None and is_whole(data)
-        return self._rows[pair.output]
+    def _today(self, ref: InputRef, row: Result) -> Input:
+        """Return an input as it is today. It is hashed unless the row tells that of this stat."""
+        stat = self._stat(ref.path)
+        for source in row.inputs:
+            if source.role == ref.role and source.stat == stat and not self._verify_inputs:
+                return Input(ref.role, ref.written, stat, source.sha256)
+        return Input(ref.role, ref.written, stat, self._hash(ref.path))
+
+    def _found_at(self, pair: Pair) -> Found:
+        """Return what the picture at the pair's output carries. Each file is read once."""
+        if pair.output not in self._found:
+            self._found[pair.output] = self.out.medium.found(pair.output, pair)
+        return self._found[pair.output]
 
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:
         weights = self._weights_sha256(pair.config.backbone)
@@ -168,3 +178,7 @@ class FileFacts:
         if path not in self._hashes:
             self._hashes[path] = storage.sha256(path)
         return self._hashes[path]
+
+
+def _is_ok(result: Result | None) -> bool:
+    return result is not None and result.status == "ok"

@@ -1,4 +1,6 @@
-"""The output folder OUT as a value that knows its paths. Never imports torch, ray or pyarrow.
+"""The output folder OUT as a value that knows its paths, on a disk or on object storage.
+
+Never imports torch, ray or pyarrow.
 
 OUT/
   images/…                   the pictures, unless `output` puts them elsewhere
@@ -7,7 +9,7 @@ OUT/
   _state/
     run.json                 values that the first run fixed: see `Fixed`
     lock                     held by the process that writes to OUT
-    journal/                 rows that are in no part yet
+    journal/                 rows that are in no part yet (on a disk)
     log/                     one file for each run: see `store.log`
     damaged/                 damaged files that were moved out of the way
     weights/                 copies of the weights, for the nodes of a cluster
@@ -18,18 +20,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline import storage
+from pipeline.store.bucket import Bucket
+from pipeline.store.disk import Disk
+from pipeline.store.medium import OWN, Medium
 from stylize.config import FORMATS
 
-__all__ = ["OWN", "Fixed", "OutFolder"]
-
-OWN = ("index", "_state")
-"""Folders that never hold pictures."""
+__all__ = ["Fixed", "OutFolder"]
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,25 @@ class Fixed:
 
 
 class OutFolder:
-    """An output folder, on this machine or mounted.
+    """An output folder, on this machine, mounted, or on object storage.
 
     `written` is the path as the user gave it, for messages. `root` is the path that opens it.
-    Raises `StorageError` for object storage, where results cannot be written yet.
+    What differs between a disk and object storage is in `medium`. Raises `StorageError` for an
+    address that cannot be written.
     """
 
     def __init__(self, written: str | os.PathLike[str]) -> None:
         self.written = os.fspath(written)
         local = storage.local_path(self.written)
+        self.medium: Medium
         if local is None:
-            raise storage.StorageError(
-                f"--out {self.written}: results cannot be written to object storage yet; choose "
-                "a local or mounted folder"
-            )
-        self.root = local
+            if reason := storage.why_not_writable(self.written):
+                raise storage.StorageError(f"--out: {reason}")
+            self.root = self.written.rstrip("/")
+            self.medium = Bucket(self.root)
+        else:
+            self.root = local
+            self.medium = Disk(self.written, local)
 
     def __str__(self) -> str:
         return self.written
@@ -66,7 +71,7 @@ class OutFolder:
     @property
     def absolute(self) -> str:
         """The absolute path of the root, for processes that run in another folder."""
-        return os.path.abspath(self.root)
+        return self.medium.absolute()
 
     @property
     def index(self) -> str:
@@ -74,11 +79,11 @@ class OutFolder:
 
     @property
     def report_page(self) -> str:
-        return self._below("report.html")
+        return os.path.join(self.medium.local_page(), "report.html")
 
     @property
     def report(self) -> str:
-        return self._below("report")
+        return os.path.join(self.medium.local_page(), "report")
 
     @property
     def state(self) -> str:
@@ -107,73 +112,58 @@ class OutFolder:
     def weights(self, backbone: str, sha256: str) -> str:
         """Return the path of the copy of a backbone's weights that a cluster's nodes read."""
         name = f"{backbone}-{sha256[:16]}.safetensors"
-        return os.path.join(self.absolute, "_state", "weights", name)
+        return storage.join(storage.join(self.absolute, "_state/weights"), name)
 
     def probe(self, run_id: str) -> str:
         """Return the path of the file that each worker of a run must be able to read."""
-        return os.path.join(self.absolute, "_state", f"probe-{run_id}")
+        return storage.join(storage.join(self.absolute, "_state"), f"probe-{run_id}")
 
     def path(self, output: str) -> str:
         """Return the path of a pair's `output`, for reading: links are not checked."""
         return self._below(*output.split("/"))
 
     def _below(self, *names: str) -> str:
-        return os.path.join(self.root, *names)
+        return self.medium.path(*names)
 
     # --- looking inside ---
 
     @property
     def has_index(self) -> bool:
         """Whether a run has made an index here."""
-        return os.path.isdir(self.index)
+        return self.medium.has_folder(self.index)
 
     @property
     def exists(self) -> bool:
-        return os.path.isdir(self.root)
+        return self.medium.has_folder(self.root)
 
     @property
     def has_state(self) -> bool:
         """Whether the index or the state of a run is here."""
-        return any(os.path.isdir(self._below(name)) for name in OWN)
+        return any(self.medium.has_folder(self._below(name)) for name in OWN)
 
     def has_picture(self, output: str) -> bool:
-        return os.path.isfile(self.path(output))
+        return self.medium.look(output) is not None
 
     def picture_bytes(self, output: str) -> int:
         """Return the size of a picture in bytes, 0 if there is none."""
-        try:
-            return os.path.getsize(self.path(output))
-        except OSError:
-            return 0
+        look = self.medium.look(output)
+        return look.size if look else 0
 
-    def free_bytes(self) -> int:
-        """Return the free space of the disk in bytes."""
-        return shutil.disk_usage(self.root).free
+    def free_bytes(self) -> float:
+        """Return the free space in bytes; object storage has no end."""
+        return self.medium.free_bytes()
 
-    def pictures(self, skip: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-        """Yield (output, bytes) of each file that may be a picture of this program, except `skip`.
-
-        Links are not followed, because their targets do not belong to OUT.
-        """
-        for folder, folders, names in os.walk(self.root):
-            if folder == self.root:
-                folders[:] = [name for name in folders if name not in OWN]
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                output = os.path.relpath(path, self.root).replace(os.sep, "/")
-                is_picture = os.path.splitext(name)[1].lower() in FORMATS
-                if is_picture and output not in skip and not os.path.islink(path):
-                    yield output, storage.read_bytes(path)
+    def pictures(self, skip: Collection[str] = ()) -> Iterator[str]:
+        """Yield the output of each file that may be a picture of this program, except `skip`."""
+        for output in self.medium.outputs():
+            if os.path.splitext(output)[1].lower() in FORMATS and output not in skip:
+                yield output
 
     # --- tidying, under the lock ---
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files and probes of runs that were killed."""
-        storage.sweep_temporaries(self.root)
-        for name in os.listdir(self.state):
-            if name.startswith("probe-"):
-                storage.remove(os.path.join(self.state, name))
+        self.medium.remove_leftovers()
 
     # --- values that the first run fixes ---
 

@@ -38,7 +38,6 @@ from pipeline.store.rows import (
     to_table,
 )
 from pipeline.text import count
-from stylize.files import sync_folder
 
 __all__ = ["Index", "read_curves", "read_index", "read_results"]
 
@@ -101,12 +100,14 @@ def _load(out: OutFolder, columns: Sequence[str]) -> pa.Table:
 def _load_once(out: OutFolder, columns: Sequence[str]) -> list[pa.Table]:
     tables = []
     # Journals first: a segment that is sealed meanwhile is then seen twice, never missed.
-    for name in _listed(out.journal, _SEGMENT):
+    for name in _segments(out):
         with contextlib.suppress(FileNotFoundError):
             tables.append(to_table(_read_segment(os.path.join(out.journal, name))[0]))
-    for name in _listed(out.index, _PART):
+    names = _listed(out, out.index, _PART)
+    _fetch(out, names)
+    for name in names:
         try:
-            tables.append(_read_part(os.path.join(out.index, name), columns))
+            tables.append(_read_part(out, name, columns))
         except _UNREADABLE as error:
             if not _is_damage(error):
                 raise
@@ -117,31 +118,51 @@ def _load_once(out: OutFolder, columns: Sequence[str]) -> list[pa.Table]:
 # --- files ---
 
 
-def _listed(folder: str, pattern: re.Pattern[str]) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if pattern.fullmatch(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def _listed(out: OutFolder, folder: str, pattern: re.Pattern[str]) -> list[str]:
+    return [name for name in out.medium.names(folder) if pattern.fullmatch(name)]
 
 
-def _open(path: str) -> pa.NativeFile:
-    """Open a file for pyarrow.
+def _segments(out: OutFolder) -> list[str]:
+    """Return the segments of OUT's journal; there is none on object storage."""
+    return [] if out.medium.is_remote else _listed(out, out.journal, _SEGMENT)
 
-    The path goes as bytes, because pyarrow refuses text that is not UTF-8. It is not a Python file
+
+def _fetch(out: OutFolder, names: Sequence[str]) -> None:
+    """Have the parts at hand that are to be read: on object storage, ask for them side by side."""
+
+    def fetch(name: str) -> None:
+        with contextlib.suppress(OSError):  # told when the part is read
+            out.medium.read_part(name)
+
+    if out.medium.is_remote:
+        storage.side_by_side(fetch, names)
+
+
+def _open(out: OutFolder, name: str) -> pa.NativeFile:
+    """Open a part for pyarrow.
+
+    A path goes as bytes, because pyarrow refuses text that is not UTF-8. It is not a Python file
     object, because pyarrow's threads may outlive the interpreter that such an object needs.
     """
-    return pa.OSFile(os.fsencode(path), "rb")
+    source = out.medium.read_part(name)
+    if isinstance(source, bytes):
+        return pa.BufferReader(source)
+    return pa.OSFile(os.fsencode(source), "rb")
 
 
-def _read_part(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+def _read_part(out: OutFolder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return some columns of a part, by default all.
 
     Raises one of `_UNREADABLE`; `_is_damage` tells damage from trouble of the system.
     """
-    with _open(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+    with _open(out, name) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         wanted = None if columns is None else [name for name in names if name in columns]
         return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _is_damage(error: Exception) -> bool:
@@ -149,8 +170,8 @@ def _is_damage(error: Exception) -> bool:
     return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
 
 
-def _column_names(path: str) -> tuple[str, ...]:
-    with _open(path) as raw:
+def _column_names(out: OutFolder, name: str) -> tuple[str, ...]:
+    with _open(out, name) as raw:
         return tuple(pq.read_schema(raw).names)
 
 
@@ -189,8 +210,9 @@ class Index:
     """The only writer of OUT's index, made under a `Lock`.
 
     Creating it recovers what earlier runs left and begins a new epoch. A result is safe once
-    `append` or `extend` returns: its line of the journal is on the disk. `problems` says in words
-    which files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
+    `append` or `extend` returns: its line of the journal is on the disk. On object storage it is
+    safe because its picture carries its row; a failure is safe after `seal`. `problems` says in
+    words which files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
     """
 
     def __init__(
@@ -211,9 +233,9 @@ class Index:
         self._rows_per_part = rows_per_part
         self._seconds_per_part = seconds_per_part
         self._segment = 0  # number of the newest segment or part of this run
+        self._small: list[str] = []  # parts with few rows
         # The open segment:
-        self._handle = -1  # -1: none is open
-        self._size = 0  # bytes that are known to be whole
+        self._journal = out.medium.journal()
         self._begun = 0.0  # when it was opened, by the monotonic clock
         self._tables: list[pa.Table] = []  # its rows
         self._rows = 0  # number of them
@@ -241,10 +263,16 @@ class Index:
         self.seq += len(results)
         self._tables.append(table)
         self._rows += len(results)
-        late = time.monotonic() - self._begun >= self._seconds_per_part
-        if late or self._rows >= self._rows_per_part:
-            self.seal()
+        self.seal_if_due()
         return results
+
+    def seal_if_due(self) -> None:
+        """Turn the open segment into a part if it is old or large. Raises `StorageError`."""
+        late = time.monotonic() - self._begun >= self._seconds_per_part
+        if self._tables and (late or self._rows >= self._rows_per_part):
+            self.seal()
+            if self._out.medium.is_remote and len(self._small) >= _MOST_PARTS:
+                self._join_small_parts()
 
     def restate(self, results: Sequence[Result]) -> None:
         """Write rows of finished pairs again, as a part, because some of their columns changed.
@@ -266,14 +294,13 @@ class Index:
 
     def seal(self) -> None:
         """Turn the open segment into a part. Raises `StorageError`; the segment then stays."""
-        if self._handle < 0:
+        if not self._journal.is_open:
             return
         if self._tables:
             self._put_part(self._segment_name(), pa.concat_tables(self._tables))
             crash_point("part-written")
-        os.close(self._handle)
-        self._handle, self._tables, self._rows = -1, [], 0
-        storage.remove(self._segment_path())
+        self._tables, self._rows = [], 0
+        self._journal.end()
         crash_point("journal-deleted")
 
     def compact(self, without: Collection[str] = ()) -> None:
@@ -316,19 +343,6 @@ class Index:
     def _segment_name(self) -> str:
         return f"{self.run_id}-{self._segment:06d}"
 
-    def _segment_path(self) -> str:
-        return os.path.join(self._out.journal, f"{self._segment_name()}.jsonl")
-
-    def _begin_segment(self) -> None:
-        # `_recover` made the journal's folder. If it is gone, the pictures are gone, too, so it is
-        # not made again here.
-        self._segment = self._next_segment()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        self._handle = os.open(self._segment_path(), flags, 0o644)
-        sync_folder(self._out.journal)
-        crash_point("journal-begun")
-        self._size, self._begun = 0, time.monotonic()
-
     def _next_segment(self) -> int:
         """Return a number that no part and no segment of this run has had."""
         used = [self._segment]
@@ -340,32 +354,28 @@ class Index:
 
     def _write(self, lines: bytes) -> None:
         try:
-            if self._handle < 0:
-                self._begin_segment()
-            elif os.fstat(self._handle).st_nlink == 0:
-                raise FileNotFoundError(errno.ENOENT, "the journal was removed during the run")
-            half = lines[: len(lines) // 2]
-            crash_point("journal-half-written", lambda: os.write(self._handle, half))
-            rest = memoryview(lines)
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-            os.fsync(self._handle)
+            if not self._journal.is_open:
+                self._segment = self._next_segment()
+                self._journal.begin(self._segment_name())
+                self._begun = time.monotonic()
+            self._journal.write(lines)
         except OSError as error:
-            if self._handle >= 0:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._handle, self._size)  # remove the half-written line
-            raise storage.storage_error(error, self._segment_path()) from error
-        self._size += len(lines)
+            path = os.path.join(self._out.journal, f"{self._segment_name()}.jsonl")
+            raise storage.storage_error(error, path) from error
 
     # --- parts ---
 
     def _parts(self) -> list[str]:
-        return _listed(self._out.index, _PART)
+        return _listed(self._out, self._out.index, _PART)
 
-    def _put_part(self, name: str, table: pa.Table) -> None:
-        # The temporary file is not in index/, because readers take every file there for a part.
-        path = os.path.join(self._out.index, f"part-{name}.parquet")
-        storage.put(path, _encode(_by_row(table)), point="part", temp_folder=self._out.state)
+    def _put_part(self, segment: str, table: pa.Table) -> None:
+        name = f"part-{segment}.parquet"
+        self._out.medium.put_part(name, _encode(_by_row(table)))
+        self._note_size(name, table)
+
+    def _note_size(self, name: str, table: pa.Table) -> None:
+        if len(table) < self._rows_per_part:
+            self._small.append(name)
 
     def _put_next_part(self, table: pa.Table) -> None:
         self._segment = self._next_segment()
@@ -373,32 +383,20 @@ class Index:
 
     def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Return a part, or None after moving a damaged one to ``_state/damaged``."""
-        path = os.path.join(self._out.index, name)
         try:
-            return _read_part(path, columns)
+            return _read_part(self._out, name, columns)
         except _UNREADABLE as error:
             if not _is_damage(error):
                 raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
-            size = os.path.getsize(path) if os.path.exists(path) else 0
+            source = self._out.medium.read_part(name)
+            size = len(source) if isinstance(source, bytes) else _size(source)
             reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
-            self._set_aside(path)
+            self._out.medium.set_aside(self._out.index, name)
             self.problems.append(
                 f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
                 "from the pictures that are whole"
             )
             return None
-
-    def _set_aside(self, path: str) -> None:
-        folder = self._out.damaged
-        storage.make_folder(folder)
-        target, number = os.path.join(folder, os.path.basename(path)), 1
-        while os.path.exists(target):
-            number += 1
-            target = os.path.join(folder, f"{os.path.basename(path)}.{number}")
-        try:
-            os.replace(path, target)
-        except OSError as error:
-            raise storage.storage_error(error, target) from error
 
     # --- merging parts ---
 
@@ -421,7 +419,7 @@ class Index:
             painted = table.filter(pc.greater(pc.binary_length(table["output_sha256"]), 0))
             contents[name] = [("pair", pair_id) for pair_id in table["pair_id"].to_pylist()]
             contents[name] += [("picture", output) for output in painted["output"].to_pylist()]
-            column_names.add(_column_names(os.path.join(self._out.index, name)))
+            column_names.add(_column_names(self._out, name))
         if len(column_names) > 1:
             return list(contents)
         times = Counter(itertools.chain.from_iterable(contents.values()))
@@ -440,48 +438,51 @@ class Index:
         if without:
             ids = pa.array(sorted(without), pa.string())
             merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
+        self._put_in_place_of(list(tables), merged)
+
+    def _put_in_place_of(self, names: Sequence[str], merged: pa.Table) -> None:
+        self._small = [name for name in self._small if name not in names]
         self._put_next_part(merged)
         crash_point("compaction-merged")
-        for name in tables:
-            storage.remove(os.path.join(self._out.index, name))
+        for name in names:
+            storage.remove(storage.join(self._out.index, name))
             crash_point("compaction-input-deleted")
         crash_point("compaction-inputs-deleted")
+
+    def _join_small_parts(self) -> None:
+        """Make one part of the small ones, all rows as they are, so that a slow run does not leave
+        one part for each pair: reading the index takes a request for each part."""
+        crash_point("compaction-begun")
+        tables = {n: table for n in self._small if (table := self._try_read(n)) is not None}
+        if tables:
+            merged = pa.concat_tables(tables.values(), promote_options="default")
+            self._put_in_place_of(list(tables), merged)
 
     # --- recovery ---
 
     def _recover(self) -> None:
         """Bring the files that earlier runs left into order, and find this run's epoch."""
         storage.make_folder(self._out.journal)
-        self._begin_folder()
-        for name in _listed(self._out.journal, _SEGMENT):
+        empty = f"part-{self.run_id}-000000.parquet"
+        self._out.medium.begin_index(empty, _encode(EMPTY))
+        for name in _segments(self._out):
             self._seal_left_over(name)
-        strays = set(os.listdir(self._out.index)) - set(self._parts())
-        for name in sorted(strays):
-            self.problems.append(f"index/{name!r} is not part of the index and is not read")
-        latest = 0
-        for name in self._parts():
+        names = self._out.medium.names(self._out.index)
+        parts = [name for name in names if _PART.fullmatch(name)]
+        for name in names:
+            if name not in parts:
+                self.problems.append(f"index/{name!r} is not part of the index and is not read")
+        _fetch(self._out, parts)
+        latest, whole = 0, 0
+        for name in parts:
             table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
-            if table is not None and len(table):
-                latest = max(latest, pc.max(table["epoch"]).as_py() or 0)
+            if table is not None:
+                whole += 1
+                self._note_size(name, table)
+                latest = max(latest, pc.max(table["epoch"]).as_py() or 0 if len(table) else 0)
         self.epoch = latest + 1
-        if not self._parts():  # all were damaged, or somebody removed them
+        if not whole:  # all were damaged, or somebody removed them
             self._put_part(f"{self.run_id}-000000", EMPTY)
-
-    def _begin_folder(self) -> None:
-        """Make index/ together with an empty part, if there is no index/ yet.
-
-        The folder appears in one step, because duckdb and polars fail on a folder without parts.
-        """
-        if os.path.isdir(self._out.index):
-            return
-        prepared = os.path.join(self._out.state, "index")
-        part = os.path.join(prepared, f"part-{self.run_id}-000000.parquet")
-        storage.put(part, _encode(EMPTY), point="part", temp_folder=self._out.state)
-        try:
-            os.rename(prepared, self._out.index)
-            sync_folder(os.path.dirname(self._out.index))
-        except OSError as error:
-            raise storage.storage_error(error, self._out.index) from error
 
     def _seal_left_over(self, name: str) -> None:
         """Turn a segment that an earlier run left into a part."""
@@ -499,7 +500,7 @@ class Index:
                 f"journal {name}: {count(len(unreadable), 'unreadable line')} ({lines}) left out; "
                 "the file is kept in _state/damaged"
             )
-            self._set_aside(path)
+            self._out.medium.set_aside(self._out.journal, name)
         else:
             storage.remove(path)
         crash_point("journal-deleted")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 
 from pipeline import storage
 from pipeline.store.folder import OutFolder
@@ -31,9 +30,10 @@ class RunLog:
     def __init__(self, out: OutFolder, run_id: str) -> None:
         storage.make_folder(out.log)
         for name in _logs(out)[: -_MOST_LOGS + 1]:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(out.log, name))
-        self.path = os.path.join(out.log, f"{run_id}.jsonl")
+            with contextlib.suppress(storage.StorageError):
+                storage.remove(storage.join(out.log, name))
+        self.path = storage.join(out.log, f"{run_id}.jsonl")
+        self._file = out.medium.log_file(self.path)
         self._size = 0
 
     def write(self, event: str, **facts: object) -> None:
@@ -44,8 +44,7 @@ class RunLog:
         self._size += len(line)
         if self._size > MOST_BYTES:
             line = json.dumps({"time": utc_now(), "event": "log full"}) + "\n"
-        with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
-            file.write(line)
+        self._file.add(line)
 
     def __enter__(self) -> RunLog:
         return self
@@ -53,17 +52,18 @@ class RunLog:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self.write("run broken off", error=f"{type(error).__name__}: {error}")
+        self._file.close()
 
 
 def latest_log(out: OutFolder) -> str:
     """Return the path of the newest log, "" if there is none."""
     names = _logs(out)
-    return os.path.join(out.log, names[-1]) if names else ""
+    return storage.join(out.log, names[-1]) if names else ""
 
 
 def _logs(out: OutFolder) -> list[str]:
     """Return the names of the logs, oldest first: a run's id begins with its start time."""
     try:
-        return sorted(name for name in os.listdir(out.log) if name.endswith(".jsonl"))
+        return [name for name in out.medium.names(out.log) if name.endswith(".jsonl")]
     except OSError:
         return []

@@ -6,7 +6,6 @@ index, moved or removed. Never imports torch or ray.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from pipeline.records import Pair, Result, preview_of
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_results
 from pipeline.store.lock import Lock
-from pipeline.store.metadata import carried
-from stylize.image import is_whole
 
 __all__ = ["holds_anything", "prune", "rebuild_index"]
 
@@ -48,17 +45,19 @@ def rebuild_index(out: OutFolder, pairs: Iterable[Pair] = ()) -> Rebuilt:
         # A pair whose output was renamed has two pictures: prefer that of the manifest's output,
         # then the newer one.
         best: dict[str, tuple[tuple[bool, float], Result]] = {}
-        for name, data in out.pictures():
-            result = carried(data, by_output.get(name)) or carried(data)
+        for name in out.pictures():
+            found = out.medium.found(name, by_output.get(name))
+            result = found.row
             if result is None:
                 continue
             row = rows.get(result.pair_id)
             if result.output != name:
                 rebuilt.elsewhere.append(name)
-            elif not is_whole(data):
+            elif not found.is_whole:
                 rebuilt.damaged.append(name)
             elif row is None or not _has_picture(out, row):
-                rank = (name in by_output, os.path.getmtime(out.path(name)))
+                look = out.medium.look(name)
+                rank = (name in by_output, look.modified if look else 0.0)
                 if result.pair_id not in best or rank > best[result.pair_id][0]:
                     best[result.pair_id] = (rank, result)
         for _, result in best.values():
@@ -70,7 +69,7 @@ def rebuild_index(out: OutFolder, pairs: Iterable[Pair] = ()) -> Rebuilt:
 
 def holds_anything(out: OutFolder) -> bool:
     """Return whether a folder is an output folder, or at least holds a picture of ours."""
-    return out.has_state or any(carried(data) is not None for _, data in out.pictures())
+    return out.has_state or any(_row(out, name) is not None for name in out.pictures())
 
 
 @dataclass
@@ -96,9 +95,9 @@ def prune(out: OutFolder, pairs: Sequence[Pair], *, remove: bool) -> Pruned:
         pruned = _superfluous(out, pairs)
         if pruned.rows:
             index.compact(without=pruned.rows)
-        for name in pruned.pictures:
-            for output in (name, preview_of(name)):
-                storage.remove(out.path(output))
+        storage.remove_all(
+            [out.path(o) for name in pruned.pictures for o in (name, preview_of(name))]
+        )
     return pruned
 
 
@@ -107,8 +106,8 @@ def _superfluous(out: OutFolder, pairs: Sequence[Pair]) -> Pruned:
     rows = read_results(out)
     wanted = {pair.output for pair in pairs} | {r.output for i, r in rows.items() if i in ids}
     pruned = Pruned(rows=sorted(rows.keys() - ids))
-    for name, data in out.pictures(skip=wanted):
-        result = carried(data)
+    for name in out.pictures(skip=wanted):
+        result = _row(out, name)
         if result is None or result.output != name:
             continue  # not ours, or moved or copied by hand
         row = rows.get(result.pair_id)
@@ -117,8 +116,12 @@ def _superfluous(out: OutFolder, pairs: Sequence[Pair]) -> Pruned:
             pruned.edited.append(name)
         else:
             pruned.pictures.append(name)
-            pruned.size += len(data)
+            pruned.size += result.output_bytes or 0
     return pruned
+
+
+def _row(out: OutFolder, name: str) -> Result | None:
+    return out.medium.found(name, None).row
 
 
 def _run_id(purpose: str) -> str:

@@ -90,6 +90,7 @@ def _schema() -> pa.Schema:
         ("started_at finished_at", _UTC),
         ("meta", pa.map_(text, text)),
         ("generated_id", pa.bool_()),
+        ("output_etag", text),
     ]
     fields = []
     for names, kind in groups:
@@ -108,7 +109,8 @@ The units are in the metadata of the fields.
 EMPTY: pa.Table = pa.Table.from_batches([], SCHEMA)
 """A table without rows. `SCHEMA.empty_table()` would import pandas if it is installed: 0.4 s."""
 
-_PICTURE = ("key", "output_sha256", "output_bytes")  # the columns that describe the picture
+_PICTURE = ("key", "output_sha256", "output_bytes", "output_etag")
+"""The columns that describe the picture."""
 
 
 class Stamp(NamedTuple):
@@ -126,8 +128,8 @@ def newest(rows: Iterable[Stamp]) -> list[tuple[int, int]]:
 
     The newest row has the highest epoch and seq; clocks do not count. Both positions are usually
     the same. They differ after a failed attempt, which leaves the picture of an earlier row in
-    place: the failed row then gets key, output_sha256 and output_bytes of that picture, so that
-    dropping the earlier row loses nothing.
+    place: the failed row then gets the columns `_PICTURE` of that picture, so that dropping the
+    earlier row loses nothing.
 
     A pair whose picture another pair has painted over is left out. This happens when the settings
     of a pair without an id are edited, because that gives the pair another id.

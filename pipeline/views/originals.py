@@ -24,7 +24,7 @@ class Inputs:
 
     def __init__(self, out: OutFolder) -> None:
         folder = out.read_fixed().inputs
-        if storage.is_uri(folder):
+        if storage.is_uri(folder) or out.medium.is_remote:
             self.folder = self.relative = folder
         else:
             self.folder = os.path.normpath(os.path.join(os.path.realpath(out.root), folder))

@@ -341,10 +341,11 @@ def _make_all(paths: Sequence[str], out: OutFolder, folder: str, say: Say) -> di
     """Make the thumbnails that are missing; return the name of each path's, "" if unreadable."""
     # A power cut may have left empty files.
     existing = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+    known = storage.stats([path for path in paths if storage.is_remote(path)])
     names: dict[str, str] = {}
     last_line = time.monotonic()
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        results = pool.map(lambda path: _thumbnail(path, out, folder, existing), paths)
+        results = pool.map(lambda path: _thumbnail(path, out, folder, existing, known), paths)
         for path, name in zip(paths, results, strict=True):
             names[path] = name
             if time.monotonic() - last_line > 5:
@@ -353,14 +354,17 @@ def _make_all(paths: Sequence[str], out: OutFolder, folder: str, say: Say) -> di
     return names
 
 
-def _thumbnail(path: str, out: OutFolder, folder: str, existing: set[str]) -> str:
+def _thumbnail(
+    path: str, out: OutFolder, folder: str, existing: set[str], known: Mapping[str, str]
+) -> str:
     """Make a picture's thumbnail unless it exists; return its name, "" if unreadable.
 
-    The name is a hash of the path and state of the picture, so a changed picture gets a new one.
+    `known` has the states of some pictures. The name is a hash of the path and state of the
+    picture, so a changed picture gets a new one.
     """
     try:
         shown = path if storage.is_uri(path) else os.path.relpath(path, os.path.realpath(out.root))
-        text = f"{shown}\n{storage.stat(path)}\n{THUMB_SIDE}"
+        text = f"{shown}\n{known.get(path) or storage.stat(path)}\n{THUMB_SIDE}"
         name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20] + ".jpg"
         if name not in existing:
             buffer = io.BytesIO()

@@ -1,0 +1,444 @@
+"""Objects of a store: s3://, gs://, az:// and https://, by the library obstore.
+
+The library repeats what failed in passing, with growing waits. What comes through is a missing
+object (`FileNotFoundError`, a pair's failure) or trouble of the whole run (`StorageError`: refused
+credentials, no such bucket, a store that stays away). Loads obstore only when a store is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pipeline import credentials
+from pipeline.text import visible
+
+__all__ = [
+    "PATIENCE",
+    "SCHEMES",
+    "ChangedError",
+    "Head",
+    "StorageError",
+    "create",
+    "delete",
+    "forget",
+    "get",
+    "head",
+    "listing",
+    "names",
+    "problem",
+    "put",
+    "replace",
+    "split_options",
+]
+
+SCHEMES = ("s3", "gs", "az", "https", "http")
+"""The kinds of addresses that are read. Only the first three can be written."""
+
+PATIENCE = 180.0
+"""For how long the library repeats a request that fails in passing, seconds."""
+
+_WEB = ("https", "http")
+_OPTIONS = ("endpoint_override", "region", "scheme")
+_QUERY = re.compile(r"[\w.-]+=[^&/]*(&[\w.-]+=[^&/]*)*")
+_T = TypeVar("_T")
+
+
+class StorageError(Exception):
+    """Trouble with the storage of a run, as a full disk or a refused login. It cannot go on."""
+
+
+class ChangedError(Exception):
+    """The object is not what this process last wrote, so it was not replaced."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a store says of an object."""
+
+    size: int  # bytes
+    etag: str  # "" where the store gives none
+    modified: float  # seconds since 1970
+    attributes: Mapping[str, str]  # what `put` was given; {} from listings
+
+    @property
+    def stat(self) -> str:
+        """Text that differs where the bytes differ."""
+        return f"{self.size}:{self.etag or round(self.modified * 1e9)}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A parsed address."""
+
+    scheme: str
+    bucket: str  # of a web address: the host and its port
+    key: str  # as written: nothing in it is an escape
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.scheme}://{self.bucket}"
+
+
+# --- addresses ---
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """Return an address without its options, and the options with the ? before them, or ""."""
+    base, mark, query = uri.rpartition("?")
+    return (base, mark + query) if mark and _QUERY.fullmatch(query) else (uri, "")
+
+
+def problem(uri: str) -> str:
+    """Return what is wrong with an address as it is written, or "". Secrets are not repeated."""
+    base, options = split_options(uri)
+    scheme, _, rest = base.partition("://")
+    scheme, bucket = scheme.lower(), rest.partition("/")[0]
+    if "@" in bucket:
+        return (
+            f"the {scheme}:// address has a key or password before the @, which would end up in "
+            f"the results; remove it and {credentials.remedy(scheme)}"
+        )
+    if not bucket:
+        return f'"{visible(uri, 60)}" names no {"host" if scheme in _WEB else "bucket"}'
+    if "//" in rest:
+        return f'"{visible(base, 60)}" has an empty name between two /; take it out'
+    names = [part.partition("=")[0] for part in options[1:].split("&") if part]
+    if scheme in _WEB and names:
+        return (
+            f"the address at {bucket} has options after a ?, which may be secret and are not "
+            "sent; name a plain address, or copy the file"
+        )
+    for name in names:
+        if name not in _OPTIONS:
+            return (
+                f"{scheme}://{bucket}: there is no option {visible(name, 40)}; there are "
+                f"{', '.join(_OPTIONS)}. To log in, {credentials.remedy(scheme)}"
+            )
+    return ""
+
+
+def _place(uri: str) -> _Place:
+    if reason := problem(uri):
+        raise OSError(errno.EINVAL, reason)
+    base, options = split_options(uri)
+    scheme, _, rest = base.partition("://")
+    bucket, _, key = rest.partition("/")
+    scheme = scheme.lower()
+    if scheme in _WEB:  # the library escapes what must be escaped
+        key = urllib.parse.unquote(key)
+    pairs = urllib.parse.parse_qsl(options[1:])
+    return _Place(scheme, bucket, key, tuple(sorted(pairs)))
+
+
+# --- stores ---
+
+
+@functools.lru_cache(maxsize=64)
+def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> Any:
+    from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+    given = dict(options)
+    endpoint = given.get("endpoint_override", "")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{given.get('scheme', 'https')}://{endpoint}"
+    client: dict[str, Any] = {
+        "allow_http": True,  # only where the address itself is http://
+        "connect_timeout": timedelta(seconds=10),
+        "timeout": timedelta(seconds=120),  # of a whole request, perhaps of 100 MB
+    }
+    retries = {
+        "max_retries": 40,
+        "retry_timeout": timedelta(seconds=PATIENCE),
+        "backoff": {
+            "init_backoff": timedelta(seconds=0.2),
+            "max_backoff": timedelta(seconds=10),
+            "base": 2,
+        },
+    }
+    common: dict[str, Any] = {"client_options": client, "retry_config": retries}
+    if scheme in _WEB:
+        return HTTPStore.from_url(f"{scheme}://{bucket}", **common)
+    found = credentials.options_of(scheme)
+    if endpoint:
+        found["endpoint"] = endpoint
+    if "region" in given:
+        found["region"] = given["region"]
+    kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+    return kinds[scheme](bucket, **found, **common)
+
+
+def _open(place: _Place) -> Any:
+    if place.scheme not in SCHEMES:
+        raise OSError(errno.EINVAL, f"cannot use {place.scheme}://{place.bucket}")
+    try:
+        return _store(place.scheme, place.bucket, place.options)
+    except credentials.CredentialsError as error:
+        raise StorageError(f"{place.name}: {error}") from error
+    except ImportError as error:
+        raise StorageError(f"{place.name} needs the library obstore: {error}") from error
+    except Exception as error:
+        reason = _first_line(error)
+        raise StorageError(
+            f"{place.name} cannot be opened: {reason}; {credentials.remedy(place.scheme)}"
+        ) from error
+
+
+def forget() -> None:
+    """Open stores anew when they are next asked, as with other credentials."""
+    _store.cache_clear()
+    _good.clear()
+
+
+def _ask(place: _Place, request: Callable[[Any], _T]) -> _T:
+    """Make a request. Raises `FileNotFoundError`, `FileExistsError`, `ChangedError`, `OSError` for
+    a web address that gives nothing, and `StorageError`."""
+    store = _open(place)
+    from obstore import exceptions
+
+    try:
+        return request(store)
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error) or not _has_bucket(place):
+            raise _no_bucket(place) from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.key) from error
+    except exceptions.AlreadyExistsError as error:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place.key) from error
+    except exceptions.PreconditionError as error:
+        raise ChangedError(place.key) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise _refused(place, error) from error
+    except exceptions.NotSupportedError as error:
+        raise StorageError(f"{place.name} cannot do that: {_first_line(error)}") from error
+    except ValueError as error:  # a key that the library cannot name
+        raise OSError(errno.EINVAL, f"such a name cannot be used: {_first_line(error)}") from error
+    except (exceptions.BaseError, OSError) as error:
+        raise _trouble(place, error) from error
+
+
+def _trouble(place: _Place, error: Exception) -> Exception:
+    """Return what an error of the library means."""
+    text = str(error)
+    if "NoSuchBucket" in text:
+        return _no_bucket(place)
+    if re.search(r"Expired|InvalidToken|TokenRefreshRequired|invalid_grant|code: 40[13]", text):
+        return _refused(place, error)
+    if re.search(r"PermanentRedirect|redirect without|AuthorizationHeaderMalformed", text):
+        return StorageError(f"{place.name} is in another region; set AWS_REGION to it")
+    if "NotImplemented" in text or "501 " in text:
+        return NotImplementedError(f"{place.name}: {_first_line(error)}")
+    if "body error" in text:
+        return _BrokenOffError(f"{place.name} breaks off its answers; run again when it does not")
+    passing = re.search(r"status code: 5|error sending|timed out|[Tt]imeout|connect", text)
+    if place.scheme in _WEB and not passing:
+        return OSError(errno.EIO, _first_line(error))
+    return StorageError(
+        f"{place.name} does not answer as it should: {_first_line(error)}; run again when it does"
+    )
+
+
+def _refused(place: _Place, error: Exception) -> Exception:
+    if "RequestTimeTooSkewed" in str(error):
+        return StorageError(f"{place.name} refuses requests: the clock here is wrong; set it")
+    match = re.search(r"<Code>(\w+)</Code>", str(error))
+    code = f" ({match[1]})" if match else ""
+    if place.scheme in _WEB:
+        return PermissionError(errno.EACCES, f"{place.bucket} refuses it; copy the file")
+    expired = "Expired" in str(error)
+    what = "the credentials have expired" if expired else "access is refused"
+    how = "log in again" if expired else "allow it for these credentials"
+    return StorageError(f"{place.name}: {what}{code}; {how}, or {credentials.remedy(place.scheme)}")
+
+
+def _no_bucket(place: _Place) -> StorageError:
+    return StorageError(
+        f"there is no bucket {place.bucket!r} at {place.scheme}://; make it, or correct the name "
+        "or the endpoint"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error of the library says, on one line, without its debugging part."""
+    text = str(error).partition("Debug source")[0]
+    message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
+    status = re.search(r"status code: (\d+ [\w ]+)", text)
+    if status:
+        return visible(f"{status[1].strip()}{': ' + message[1] if message else ''}", 200)
+    return visible(" ".join(text.split()), 300)
+
+
+_good: set[tuple[str, str]] = set()  # buckets that are there
+
+
+def _has_bucket(place: _Place) -> bool:
+    """Return whether a bucket is there, which a missing object does not tell. Asked once."""
+    if place.scheme in _WEB or (place.scheme, place.bucket) in _good:
+        return True
+    try:
+        next(iter(_open(place).list(chunk_size=1)), None)
+    except Exception as error:  # a bucket that may not be listed is there
+        if re.search(r"NoSuchBucket|ContainerNotFound|404 Not Found", str(error)):
+            return False
+    _good.add((place.scheme, place.bucket))
+    return True
+
+
+# --- requests ---
+
+
+def get(uri: str, most: int) -> tuple[bytes, Head]:
+    """Return an object's bytes and head. Raises `OSError` beyond `most` bytes."""
+    place = _place(uri)
+
+    def request(store: Any) -> tuple[bytes, Head]:
+        answer = store.get(place.key)
+        if answer.meta["size"] > most:
+            size, limit = answer.meta["size"] / 2**30, most / 2**30
+            raise _TooLarge(f"it has {size:.1f} GB; the limit is {limit:.0f} GB")
+        return bytes(answer.bytes()), _head(answer.meta, answer.attributes)
+
+    try:
+        return _ask(place, request)
+    except _TooLarge as error:
+        raise OSError(errno.EFBIG, str(error), uri) from None
+
+
+class _TooLarge(Exception):
+    """An object that is not read because of its size."""
+
+
+def head(uri: str) -> Head:
+    """Return what the store says of an object."""
+    place = _place(uri)
+
+    def request(store: Any) -> Head:
+        answer = store.get(place.key, options={"head": True})
+        return _head(answer.meta, answer.attributes)
+
+    return _ask(place, request)
+
+
+def put(uri: str, data: bytes, attributes: Mapping[str, str] | None = None) -> str:
+    """Write an object in one request, whole or not at all; return its ETag."""
+    place = _place(uri)
+    return _put(place, data, attributes, "overwrite")
+
+
+def create(uri: str, data: bytes) -> str:
+    """Write an object unless there is one; return its ETag.
+
+    Raises `FileExistsError` if there is one with other bytes. The same bytes are those of this
+    request, whose answer was lost before it was repeated.
+    """
+    place = _place(uri)
+    try:
+        return _put(place, data, None, "create")
+    except FileExistsError:
+        there, found = get(uri, len(data) + 2**20)
+        if there != data:
+            raise
+        return found.etag
+
+
+def replace(uri: str, data: bytes, etag: str) -> str:
+    """Write an object that still has this ETag; return its new ETag.
+
+    Raises `ChangedError` if somebody else has written it.
+    """
+    place = _place(uri)
+    try:
+        return _put(place, data, None, {"e_tag": etag})
+    except (ChangedError, FileNotFoundError) as error:
+        with contextlib.suppress(FileNotFoundError):
+            there, found = get(uri, len(data) + 2**20)
+            if there == data:
+                return found.etag
+        raise ChangedError(place.key) from error
+
+
+def _put(place: _Place, data: bytes, attributes: Mapping[str, str] | None, mode: object) -> str:
+    if place.scheme in _WEB:
+        raise StorageError(f"{place.name} can only be read; choose a folder or a bucket")
+
+    def request(store: Any) -> str:
+        options: dict[str, Any] = {"attributes": dict(attributes)} if attributes else {}
+        # Never in parts: one request is one object, and a condition holds for all of it.
+        answer = store.put(place.key, data, mode=mode, use_multipart=False, **options)
+        return answer["e_tag"] or ""
+
+    return _ask(place, request)
+
+
+def delete(uris: Sequence[str]) -> None:
+    """Remove objects of one bucket. One that is not there is none."""
+    if uris:
+        places = [_place(uri) for uri in uris]
+        with contextlib.suppress(FileNotFoundError):
+            _repeated(lambda: _ask(places[0], lambda s: s.delete([p.key for p in places])))
+
+
+def listing(uri: str, after: str = "") -> Iterator[tuple[str, Head]]:
+    """Yield (name below the prefix, head) of all objects below a prefix, in the store's order.
+
+    A request gives a thousand. With `after` the names that sort behind it.
+    """
+    place = _place(uri)
+    prefix = place.key.rstrip("/")
+    start = len(prefix) + 1 if prefix else 0
+    pages: Iterator[Any] | None = None
+
+    def next_page() -> Any:
+        nonlocal pages
+        if pages is None:
+            options = {"offset": f"{prefix}/{after}".lstrip("/")} if after else {}
+            opened = _open(place).list(prefix, chunk_size=1000, **options)
+            pages = iter(opened)
+        return next(pages, None)
+
+    def asked() -> Any:
+        nonlocal pages
+        try:
+            return _ask(place, lambda store: next_page())
+        except _BrokenOffError:
+            pages = None  # goes on after the last name that came
+            raise
+
+    while page := _repeated(asked):
+        for meta in page:
+            after = meta["path"][start:]
+            yield after, _head(meta, {})
+
+
+class _BrokenOffError(StorageError):
+    """The answer to a request that the library does not repeat ended half way."""
+
+
+def _repeated(request: Callable[[], _T]) -> _T:
+    """Make a request until its answer is whole. The library repeats all but listings and removals
+    whose answer ends half way."""
+    for wait in (0.2, 0.5, 1, 2, 5, 10, 20):
+        try:
+            return request()
+        except _BrokenOffError:
+            time.sleep(wait)
+    return request()
+
+
+def names(uri: str) -> list[str]:
+    """Return the names of the objects right below a prefix, sorted."""
+    return sorted(name for name, _ in listing(uri) if "/" not in name)
+
+
+def _head(meta: Mapping[str, Any], attributes: Mapping[str, str]) -> Head:
+    own = {name: text for name, text in attributes.items() if name != "Content-Type"}
+    return Head(meta["size"], meta["e_tag"] or "", meta["last_modified"].timestamp(), own)

@@ -1,0 +1,489 @@
+"""OUT on object storage: whole runs by the real command against a real server on loopback."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from buckets import (
+    HALF_PUT,
+    LOST,
+    RESET,
+    SECRET,
+    UNCONDITIONAL,
+    Answer,
+    Bucket,
+    Fault,
+    Request,
+)
+from buckets import bucket as bucket
+from helpers import TINY, begun, cli, index_rows, pictures, wait_for, write_csv
+
+from pipeline import objects, read_index
+from pipeline.objects import StorageError
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index
+from pipeline.store.lease import Lease, Times
+from pipeline.store.lock import Lock, LockedError
+
+HERE = ("--in-process",)
+
+
+@dataclass
+class Studio:
+    """A bucket with photographs c0.jpg … and a manifest at in/, whose OUT is out/."""
+
+    bucket: Bucket
+    folder: Path  # on this machine
+
+    @property
+    def out(self) -> str:
+        return f"{self.bucket.uri}/out"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.bucket.uri}/in/m.csv"
+
+    def fill(self, pairs: int, **columns: str) -> None:
+        local = self.folder / "in"
+        local.mkdir(exist_ok=True)
+        pictures(local, pairs)
+        write_csv(
+            local / "m.csv",
+            [{"id": f"p{n}", "content": f"c{n}.jpg", **columns} for n in range(pairs)],
+        )
+        for file in local.iterdir():
+            self.bucket.put(f"in/{file.name}", file.read_bytes())
+
+    def run(self, *options: object, **env: str) -> "subprocess.CompletedProcess[str]":
+        self.bucket.requests.clear()
+        return cli(self.manifest, "--out", self.out, *TINY, *options, timeout=120, **env)
+
+    def puts(self) -> Counter[str]:
+        """How often each picture was put in the last run."""
+        return Counter(
+            r.key for r in self.bucket.requests if r.method == "PUT" and "/images/" in r.key
+        )
+
+    def fetched_pictures(self) -> list[str]:
+        return [r.key for r in self.bucket.requests if r.method == "GET" and "/images/" in r.key]
+
+    def check_whole(self, pairs: int) -> None:
+        """Every pair has its picture and its row, and nothing else is left."""
+        rows = index_rows(self.out)
+        assert rows.keys() == {f"p{n}" for n in range(pairs)}
+        for row in rows.values():
+            assert row["status"] == "ok"
+            assert len(self.bucket.get(f"out/{row['output']}")) == row["output_bytes"]
+        others = [
+            key.removeprefix("out/")
+            for key in self.bucket.listed()
+            if key.startswith("out/") and not key.startswith(("out/images/", "out/index/"))
+        ]
+        assert {k for k in others if not k.startswith("_state/log/")} == {"_state/run.json"}
+
+
+@pytest.fixture
+def studio(bucket: Bucket, tmp_path: Path) -> Studio:
+    return Studio(bucket, tmp_path)
+
+
+def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> None:
+    costs = []
+    for pairs in (41, 46):
+        studio.fill(pairs, steps="1")
+        before = 0 if pairs == 41 else 41
+        done = studio.run(*HERE)
+        assert done.returncode == 0, done.stderr
+        assert f"{pairs - before} painted" in done.stdout
+        requests = studio.bucket.requests
+        photos = Counter(r.key for r in requests if r.method == "GET" and r.key.endswith(".jpg"))
+        assert set(photos.values()) == {1}
+        assert len(photos) == pairs - before
+        assert sum(r.key == "in/s.png" and r.method == "GET" for r in requests) == 1
+        assert set(studio.puts().values()) == {1}
+        assert len(studio.puts()) == pairs - before
+        again = studio.run(*HERE)
+        assert again.returncode == 0, again.stderr
+        assert f"0 painted, {pairs} done before" in again.stdout
+        assert studio.puts() == {}
+        assert studio.fetched_pictures() == []
+        costs.append(studio.bucket.counted())
+    # Whatever the number of pairs: listings, parts, the lock, run.json and the log.
+    assert costs[1]["HEAD"] == 0
+    assert sum(costs[1].values()) <= sum(costs[0].values()) + 1  # one more part
+    assert sum(costs[1].values()) < 40
+    studio.check_whole(46)
+
+
+POINTS = (
+    "lock-taken",
+    "run-json-renamed",
+    "pair-begun@p1",
+    "picture-temp-written@p1",
+    "picture-renamed",
+    "record-returned@p3",
+    "part-temp-written",
+    "part-renamed",
+    "part-written",
+    "journal-deleted",
+)
+
+
+def test_a_driver_killed_at_each_point_in_turn_loses_nothing_and_paints_nothing_twice(
+    studio: Studio,
+) -> None:
+    studio.fill(5)
+    log = studio.folder / "begun"
+    total: Counter[str] = Counter()
+    repeated = 0
+    for number, point in enumerate(POINTS):
+        order = f"{point}:{studio.folder / f'flag{number}'}"
+        done = studio.run(*HERE, STYLIZE_CRASH_AT=order, STYLIZE_CRASH_LOG=str(log))
+        total += studio.puts()
+        assert studio.fetched_pictures() == []
+        if done.returncode == 0:  # it had nothing left that comes by this point
+            continue
+        assert done.returncode == -signal.SIGKILL, (point, done.stderr)
+        repeated += point.startswith(("pair-begun", "picture-temp"))
+        if len(total) == 5:  # all are painted: so that there is work again
+            studio.bucket.delete(sorted(total)[0])
+            del total[sorted(total)[0]]
+            repeated += 1
+    done = studio.run(*HERE, STYLIZE_CRASH_LOG=str(log))
+    assert done.returncode == 0, done.stderr
+    studio.check_whole(5)
+    assert sum(begun(log).values()) <= 5 + repeated
+
+
+def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_read(
+    studio: Studio,
+) -> None:
+    studio.fill(3)
+    flag = studio.folder / "flag"
+    killed = studio.run(*HERE, STYLIZE_CRASH_AT=f"record-returned@p2:{flag}")
+    assert killed.returncode == -signal.SIGKILL
+    painted = [studio.bucket.get(key) for key in sorted(studio.puts())]
+    assert len(painted) == 3
+    assert index_rows(studio.out) == {}
+    plan = cli("plan", studio.manifest, "--out", studio.out, *TINY[:8])
+    assert "0 to paint, 0 done, 3 to adopt" in plan.stdout
+    again = studio.run(*HERE)
+    assert again.returncode == 0, again.stderr
+    assert "0 painted, 3 done before" in again.stdout
+    assert studio.fetched_pictures() == []
+    assert [r.key for r in studio.bucket.requests if r.key.endswith(".jpg")].count("in/c0.jpg") == 1
+    studio.check_whole(3)
+    row = index_rows(studio.out)["p1"]
+    assert (row["content"], row["row"], row["width"]) == ("c1.jpg", 2, 32)
+    assert row["output_etag"]
+    # Nothing but the put is known of a picture that somebody else has written since.
+    (key,) = [key for key in studio.bucket.listed() if "c1" in key and "images" in key]
+    studio.bucket.put(key, b"edited by hand")
+    kept = studio.run(*HERE)
+    assert kept.returncode == 0
+    assert "picture was edited by hand; it is kept" in kept.stderr
+    assert studio.bucket.get(key) == b"edited by hand"
+
+
+def test_passing_faults_fail_no_pair(studio: Studio) -> None:
+    studio.fill(6)
+    faults = (Answer(503, "SlowDown"), RESET, Answer(500, "InternalError"), HALF_PUT, LOST, 0.2)
+    count = 0
+
+    def now_and_then(request: Request) -> Fault:
+        nonlocal count
+        count += 1
+        return faults[count // 4 % len(faults)] if count % 4 == 0 else None
+
+    studio.bucket.fault = now_and_then
+    done = studio.run(*HERE)
+    assert done.returncode == 0, done.stderr
+    assert count > 40
+    studio.bucket.fault = lambda request: None
+    studio.check_whole(6)
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
+def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
+    studio: Studio, code: str
+) -> None:
+    studio.fill(5)
+
+    def expire(request: Request) -> Fault:
+        begun = sum(r.method == "PUT" and "/images/" in r.key for r in studio.bucket.requests)
+        return Answer(403, code) if begun > 2 else None
+
+    studio.bucket.fault = expire
+    done = studio.run(*HERE)
+    assert done.returncode == 5
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("stylize-batch:")]
+    assert "s3://studio" in line
+    assert ("have expired" if code == "ExpiredToken" else "access is refused") in line
+    assert "AWS_ACCESS_KEY_ID" in line
+    assert "Traceback" not in done.stderr
+    studio.bucket.fault = lambda request: None
+    again = studio.run(*HERE)
+    assert again.returncode == 0, again.stderr
+    assert "3 painted, 2 done before" in again.stdout
+    studio.check_whole(5)
+
+
+def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: Studio) -> None:
+    studio.fill(2)
+    for arguments in (
+        (studio.manifest, "--out", "s3://nowhere/out", *TINY, *HERE),
+        ("status", "s3://nowhere/out"),
+        ("validate", "s3://nowhere/in/m.csv"),
+    ):
+        done = cli(*arguments)
+        assert done.returncode == 5, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "there is no bucket 'nowhere' at s3://; make it, or correct the name" in done.stderr
+    studio.bucket.delete("in/c1.jpg")
+    done = studio.run(*HERE)
+    assert done.returncode == 3
+    row = index_rows(studio.out)["p1"]
+    assert row["status"] == "failed"
+    assert "there is no such file at s3://studio/in/c1.jpg" in row["error_message"]
+    checked = cli("validate", studio.manifest)
+    assert checked.returncode == 2
+    assert '"c1.jpg" does not exist' in checked.stderr
+
+
+def test_secrets_in_addresses_go_nowhere(studio: Studio) -> None:
+    studio.fill(1)
+    secret = f"s3://AKIDEXAMPLE:{SECRET}@studio"
+    local = studio.folder / "m.csv"
+    local.write_text(f"content,style\n{secret}/in/c0.jpg,s3://studio/in/s.png\n")
+    for arguments in (
+        (local, "--out", studio.out, *TINY, *HERE),
+        (studio.manifest, "--out", f"{secret}/out", *TINY, *HERE),
+        (f"{secret}/in/m.csv", "--out", studio.out, *TINY, *HERE),
+        ("validate", local),
+        ("status", f"{secret}/out"),
+    ):
+        done = cli(*arguments)
+        assert done.returncode in (2, 5)
+        assert "a key or password before the @" in done.stderr
+        assert SECRET not in done.stdout + done.stderr
+    assert not any(SECRET in str(r.query) + r.key for r in studio.bucket.requests)
+    options = f"?endpoint_override=127.0.0.1:{studio.bucket.port}&scheme=http"
+    local.write_text(f"content,style\ns3://studio/in/c0.jpg{options},s3://studio/in/s.png\n")
+    done = cli(local, "--out", studio.out, *TINY, *HERE)
+    assert done.returncode == 0, done.stderr
+    (key,) = [key for key in studio.bucket.listed() if "/images/" in key]
+    assert "endpoint" not in key
+
+
+def test_every_command_takes_such_an_out(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio.fill(3)
+    assert studio.run(*HERE).returncode == 0
+    monkeypatch.chdir(studio.folder)
+
+    def told(*arguments: object) -> str:
+        done = cli(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "3 ok" in told("status", studio.out)
+    assert "3 done" in told("plan", studio.manifest, "--out", studio.out, *TINY[:8])
+    assert told("montage", studio.out, "-o", "grid.png")
+    assert (studio.folder / "grid.png").stat().st_size > 1000
+    assert "out-report/report.html" in told("report", studio.out)
+    thumbs = list((studio.folder / "out-report" / "report" / "thumbs").iterdir())
+    assert len(thumbs) == 7  # three photographs, a style, three results
+    assert "compacted" in told("compact", studio.out)
+    assert [k for k in studio.bucket.listed() if k.startswith("out/index/")] == [
+        "out/index/part-compact-000001.parquet"
+    ]
+    assert read_index(studio.out)["pair_id"].to_pylist() == ["p0", "p1", "p2"]
+    write_csv(studio.folder / "less.csv", [{"id": "p0", "content": "c0.jpg"}])
+    assert "2 pictures" in told("prune", studio.out, "-m", "less.csv")
+    assert "removed 2 pictures" in told("prune", studio.out, "-m", "less.csv", "--yes")
+    assert len([k for k in studio.bucket.listed() if "/images/" in k]) == 1
+    for key in studio.bucket.listed():
+        if key.startswith("out/index/"):
+            studio.bucket.delete(key)
+    assert "1 row made from pictures" in told("rebuild-index", studio.out)
+    assert index_rows(studio.out)["p0"]["status"] == "ok"
+
+
+def test_a_damaged_part_is_set_aside_and_its_rows_are_made_again(studio: Studio) -> None:
+    studio.fill(2)
+    assert studio.run(*HERE).returncode == 0
+    (part,) = [k for k in studio.bucket.listed() if k.endswith("-000001.parquet")]
+    studio.bucket.put(part, studio.bucket.get(part)[:500])
+    done = studio.run(*HERE)
+    assert done.returncode == 0, done.stderr
+    assert "is damaged" in done.stderr
+    assert "0 painted, 2 done before" in done.stdout
+    assert part.replace("index", "_state/damaged") in studio.bucket.listed()
+
+
+def test_small_parts_are_joined_while_a_run_goes_on(bucket: Bucket) -> None:
+    from test_index import result
+
+    out = OutFolder(f"{bucket.uri}/out")
+    with Lock(out, "r1"), Index(out, "r1", seconds_per_part=0) as index:
+        for number in range(50):
+            index.append(result(f"p{number}"))
+            assert len([k for k in bucket.listed() if k.endswith(".parquet")]) <= 17
+    assert set(read_index(str(out))["pair_id"].to_pylist()) == {f"p{n}" for n in range(50)}
+
+
+# The lock
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of moments instead of minutes."""
+    for name, seconds in (("renew", 0.2), ("dead", 2.0), ("look", 0.3), ("unsure", 1.5)):
+        monkeypatch.setattr(Times, name, seconds)
+
+
+def lease(bucket: Bucket, run: str, host: str = "elsewhere") -> Lease:
+    holder = {"pid": 1, "host": host, "run_id": run, "started": "now"}
+    said: list[str] = []
+    return Lease(f"{bucket.uri}/out", f"{bucket.uri}/out/_state/lock", holder, said.append)
+
+
+def test_a_second_driver_is_refused_as_soon_as_the_first_shows_life(
+    bucket: Bucket, quick: None
+) -> None:
+    first = lease(bucket, "r1")
+    began = time.monotonic()
+    with pytest.raises(LockedError, match=r"in use by process 1 on elsewhere \(run r1"):
+        lease(bucket, "r2")
+    assert time.monotonic() - began < 1.5
+    first.check()
+    first.release()
+    first.release()
+    lease(bucket, "r2").release()
+    assert bucket.listed() == []
+
+
+def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
+    bucket: Bucket, quick: None
+) -> None:
+    first = lease(bucket, "r1")
+    first._ended.set()  # its process stands still
+    first._thread.join()
+    began = time.monotonic()
+    second = lease(bucket, "r2")
+    assert time.monotonic() - began >= 1.9
+    second.check()
+    first._ended.clear()  # and goes on
+    thread = threading.Thread(target=first._renew)
+    thread.start()
+    wait_for(lambda: first._lost, 5)
+    with pytest.raises(StorageError, match="taken over by another run"):
+        first.check()
+    thread.join()
+    first.release()
+    assert json.loads(bucket.get("out/_state/lock"))["run_id"] == "r2"
+    second.release()
+
+
+def test_a_holder_that_cannot_renew_stops_writing_in_time(bucket: Bucket, quick: None) -> None:
+    held = lease(bucket, "r1")
+    bucket.fault = lambda request: Answer(403, "AccessDenied")
+    time.sleep(2)
+    with pytest.raises(StorageError, match=r"could not be renewed for .* access is refused"):
+        held.check()
+    bucket.fault = lambda request: None
+    wait_for(lambda: _checks(held), 5)
+    held.release()
+
+
+def _checks(held: Lease) -> bool:
+    try:
+        held.check()
+    except StorageError:
+        return False
+    return True
+
+
+def test_the_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(
+    bucket: Bucket,
+) -> None:
+    code = (
+        "import os, signal\nfrom pipeline.store.folder import OutFolder\n"
+        "from pipeline.store.lock import Lock\n"
+        f"lock = Lock(OutFolder('{bucket.uri}/out'), 'r1')\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    died = subprocess.run([sys.executable, "-c", code], env=os.environ, timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    assert bucket.listed() == ["out/_state/lock"]
+    began = time.monotonic()
+    Lock(OutFolder(f"{bucket.uri}/out"), "r2").release()
+    assert time.monotonic() - began < 5
+    assert bucket.listed() == []
+
+
+def test_a_store_without_conditions_is_refused_with_the_reason(bucket: Bucket) -> None:
+    bucket.fault = lambda request: UNCONDITIONAL
+    with pytest.raises(StorageError, match="ignores conditions on writes"):
+        Lock(OutFolder(f"{bucket.uri}/out"), "r1")
+    assert bucket.listed() == []
+
+
+def test_a_part_that_another_run_has_put_is_not_written_over(bucket: Bucket) -> None:
+    from test_index import result
+
+    out = OutFolder(f"{bucket.uri}/out")
+    with Lock(out, "r1"):
+        index = Index(out, "r1")
+        index.append(result("a"))
+        bucket.put("out/index/part-r1-000001.parquet", b"of another")
+        with pytest.raises(StorageError, match="is there already, so another run writes here"):
+            index.seal()
+    assert bucket.get("out/index/part-r1-000001.parquet") == b"of another"
+
+
+def test_a_worker_that_dies_after_its_put_costs_nothing_on_ray(studio: Studio) -> None:
+    studio.fill(3)
+    log, flag = studio.folder / "begun", studio.folder / "flag"
+    done = studio.run(
+        "--workers",
+        1,
+        STYLIZE_CRASH_AT=f"picture-renamed:{flag}",
+        STYLIZE_CRASH_LOG=str(log),
+    )
+    assert done.returncode == 0, done.stderr
+    assert flag.exists()
+    assert set(begun(log).values()) == {1}
+    assert set(studio.puts().values()) == {1}
+    assert studio.fetched_pictures() == []
+    studio.check_whole(3)
+
+
+def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
+    from pipeline.store.metadata import attributes, carried, from_attributes
+
+    studio.fill(1)
+    assert studio.run(*HERE).returncode == 0
+    (key,) = studio.puts()
+    head = objects.head(f"{studio.bucket.uri}/{key}")
+    row = from_attributes(head.attributes)
+    assert row is not None
+    assert head.attributes["stylize-key"] == row.key
+    from_bytes = carried(studio.bucket.get(key))
+    assert from_bytes is not None
+    assert (row.key, row.loss, row.output_sha256) == (
+        from_bytes.key,
+        from_bytes.loss,
+        from_bytes.output_sha256,
+    )
+    assert all(source.stat for source in row.inputs)
+    assert sum(len(name) + len(text) for name, text in head.attributes.items()) < 2000
+    long = replace(row, notes=secrets.token_hex(2000))
+    assert attributes(long).keys() == {"stylize-key"}  # S3 has room for no more
