@@ -28,6 +28,7 @@ __all__ = [
     "ChangedError",
     "Head",
     "StorageError",
+    "Version",
     "create",
     "delete",
     "forget",
@@ -62,13 +63,26 @@ class ChangedError(Exception):
 
 
 @dataclass(frozen=True)
+class Version:
+    """What tells one state of an object from others. Stores go by one of the two."""
+
+    etag: str  # "" where the store gives none
+    version: str | None = None
+
+
+@dataclass(frozen=True)
 class Head:
     """What a store says of an object."""
 
     size: int  # bytes
-    etag: str  # "" where the store gives none
+    version: Version
     modified: float  # seconds since 1970
     attributes: Mapping[str, str]  # what `put` was given; {} from listings
+
+    @property
+    def etag(self) -> str:
+        """The ETag, "" where the store gives none."""
+        return self.version.etag
 
     @property
     def stat(self) -> str:
@@ -113,6 +127,11 @@ def problem(uri: str) -> str:
         return f'"{visible(uri, 60)}" names no {"host" if scheme in _WEB else "bucket"}'
     if "//" in rest:
         return f'"{visible(base, 60)}" has an empty name between two /; take it out'
+    if any(part in (".", "..") for part in rest.split("/")) or not rest.isprintable():
+        return (
+            f'"{visible(base, 60)}" has a ., a .. or a control character in it, which names on '
+            "object storage cannot; name it otherwise"
+        )
     names = [part.partition("=")[0] for part in options[1:].split("&") if part]
     if scheme in _WEB and names:
         return (
@@ -331,11 +350,11 @@ def head(uri: str) -> Head:
 def put(uri: str, data: bytes, attributes: Mapping[str, str] | None = None) -> str:
     """Write an object in one request, whole or not at all; return its ETag."""
     place = _place(uri)
-    return _put(place, data, attributes, "overwrite")
+    return _put(place, data, attributes, "overwrite").etag
 
 
-def create(uri: str, data: bytes) -> str:
-    """Write an object unless there is one; return its ETag.
+def create(uri: str, data: bytes) -> Version:
+    """Write an object unless there is one; return its version.
 
     Raises `FileExistsError` if there is one with other bytes. The same bytes are those of this
     request, whose answer was lost before it was repeated.
@@ -347,34 +366,35 @@ def create(uri: str, data: bytes) -> str:
         there, found = get(uri, len(data) + 2**20)
         if there != data:
             raise
-        return found.etag
+        return found.version
 
 
-def replace(uri: str, data: bytes, etag: str) -> str:
-    """Write an object that still has this ETag; return its new ETag.
+def replace(uri: str, data: bytes, version: Version) -> Version:
+    """Write an object that still is this version; return its new version.
 
     Raises `ChangedError` if somebody else has written it.
     """
     place = _place(uri)
     try:
-        return _put(place, data, None, {"e_tag": etag})
+        known = {"e_tag": version.etag, "version": version.version}
+        return _put(place, data, None, {name: text for name, text in known.items() if text})
     except (ChangedError, FileNotFoundError) as error:
         with contextlib.suppress(FileNotFoundError):
             there, found = get(uri, len(data) + 2**20)
             if there == data:
-                return found.etag
+                return found.version
         raise ChangedError(place.key) from error
 
 
-def _put(place: _Place, data: bytes, attributes: Mapping[str, str] | None, mode: object) -> str:
+def _put(place: _Place, data: bytes, attributes: Mapping[str, str] | None, mode: object) -> Version:
     if place.scheme in _WEB:
         raise StorageError(f"{place.name} can only be read; choose a folder or a bucket")
 
-    def request(store: Any) -> str:
+    def request(store: Any) -> Version:
         options: dict[str, Any] = {"attributes": dict(attributes)} if attributes else {}
         # Never in parts: one request is one object, and a condition holds for all of it.
         answer = store.put(place.key, data, mode=mode, use_multipart=False, **options)
-        return answer["e_tag"] or ""
+        return Version(answer["e_tag"] or "", answer["version"])
 
     return _ask(place, request)
 
@@ -441,4 +461,5 @@ def names(uri: str) -> list[str]:
 
 def _head(meta: Mapping[str, Any], attributes: Mapping[str, str]) -> Head:
     own = {name: text for name, text in attributes.items() if name != "Content-Type"}
-    return Head(meta["size"], meta["e_tag"] or "", meta["last_modified"].timestamp(), own)
+    version = Version(meta["e_tag"] or "", meta["version"])
+    return Head(meta["size"], version, meta["last_modified"].timestamp(), own)

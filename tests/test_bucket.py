@@ -475,7 +475,7 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
     head = objects.head(f"{studio.bucket.uri}/{key}")
     row = from_attributes(head.attributes)
     assert row is not None
-    assert head.attributes["stylize-key"] == row.key
+    assert head.attributes["stylizekey"] == row.key
     from_bytes = carried(studio.bucket.get(key))
     assert from_bytes is not None
     assert (row.key, row.loss, row.output_sha256) == (
@@ -486,4 +486,4 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
     assert all(source.stat for source in row.inputs)
     assert sum(len(name) + len(text) for name, text in head.attributes.items()) < 2000
     long = replace(row, notes=secrets.token_hex(2000))
-    assert attributes(long).keys() == {"stylize-key"}  # S3 has room for no more
+    assert attributes(long).keys() == {"stylizekey"}  # S3 has room for no more

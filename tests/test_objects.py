@@ -100,11 +100,11 @@ def test_what_fails_in_passing_is_done_again(bucket: Bucket, fault: Fault) -> No
         bucket.fault = first(2, fault)
 
     twice_at_fault()
-    storage.put(uri, DATA, attributes={"stylize-key": "k"})
+    storage.put(uri, DATA, attributes={"stylizekey": "k"})
     twice_at_fault()
     assert storage.read_bytes(uri) == DATA
     twice_at_fault()
-    assert objects.head(uri).attributes == {"stylize-key": "k"}
+    assert objects.head(uri).attributes == {"stylizekey": "k"}
     twice_at_fault()
     etag = objects.create(f"{bucket.uri}/new", DATA)
     twice_at_fault()

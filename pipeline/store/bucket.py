@@ -113,7 +113,7 @@ class Bucket:
         crash_point("part-temp-written")
         uri = self.path("index", name)
         try:
-            etag = objects.create(uri, data)
+            etag = objects.create(uri, data).etag
         except FileExistsError as error:
             raise StorageError(
                 f"{uri} is there already, so another run writes here; end one of them"

@@ -327,7 +327,8 @@ class Index:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.close()
+            # Where it ends in trouble, another run may hold OUT on object storage by now.
+            self.close() if error is None or not self._out.medium.is_remote else self.seal()
         except storage.StorageError:
             if error is None:  # otherwise that error is the news; the journal keeps the rows
                 raise

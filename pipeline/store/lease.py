@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from pipeline import objects
-from pipeline.objects import ChangedError, StorageError
+from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.store.medium import refusal
 
 __all__ = ["Lease", "Times"]
@@ -48,7 +48,7 @@ class Lease:
         self._trouble = ""
         self._ended = threading.Event()
         self._renewed = 0.0  # by the monotonic clock
-        self._etag = self._take(say)
+        self._version = self._take(say)
         self._check_store()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
@@ -59,22 +59,22 @@ class Lease:
         self._beats += 1
         return json.dumps({**self._holder, "beat": self._beats}).encode()
 
-    def _take(self, say: Callable[[str], None]) -> str:
+    def _take(self, say: Callable[[str], None]) -> Version:
         while True:
             with contextlib.suppress(FileExistsError, ChangedError):
-                etag = self._etag_of_dead(say)
+                dead = self._dead_version(say)
                 text, self._renewed = self._text(), time.monotonic()
-                if etag:
-                    return objects.replace(self._uri, text, etag)
+                if dead is not None:
+                    return objects.replace(self._uri, text, dead)
                 return objects.create(self._uri, text)
 
-    def _etag_of_dead(self, say: Callable[[str], None]) -> str:
-        """Return the ETag of a lease whose holder is dead, "" where there is no lease.
+    def _dead_version(self, say: Callable[[str], None]) -> Version | None:
+        """Return the version of a lease whose holder is dead, None where there is no lease.
 
         Raises `LockedError` as soon as the holder shows a sign of life.
         """
         first, holder = self._look()
-        if not first or _is_gone(holder):
+        if first is None or _is_gone(holder):
             return first
         began, told = time.monotonic(), False
         while time.monotonic() - began < Times.dead:
@@ -86,23 +86,23 @@ class Lease:
                 )
             time.sleep(min(Times.look, Times.dead / 10))
             now, _ = self._look()
-            if not now:
-                return ""
+            if now is None:
+                return None
             if now != first:
                 raise refusal(self._out, holder)
         return first
 
-    def _look(self) -> tuple[str, Mapping[str, object]]:
-        """Return the ETag and the holder of the lease that is there; "" and {} for none."""
+    def _look(self) -> tuple[Version | None, Mapping[str, object]]:
+        """Return the version and the holder of the lease that is there; None and {} for none."""
         try:
             data, head = objects.get(self._uri, 100_000)
         except FileNotFoundError:
-            return "", {}
+            return None, {}
         try:
             holder = json.loads(data)
         except ValueError:
             holder = {}
-        return head.etag, holder if isinstance(holder, dict) else {}
+        return head.version, holder if isinstance(holder, dict) else {}
 
     def _check_store(self) -> None:
         """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
@@ -112,7 +112,7 @@ class Lease:
             objects.create(self._uri, b"{}")
             kept += 1
         with contextlib.suppress(ChangedError):
-            objects.replace(self._uri, b'{"condition": "ignored"}', '"0"')
+            objects.replace(self._uri, b'{"condition": "ignored"}', Version('"0"', "1"))
             kept += 1
         if kept:
             objects.delete([self._uri])
@@ -128,7 +128,7 @@ class Lease:
         while not self._ended.wait(Times.renew):
             began = time.monotonic()
             try:
-                self._etag = objects.replace(self._uri, self._text(), self._etag)
+                self._version = objects.replace(self._uri, self._text(), self._version)
             except ChangedError:
                 self._lost = (
                     f"{self._out} was taken over by another run, because this one was not seen "

@@ -55,7 +55,7 @@ _BESIDE = (
 )
 """Columns that an object carries beside its bytes, and a file does not."""
 
-_KEY, _ROW = "stylize-key", "stylize-row"
+_KEY, _ROW = "stylizekey", "stylizerow"  # letters only: Azure allows no more
 _MOST_ATTRIBUTES = 1900  # bytes; S3 allows 2048, names included
 
 
