@@ -177,7 +177,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> An
         "timeout": timedelta(seconds=120),  # of a whole request, perhaps of 100 MB
     }
     retries = {
-        "max_retries": 40,
+        "max_retries": 1000,  # the time is what ends it
         "retry_timeout": timedelta(seconds=PATIENCE),
         "backoff": {
             "init_backoff": timedelta(seconds=0.2),
@@ -254,8 +254,11 @@ def _trouble(place: _Place, error: Exception) -> Exception:
         return _refused(place, error)
     if re.search(r"PermanentRedirect|redirect without|AuthorizationHeaderMalformed", text):
         return StorageError(f"{place.name} is in another region; set AWS_REGION to it")
-    if "NotImplemented" in text or "501 " in text:
-        return NotImplementedError(f"{place.name}: {_first_line(error)}")
+    if "NotImplemented" in text or "code: 501" in text:
+        return StorageError(
+            f"{place.name} cannot do what is asked of it ({_first_line(error)}); results need a "
+            "store with conditional writes, or a folder"
+        )
     if "body error" in text:
         return _BrokenOffError(f"{place.name} breaks off its answers; run again when it does not")
     passing = re.search(r"status code: 5|error sending|timed out|[Tt]imeout|connect", text)

@@ -27,12 +27,14 @@ from buckets import (
 from buckets import bucket as bucket
 from helpers import TINY, begun, cli, index_rows, pictures, wait_for, write_csv
 
-from pipeline import objects, read_index
+from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
+from pipeline.paint.backbones import local_weights
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index
 from pipeline.store.lease import Lease, Times
 from pipeline.store.lock import Lock, LockedError
+from stylize import weights
 
 HERE = ("--in-process",)
 
@@ -464,6 +466,20 @@ def test_a_worker_that_dies_after_its_put_costs_nothing_on_ray(studio: Studio) -
     assert set(studio.puts().values()) == {1}
     assert studio.fetched_pictures() == []
     studio.check_whole(3)
+
+
+def test_nodes_fetch_the_weights_below_out_once(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path))
+    name, sha256 = weights.identity(weights.BUNDLED)
+    uri = OutFolder(f"{bucket.uri}/out").weights(name, sha256)
+    storage.put(uri, weights.BUNDLED.read_bytes())
+    bucket.requests.clear()
+    assert weights.identity(local_weights(uri)) == (name, sha256)
+    assert local_weights(uri).is_relative_to(tmp_path)
+    assert bucket.counted() == {"GET": 1}
+    assert local_weights(str(weights.BUNDLED)) == weights.BUNDLED
 
 
 def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:

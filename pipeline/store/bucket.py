@@ -94,9 +94,6 @@ class Bucket:
             return Found(None, False)
         return Found(replace(row, output_etag=head.etag), is_whole(data))
 
-    def forget(self) -> None:
-        self._listed = None
-
     def free_bytes(self) -> float:
         return float("inf")
 

@@ -81,9 +81,6 @@ class Disk:
         row = carried(data, pair)
         return Found(row, row is not None and is_whole(data))
 
-    def forget(self) -> None:
-        pass  # nothing is remembered
-
     def free_bytes(self) -> float:
         return shutil.disk_usage(self._root).free
 

@@ -43,15 +43,16 @@ class FileFacts:
         """Ask side by side for what a plan will ask for: each answer of object storage takes tens
         of milliseconds, and one after another that is minutes for a large manifest."""
         known = [pair for pair in pairs if pair.pair_id in results]
-        remote = {r.path for p in known for r in p.inputs if storage.is_remote(r.path)}
-        self._stats |= storage.stats(remote - self._stats.keys())
         if self.out.medium.is_remote:
-            new = [
+            unrecorded = [
                 pair
                 for pair in pairs
                 if not _is_ok(results.get(pair.pair_id)) and self.out.has_picture(pair.output)
             ]
-            storage.side_by_side(self._found_at, new)
+            storage.side_by_side(self._found_at, unrecorded)
+            known += unrecorded
+        remote = {r.path for p in known for r in p.inputs if storage.is_remote(r.path)}
+        self._stats |= storage.stats(remote)
 
     def key(self, pair: Pair, result: Result) -> str:
         """Return the pair's key by today's files and settings and the result's algorithm.

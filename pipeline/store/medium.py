@@ -120,9 +120,6 @@ class Medium(Protocol):
     def found(self, output: str, pair: Pair | None) -> Found:
         """Return what the picture at an output carries now."""
 
-    def forget(self) -> None:
-        """Look again from now on: other processes may have written."""
-
     def free_bytes(self) -> float:
         """Return the free space in bytes."""
 
