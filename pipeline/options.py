@@ -73,7 +73,9 @@ class PaintOptions:
 class Options(PaintOptions):
     """Everything that a run is told, except the settings of the pictures."""
 
-    out: str = _option("", "output folder; by default beside the manifest", short="-o")
+    out: str = _option(
+        "", "output folder or s3://bucket/prefix; by default beside the manifest", short="-o"
+    )
     name: str = _option(
         "", "name of the outputs, by columns of the manifest, like '{content}-{style}'"
     )

@@ -352,7 +352,6 @@ class _Session:
         )
 
     def on_status(self, statuses: Sequence[Status]) -> None:
-        self.index.seal_if_due()
         self.progress.status(statuses)
 
     def on_note(self, line: str) -> None:
@@ -368,6 +367,8 @@ class _Session:
 
     def stop_requested(self) -> Stop:
         self.lock.check()
+        if self.out.medium.is_remote:  # on a disk the journal has the rows
+            self.index.seal_if_due()
         return self.stop
 
     def finished_row(self, pair: Pair) -> Result | None:

@@ -76,6 +76,9 @@ class Bucket:
         head = self._listing().get(output)
         return None if head is None else Look(head.size, head.modified, head.etag)
 
+    def has_picture(self, output: str) -> bool:
+        return output in self._listing()
+
     def is_as_recorded(self, look: Look, result: Result) -> bool:
         return bool(look.etag) and look.etag == result.output_etag
 

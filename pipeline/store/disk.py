@@ -69,6 +69,9 @@ class Disk:
             return None
         return Look(int(size), int(modified) / 1e9)
 
+    def has_picture(self, output: str) -> bool:
+        return os.path.isfile(self.path(*output.split("/")))
+
     def is_as_recorded(self, look: Look, result: Result) -> bool:
         finished = datetime.fromisoformat(result.finished_at).timestamp()
         return look.modified <= finished + 1

@@ -142,7 +142,7 @@ class OutFolder:
         return any(self.medium.has_folder(self._below(name)) for name in OWN)
 
     def has_picture(self, output: str) -> bool:
-        return self.medium.look(output) is not None
+        return self.medium.has_picture(output)
 
     def picture_bytes(self, output: str) -> int:
         """Return the size of a picture in bytes, 0 if there is none."""

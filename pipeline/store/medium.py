@@ -114,6 +114,9 @@ class Medium(Protocol):
     def look(self, output: str) -> Look | None:
         """Return what is known of a file of OUT, None if it is missing."""
 
+    def has_picture(self, output: str) -> bool:
+        """Return whether there is a file, and not a folder, at an output."""
+
     def is_as_recorded(self, look: Look, result: Result) -> bool:
         """Return whether the file is surely the one that a row describes, size apart."""
 
