@@ -19,7 +19,7 @@ from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.display.progress import Progress
 from pipeline.ledger import FailureStreak, Ledger
-from pipeline.manifest.files import overwritten
+from pipeline.manifest.files import overwritten, unstorable
 from pipeline.manifest.reader import Manifest, read_manifest
 from pipeline.manifest.table import ManifestError, Problem
 from pipeline.options import Options
@@ -103,7 +103,7 @@ def make_plan(
 def _read(manifest: str, settings: Mapping[str, str], out: OutFolder, name: str) -> Manifest:
     """Return all pairs of a manifest. Raises `ManifestError`."""
     pairs = read_manifest(manifest, defaults=settings, name=name)
-    if problems := overwritten(pairs, out):
+    if problems := [*overwritten(pairs, out), *unstorable(pairs, out)]:
         raise ManifestError(problems, pairs, len(pairs))
     return pairs
 

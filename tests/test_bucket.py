@@ -261,6 +261,23 @@ def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: 
     assert '"c1.jpg" does not exist' in checked.stderr
 
 
+def test_outputs_that_cannot_be_objects_or_are_inputs_are_refused_before_anything_is_painted(
+    studio: Studio,
+) -> None:
+    studio.fill(1, output="images/what?a=b.png")
+    asked = studio.run(*HERE)
+    assert asked.returncode == 2
+    assert '"images/what?a=b.png" contains a ?' in asked.stderr
+    studio.fill(1, output="c0.jpg")
+    over = cli(studio.manifest, "--out", f"{studio.bucket.uri}/in", *TINY, *HERE)
+    assert over.returncode == 2
+    assert '"c0.jpg" in "s3://studio/in" is the content of row 1' in over.stderr
+    assert not any(key.startswith("out/") for key in studio.bucket.listed())
+    web = cli(studio.manifest, "--out", "https://studio/out", *TINY, *HERE)
+    assert web.returncode == 5
+    assert "results cannot be written to https://; choose a folder, or a bucket" in web.stderr
+
+
 def test_secrets_in_addresses_go_nowhere(studio: Studio) -> None:
     studio.fill(1)
     secret = f"s3://AKIDEXAMPLE:{SECRET}@studio"

@@ -12,7 +12,7 @@ from pipeline.records import Pair
 from pipeline.store.folder import OutFolder
 from pipeline.text import count, quoted
 
-__all__ = ["find_problems", "mask_problems", "overwritten"]
+__all__ = ["find_problems", "mask_problems", "overwritten", "unstorable"]
 
 
 def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
@@ -44,6 +44,17 @@ def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
             )
             problems.append(Problem(pair.row, lines.get(pair.row), "output", message))
     return problems
+
+
+def unstorable(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
+    """Find the outputs that cannot be the name of an object, where OUT is on object storage."""
+    lines = pairs.lines if isinstance(pairs, Manifest) else {}
+    message = "contains a ?, which begins the options of an address; choose another output"
+    return [
+        Problem(pair.row, lines.get(pair.row), "output", f"{quoted(pair.output)} {message}")
+        for pair in pairs
+        if out.medium.is_remote and "?" in pair.output
+    ]
 
 
 def find_problems(
