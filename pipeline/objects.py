@@ -39,6 +39,7 @@ __all__ = [
     "problem",
     "put",
     "replace",
+    "shown",
     "split_options",
 ]
 
@@ -62,7 +63,7 @@ class ChangedError(Exception):
     """The object is not what this process last wrote, so it was not replaced."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Version:
     """What tells one state of an object from others. Stores go by one of the two."""
 
@@ -70,7 +71,7 @@ class Version:
     version: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """What a store says of an object."""
 
@@ -118,7 +119,7 @@ def problem(uri: str) -> str:
     base, options = split_options(uri)
     scheme, _, rest = base.partition("://")
     scheme, bucket = scheme.lower(), rest.partition("/")[0]
-    if "@" in bucket:
+    if _has_secret(scheme, bucket):
         return (
             f"the {scheme}:// address has a key or password before the @, which would end up in "
             f"the results; remove it and {credentials.remedy(scheme)}"
@@ -145,6 +146,25 @@ def problem(uri: str) -> str:
                 f"{', '.join(_OPTIONS)}. To log in, {credentials.remedy(scheme)}"
             )
     return ""
+
+
+def _has_secret(scheme: str, bucket: str) -> bool:
+    """Return whether an address has a login where its bucket or host should be.
+
+    A secret may have a / in it, so that the @ is not in this part any more.
+    """
+    login, mark, port = bucket.rpartition(":")
+    is_port = scheme in _WEB and (port.isdigit() or login.startswith("["))
+    return "@" in bucket or bool(mark and not is_port)
+
+
+def shown(uri: str) -> str:
+    """Return an address for a message, without the login that it may have."""
+    scheme, _, rest = uri.partition("://")
+    if not _has_secret(scheme.lower(), rest.partition("/")[0]):
+        return uri
+    _, mark, behind = rest.rpartition("@")
+    return f"{scheme}://…{mark}{behind if mark else ''}"
 
 
 def _place(uri: str) -> _Place:

@@ -247,11 +247,7 @@ def uri_problem(uri: str) -> str:
 
 def shown(path: str) -> str:
     """Return a path or URI for a message, without the key or password that it may have."""
-    if not is_uri(path):
-        return path
-    scheme, _, rest = path.partition("://")
-    secret, mark, _ = rest.partition("/")[0].rpartition("@")
-    return f"{scheme}://…{rest[len(secret) :]}" if mark else path
+    return objects.shown(path) if is_uri(path) else path
 
 
 def without_ending(uri: str) -> str:

@@ -273,6 +273,8 @@ def test_a_folder_of_far_more_than_is_asked_for_is_not_listed_to_its_end(bucket:
 def test_secrets_in_addresses_are_refused_and_not_repeated() -> None:
     for uri in (
         f"s3://AKIDEXAMPLE:{SECRET}@bucket/a.jpg",
+        f"s3://AKIDEXAMPLE:a/{SECRET}@bucket/a.jpg",
+        f"https://me:a/{SECRET}@host/a.jpg",
         f"https://me:{SECRET}@host/a.jpg",
         f"s3://bucket/a.jpg?secret_key={SECRET}",
         f"https://host/a.jpg?X-Amz-Signature={SECRET}",
@@ -285,6 +287,10 @@ def test_secrets_in_addresses_are_refused_and_not_repeated() -> None:
             storage.read_bytes(uri)
         assert SECRET not in str(caught.value)
     assert storage.shown(f"s3://A:{SECRET}@bucket/a.jpg") == "s3://…@bucket/a.jpg"
+    assert storage.shown(f"s3://A:a/{SECRET}@bucket/a.jpg") == "s3://…@bucket/a.jpg"
+    assert storage.shown("s3://bucket/a@2x.jpg") == "s3://bucket/a@2x.jpg"
+    assert storage.uri_problem("s3://bucket/a@2x.jpg") == ""
+    assert storage.uri_problem("http://host:8080/a.jpg") == ""
     assert storage.uri_problem("s3:///a.jpg") == '"s3:///a.jpg" names no bucket'
     assert "empty name between two /" in storage.uri_problem("s3://b//a.jpg")
     assert storage.uri_problem("s3://b/what?.jpg") == ""

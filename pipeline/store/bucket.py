@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from pipeline import objects, storage
 from pipeline.crash import crash_point
-from pipeline.objects import Head, StorageError
+from pipeline.objects import StorageError
 from pipeline.records import Pair, Result
 from pipeline.store.lease import Lease
 from pipeline.store.medium import OWN, Found, Look
@@ -37,7 +37,7 @@ class Bucket:
 
     def __init__(self, written: str) -> None:
         self._written = written
-        self._listed: dict[str, Head] | None = None  # by output
+        self._listed: dict[str, Look] | None = None  # by output
         self._etags: dict[str, str] = {}  # of parts, by name
         self._parts: dict[tuple[str, str], bytes] = {}  # by name and ETag
 
@@ -63,18 +63,17 @@ class Bucket:
     def outputs(self) -> Iterator[str]:
         yield from sorted(self._listing())
 
-    def _listing(self) -> dict[str, Head]:
+    def _listing(self) -> dict[str, Look]:
         if self._listed is None:
             self._listed = {
-                name: head
+                name: Look(head.size, head.modified, head.etag)
                 for name, head in objects.listing(self._written)
                 if name.partition("/")[0] not in OWN
             }
         return self._listed
 
     def look(self, output: str) -> Look | None:
-        head = self._listing().get(output)
-        return None if head is None else Look(head.size, head.modified, head.etag)
+        return self._listing().get(output)
 
     def has_picture(self, output: str) -> bool:
         return output in self._listing()

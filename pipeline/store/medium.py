@@ -32,7 +32,7 @@ class LockedError(Exception):
     """Another process is writing to this OUT. The message names it and says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """What a folder or a listing says of a file."""
 
