@@ -49,6 +49,10 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 PATIENCE = 180.0
 """For how long the library repeats a request that fails in passing, seconds."""
 
+HASTE = 5.0
+"""The same, once a store has stayed away for `PATIENCE`: the run ends, and what it still has to
+write must not hold it up again and again."""
+
 _WEB = ("https", "http")
 _OPTIONS = ("endpoint_override", "region", "scheme")
 _QUERY = re.compile(r"[\w.-]+=[^&/]*(&[\w.-]+=[^&/]*)*")
@@ -184,7 +188,7 @@ def _place(uri: str) -> _Place:
 
 
 @functools.lru_cache(maxsize=64)
-def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> Any:
+def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patience: float) -> Any:
     from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
     given = dict(options)
@@ -198,7 +202,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> An
     }
     retries = {
         "max_retries": 1000,  # the time is what ends it
-        "retry_timeout": timedelta(seconds=PATIENCE),
+        "retry_timeout": timedelta(seconds=patience),
         "backoff": {
             "init_backoff": timedelta(seconds=0.2),
             "max_backoff": timedelta(seconds=10),
@@ -221,7 +225,8 @@ def _open(place: _Place) -> Any:
     if place.scheme not in SCHEMES:
         raise OSError(errno.EINVAL, f"cannot use {place.scheme}://{place.bucket}")
     try:
-        return _store(place.scheme, place.bucket, place.options)
+        patience = HASTE if place.name in _away else PATIENCE
+        return _store(place.scheme, place.bucket, place.options, patience)
     except credentials.CredentialsError as error:
         raise StorageError(f"{place.name}: {error}") from error
     except ImportError as error:
@@ -237,6 +242,7 @@ def forget() -> None:
     """Open stores anew when they are next asked, as with other credentials."""
     _store.cache_clear()
     _good.clear()
+    _away.clear()
 
 
 def _ask(place: _Place, request: Callable[[Any], _T]) -> _T:
@@ -246,7 +252,9 @@ def _ask(place: _Place, request: Callable[[Any], _T]) -> _T:
     from obstore import exceptions
 
     try:
-        return request(store)
+        answer = request(store)
+        _away.discard(place.name)
+        return answer
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error) or not _has_bucket(place):
             raise _no_bucket(place) from error
@@ -284,6 +292,7 @@ def _trouble(place: _Place, error: Exception) -> Exception:
     passing = re.search(r"status code: 5|error sending|timed out|[Tt]imeout|connect", text)
     if place.scheme in _WEB and not passing:
         return OSError(errno.EIO, _first_line(error))
+    _away.add(place.name)
     return StorageError(
         f"{place.name} does not answer as it should: {_first_line(error)}; run again when it does"
     )
@@ -320,6 +329,9 @@ def _first_line(error: Exception) -> str:
 
 
 _good: set[tuple[str, str]] = set()  # buckets that are there
+
+
+_away: set[str] = set()  # stores that did not answer when they were last asked
 
 
 def _has_bucket(place: _Place) -> bool:

@@ -155,6 +155,28 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(bucket: Bucket) -> None
         thread.join()
 
 
+def test_a_store_that_stays_away_is_not_waited_for_again_and_again(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "PATIENCE", 4.0)
+    monkeypatch.setattr(objects, "HASTE", 0.5)
+    bucket.put("a.bin", DATA)
+    uri = f"{bucket.uri}/a.bin"
+
+    def time_of_failure() -> float:
+        bucket.fault = lambda request: RESET
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="does not answer as it should"):
+            storage.read_bytes(uri)
+        bucket.fault = lambda request: None
+        return time.monotonic() - began
+
+    assert time_of_failure() > 2
+    assert time_of_failure() < 2
+    assert storage.read_bytes(uri) == DATA
+    assert time_of_failure() > 2
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
