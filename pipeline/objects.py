@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from pipeline import credentials
+from pipeline.side_by_side import interruptible
 from pipeline.text import visible
 
 __all__ = [
@@ -252,7 +253,7 @@ def _ask(place: _Place, request: Callable[[Any], _T]) -> _T:
     from obstore import exceptions
 
     try:
-        answer = request(store)
+        answer = interruptible(lambda: request(store))
         _away.discard(place.name)
         return answer
     except FileNotFoundError as error:

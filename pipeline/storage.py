@@ -17,14 +17,13 @@ import secrets
 import time
 import unicodedata
 import urllib.parse
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from stat import S_ISDIR, S_ISREG
-from typing import TypeVar
 
 from pipeline import objects
 from pipeline.crash import crash_point
 from pipeline.objects import StorageError
+from pipeline.side_by_side import side_by_side
 from pipeline.text import folded, quoted
 from stylize.files import write_atomic
 
@@ -50,7 +49,6 @@ __all__ = [
     "same_file",
     "sha256",
     "shown",
-    "side_by_side",
     "stat",
     "stats",
     "storage_error",
@@ -66,13 +64,7 @@ __all__ = [
 SCHEMES = ("file", *objects.SCHEMES)
 """The URI schemes that a manifest may name."""
 
-AT_ONCE = 32
-"""How many objects are asked for side by side."""
-
 _WORTH_LISTING = 40  # objects of one folder; fewer are asked for one by one
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 _MOST_BYTES = 2 * 2**30
 """The largest picture or manifest that is read."""
@@ -370,14 +362,6 @@ def _listed(folder: str, members: Collection[str]) -> tuple[dict[str, str], bool
         if seen > 10 * len(names) + 1000:
             return stats, False
     return stats, True
-
-
-def side_by_side(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Return what `work` returns for each item, `AT_ONCE` of them at a time, in their order."""
-    if len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(min(AT_ONCE, len(items))) as pool:
-        return list(pool.map(work, items))
 
 
 def exists(path: str) -> bool:

@@ -25,7 +25,7 @@ from buckets import (
     Request,
 )
 from buckets import bucket as bucket
-from helpers import TINY, begun, cli, index_rows, pictures, wait_for, write_csv
+from helpers import TINY, begun, cli, index_rows, pictures, start, wait_for, write_csv
 
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
@@ -237,6 +237,20 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
     assert again.returncode == 0, again.stderr
     assert "3 painted, 2 done before" in again.stdout
     studio.check_whole(5)
+
+
+def test_ctrl_c_is_seen_while_a_store_does_not_answer(studio: Studio) -> None:
+    studio.fill(2)
+    studio.bucket.fault = lambda request: 30.0 if request.key.endswith(".jpg") else None
+    studio.bucket.requests.clear()
+    with start("validate", studio.manifest) as command:
+        wait_for(lambda: any(r.key.endswith(".jpg") for r in studio.bucket.requests))
+        began = time.monotonic()
+        command.send_signal(signal.SIGINT)
+        _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert time.monotonic() - began < 10
 
 
 def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: Studio) -> None:

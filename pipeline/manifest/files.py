@@ -9,6 +9,7 @@ from pipeline import storage
 from pipeline.manifest.reader import Manifest
 from pipeline.manifest.table import Problem
 from pipeline.records import Pair
+from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.text import count, quoted
 
@@ -77,7 +78,7 @@ def find_problems(
             first.setdefault(ref.path, (pair, ref.column, ref.written))
             rows.setdefault(ref.path, set()).add(pair.row)
     remote = [path for path in first if storage.is_remote(path)]
-    answers = storage.side_by_side(lambda path: _file_problem(path, first[path][2], check), remote)
+    answers = side_by_side(lambda path: _file_problem(path, first[path][2], check), remote)
     messages = dict(zip(remote, answers, strict=True))
     problems = []
     for path, (pair, column, name) in first.items():

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pipeline import storage
 from pipeline.plan import Picture
 from pipeline.records import Input, InputRef, Pair, Result, pair_key, settings_digest
+from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.store.medium import Found
 from pipeline.store.rows import clean
@@ -49,7 +50,7 @@ class FileFacts:
                 for pair in pairs
                 if not _is_ok(results.get(pair.pair_id)) and self.out.has_picture(pair.output)
             ]
-            storage.side_by_side(self._found_at, unrecorded)
+            side_by_side(self._found_at, unrecorded)
             known += unrecorded
         remote = {r.path for p in known for r in p.inputs if storage.is_remote(r.path)}
         self._stats |= storage.stats(remote)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.records import Result
+from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.store.rows import (
     EMPTY,
@@ -135,7 +136,7 @@ def _fetch(out: OutFolder, names: Sequence[str]) -> None:
             out.medium.read_part(name)
 
     if out.medium.is_remote:
-        storage.side_by_side(fetch, names)
+        side_by_side(fetch, names)
 
 
 def _open(out: OutFolder, name: str) -> pa.NativeFile:
