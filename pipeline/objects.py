@@ -207,7 +207,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
         "backoff": {
             "init_backoff": timedelta(seconds=0.2),
             "max_backoff": timedelta(seconds=10),
-            "base": 2,
+            "base": 3,  # a wait is drawn between the first and three times the one before
         },
     }
     common: dict[str, Any] = {"client_options": client, "retry_config": retries}

@@ -128,7 +128,8 @@ def test_waits_between_tries_grow(bucket: Bucket) -> None:
     assert storage.read_bytes(f"{bucket.uri}/a.bin") == DATA
     waits = [after - before for before, after in itertools.pairwise(times)]
     assert len(waits) == 7
-    assert max(waits) > 3 * min(waits)  # chance has a part in each
+    assert waits[0] >= 0.19
+    assert max(waits) > 1.5 * waits[0]  # chance has a part in each: this fails once in 4000
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(bucket: Bucket) -> None:
