@@ -84,6 +84,7 @@ def manifest(folder: Path, number: int) -> Path:
     return write_csv(folder / "m.csv", rows)
 
 
+@pytest.mark.timeout(600)
 def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -96,7 +97,7 @@ def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
         wait_for(lambda: painters(raylet.pid))
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
-        _, stderr = driver.communicate(timeout=200)
+        _, stderr = driver.communicate(timeout=400)
     finally:
         driver.kill()
     assert driver.returncode == 0, stderr
