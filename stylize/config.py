@@ -106,7 +106,11 @@ INIT_WORDS = ("matched", "content", "style", "noise")
 """Words that `init` may be; any other text is the path of a picture."""
 
 
-_LATER_SETTINGS: Mapping[str, tuple[int, object]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
+_LATER_SETTINGS: Mapping[str, tuple[int, object]] = {
+    "motifs": (3, 1.0),
+    "margins": (3, "keep"),
+    "content_norm": (4, 1.0),
+}
 """Settings that came after the first version of the algorithm: the version that brought each, and
 the value that paints as earlier versions did."""
 
