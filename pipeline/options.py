@@ -84,6 +84,9 @@ class Options(PaintOptions):
         0, "workers; 0: one or two for each GPU, otherwise as many as cores allow", least=0
     )
     address: str = _option("", "a Ray cluster to join", variable="RAY_ADDRESS")
+    wait_nodes: float = _option(
+        600.0, "seconds that a cluster has to offer a node that can work", least=0
+    )
     max_failures: int = _option(
         20, "stop after N failures in a row with the same cause; 0: never", least=0
     )

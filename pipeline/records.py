@@ -184,6 +184,7 @@ class Result:
     generated_id: bool | None = None  # None in rows of versions that did not record it
     meta: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
+    unopened: bool = False  # an input could not be opened here; for the driver, not for the index
 
     @property
     def styles(self) -> tuple[str, ...]:

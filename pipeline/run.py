@@ -299,6 +299,7 @@ class _Session:
             options.threads,
             options.device,
             options.address,
+            options.wait_nodes,
             rows=len(self.pairs),
             side=max(pair.config.size for pair in self.pairs),
         )
@@ -345,6 +346,9 @@ class _Session:
 
     def on_status(self, statuses: Sequence[Status]) -> None:
         self.progress.status(statuses)
+
+    def status_every(self) -> float:
+        return self.progress.every
 
     def on_note(self, line: str) -> None:
         self.log.write("note", text=line)
