@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from stylize.config import ALGORITHM, StyleConfig
@@ -201,9 +201,15 @@ def settings_digest(config: StyleConfig, algorithm: int = ALGORITHM) -> str:
 def objective(pair: Pair) -> tuple[object, ...]:
     """Return what pairs must have in common to be painted together, as far as the manifest tells.
 
-    The worker adds the size of the photograph, which only the file tells.
+    The worker adds the size of the photograph, which only the file tells. Seeds may differ: each
+    picture begins from its own.
     """
-    return settings_digest(pair.config), len(pair.inputs)
+    return _seedless_digest(pair.config), len(pair.inputs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _seedless_digest(config: StyleConfig) -> str:
+    return replace(config, seed=0).digest()
 
 
 def preview_of(output: str) -> str:

@@ -1,6 +1,7 @@
 """Workers in this process: groups, what they share, and memory that does not suffice."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.paint.worker import DeviceFullError, Job, Worker
-from pipeline.records import InputRef, Pair, Result, Task
+from pipeline.records import InputRef, Pair, Result, Task, objective
 from stylize.config import StyleConfig
 from stylize.image import decode
 from stylize.transfer import Request, Stylizer
@@ -60,6 +61,24 @@ def test_pairs_of_one_size_are_painted_together_as_they_are_alone(job: Job) -> N
         alone = run(Worker(job), name)[name]
         assert alone.batch == 1
         assert alone.loss == pytest.approx(result.loss, rel=1e-3)
+
+
+def test_a_seed_for_each_pair_leaves_them_together_and_each_its_own_key(job: Job) -> None:
+    alike = pairs("a", "b", "c")
+    seeded = [
+        dataclasses.replace(pair, config=dataclasses.replace(CONFIG, init="noise", seed=seed))
+        for seed, pair in enumerate(alike)
+    ]
+    assert len({objective(pair) for pair in seeded}) == 1
+    rows = Worker(job).run([Task(pair) for pair in seeded])
+    assert [(row.status, row.batch) for row in rows if row] == [("ok", 3)] * 3
+    assert [json.loads(row.settings)["seed"] for row in rows if row] == [0, 1, 2]
+    for row, pair in zip(rows, seeded, strict=True):
+        (alone,) = Worker(job).run([Task(pair)])
+        assert alone
+        assert row
+        assert alone.key == row.key
+        assert alone.loss == pytest.approx(row.loss, rel=1e-3)
 
 
 def test_a_painting_is_decoded_once_for_all_its_pairs(
