@@ -82,7 +82,8 @@ def run_command(
         line = f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}"
         note(line, options.progress)
     pictures, index = os.path.join(options.out, "images"), os.path.join(options.out, "index")
-    tell(f"{describe(ledger)} Pictures: {pictures}/  Index: {index}/")
+    shard = f"shard {options.shard}, " if options.shard else ""
+    tell(f"{shard}{describe(ledger)} Pictures: {pictures}/  Index: {index}/")
     code, message = verdict(ledger, options.out, finished.log)
     if code is not Exit.DONE:
         if options.progress == "json":
@@ -91,7 +92,7 @@ def run_command(
 
 
 @app.command("plan")
-@with_options("out", *_WEIGHTS, *_WHICH, "verify_inputs")
+@with_options("out", *_WEIGHTS, "shard", *_WHICH, "verify_inputs")
 def plan_command(
     manifest: Manifest,
     options: Options,
@@ -336,18 +337,22 @@ def status_command(out: OutArgument, as_json: Json = False) -> None:
 
     folder = _existing(out)
     from pipeline.store.index import read_results
+    from pipeline.store.lock import at_work
     from pipeline.store.log import latest_log
 
     results = read_results(folder)
     counts = Counter(result.status for result in results.values())
     failures = [result for result in results.values() if result.status != "ok"]
-    log = latest_log(folder)
+    log, workers = latest_log(folder), at_work(folder)
     if as_json:
         names = ("pair_id", "row", "status", "error_type", "error_message", "attempt")
         rows = [{name: getattr(failure, name) for name in names} for failure in failures]
-        tell(json.dumps({"counts": counts, "failures": rows, "log": log}, indent=1))
+        facts = {"counts": counts, "failures": rows, "log": log, "at_work": workers}
+        tell(json.dumps(facts, indent=1))
         return
     tell(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows yet")
+    for line in workers:
+        tell(f"at work: {visible(line)}")
     causes = Counter((failure.status, failure.error_type) for failure in failures)
     for (status, kind), number in causes.most_common():
         tell(f"{status}: {number} x {kind}")

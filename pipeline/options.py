@@ -90,6 +90,9 @@ class Options(PaintOptions):
     max_failures: int = _option(
         20, "stop after N failures in a row with the same cause; 0: never", least=0
     )
+    shard: str = _option(
+        "", "paint part i of n, like 1/3, beside other drivers; slurm: by the array's task"
+    )
     limit: int = _option(0, "paint at most N pairs; 0: all", least=0)
     only: tuple[str, ...] = _option((), "paint only the pair with this id; may be repeated")
     force: bool = _option(False, "paint again what is done")

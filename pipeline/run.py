@@ -32,6 +32,7 @@ from pipeline.paint.ray_driver import run_ray
 from pipeline.paint.worker import Job
 from pipeline.plan import Plan, pending, taken_outputs
 from pipeline.records import FAILURES, Pair, Result, Status, Task
+from pipeline.shard import Shard, parse_shard
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
@@ -62,18 +63,25 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     began = time.monotonic()
     out = OutFolder(options.out)
     whole = _read(manifest, settings, out)
-    pairs = _selected(whole, options)
+    shard = parse_shard(options.shard, os.environ)
+    pairs = _selected(whole, options, shard)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    lock = _lock(out, run_id, options.wait)
+    run_id += f".{shard.name}" if shard else ""
+    lock = _lock(out, run_id, options.wait, shard)
     try:
-        out.remove_leftovers()
-        with RunLog(out, run_id) as log, Index(out, run_id) as index:
+        out.remove_leftovers(probes=shard is None)
+        with (
+            RunLog(out, run_id, shard.count if shard else 1) as log,
+            Index(out, run_id, shard=shard, alone=lock.alone) as index,
+        ):
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
             session = _Session(out, whole, pairs, options, index, log)
             plan, results = session.plan()
             out.fix(inputs=folder_of_inputs(manifest, out))
             session.carry_out(plan, results)
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
+        if shard is not None and lock.alone():
+            out.remove_leftovers()  # of shards that were killed
         log.write("run ended", **{**asdict(ledger), "skipped": len(ledger.skipped)})
         return Finished(ledger, log.path)
     finally:
@@ -89,7 +97,7 @@ def make_plan(
     """
     out = OutFolder(options.out)
     whole = _read(manifest, settings, out)
-    pairs = _selected(whole, options)
+    pairs = _selected(whole, options, parse_shard(options.shard, os.environ))
     for note in whole.notes:
         say(note)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
@@ -108,8 +116,14 @@ def _read(manifest: str, settings: Mapping[str, str], out: OutFolder) -> Manifes
     return pairs
 
 
-def _selected(pairs: Manifest, options: Options) -> list[Pair]:
+def _selected(pairs: Manifest, options: Options, shard: Shard | None) -> list[Pair]:
     """Return the pairs that were asked for. Raises `ConfigError`."""
+    if shard is not None:
+        return [pair for pair in _named(pairs, options) if shard.has(pair.pair_id)]
+    return _named(pairs, options)
+
+
+def _named(pairs: Manifest, options: Options) -> list[Pair]:
     if not options.only:
         return list(pairs)
     ids = {pair.pair_id for pair in pairs}
@@ -174,12 +188,12 @@ def folder_of_inputs(manifest: str, out: OutFolder) -> str:
     return os.path.relpath(folder, os.path.realpath(out.root))
 
 
-def _lock(out: OutFolder, run_id: str, wait: bool) -> Lock:
+def _lock(out: OutFolder, run_id: str, wait: bool, shard: Shard | None) -> Lock:
     while True:
         try:
-            return Lock(out, run_id)
-        except LockedError:
-            if not wait:
+            return Lock(out, run_id, shard)
+        except LockedError as error:
+            if not (wait or error.passing):
                 raise
             time.sleep(1)
 

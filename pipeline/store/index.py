@@ -15,7 +15,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 
 import pyarrow as pa
@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.records import Result
+from pipeline.shard import Shard
 from pipeline.store.folder import OutFolder
+from pipeline.store.lock import changing
 from pipeline.store.rows import (
     EMPTY,
     SCHEMA,
@@ -188,7 +190,9 @@ def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
 class Index:
     """The only writer of OUT's index, made under a `Lock`.
 
-    Creating it recovers what earlier runs left and begins a new epoch. A result is safe once
+    Creating it recovers what earlier runs left and begins a new epoch. With `shard`, other shards
+    write beside it: it leaves their journals alone, and merges parts only if `alone` says that it
+    is the last. `run_id` then ends with the shard's name. A result is safe once
     `append` or `extend` returns: its line of the journal is on the disk. `problems` says in words
     which files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
     """
@@ -198,6 +202,8 @@ class Index:
         out: OutFolder,
         run_id: str,
         *,
+        shard: Shard | None = None,
+        alone: Callable[[], bool] = lambda: True,
         rows_per_part: int = 256,
         seconds_per_part: float = 30.0,
     ) -> None:
@@ -208,6 +214,8 @@ class Index:
         self.seq = 0
         self.problems: list[str] = []
         self._out = out
+        self._shard = shard
+        self._alone = alone
         self._rows_per_part = rows_per_part
         self._seconds_per_part = seconds_per_part
         self._segment = 0  # number of the newest segment or part of this run
@@ -287,6 +295,10 @@ class Index:
     def close(self) -> None:
         """Seal the open segment, and merge parts where needed. Raises `StorageError`."""
         self.seal()
+        if not self._alone():
+            return
+        for name in _listed(self._out.journal, _SEGMENT):  # of other shards, which are gone
+            self._seal_left_over(name)
         if parts := self._parts_to_merge():
             self._merge(parts)
 
@@ -452,13 +464,17 @@ class Index:
     def _recover(self) -> None:
         """Bring the files that earlier runs left into order, and find this run's epoch."""
         storage.make_folder(self._out.journal)
-        self._begin_folder()
+        with changing(self._out):
+            self._begin_folder()
+        latest = 0
         for name in _listed(self._out.journal, _SEGMENT):
-            self._seal_left_over(name)
+            if self._is_own(name):
+                self._seal_left_over(name)
+            else:
+                latest = max(latest, self._epoch_of_segment(name))
         strays = set(os.listdir(self._out.index)) - set(self._parts())
         for name in sorted(strays):
             self.problems.append(f"index/{name!r} is not part of the index and is not read")
-        latest = 0
         for name in self._parts():
             table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
             if table is not None and len(table):
@@ -466,6 +482,20 @@ class Index:
         self.epoch = latest + 1
         if not self._parts():  # all were damaged, or somebody removed them
             self._put_part(f"{self.run_id}-000000", EMPTY)
+
+    def _is_own(self, segment: str) -> bool:
+        """Return whether a segment is this shard's, or any at all where there are no shards."""
+        run = segment.removesuffix(".jsonl").rpartition("-")[0]
+        return self._shard is None or run.endswith(f".{self._shard.name}")
+
+    def _epoch_of_segment(self, name: str) -> int:
+        """Return the highest epoch of another shard's segment, which may become a part meanwhile:
+        the parts are looked at later."""
+        try:
+            results, *_ = _read_segment(os.path.join(self._out.journal, name))
+        except FileNotFoundError:
+            return 0
+        return max((result.epoch for result in results), default=0)
 
     def _begin_folder(self) -> None:
         """Make index/ together with an empty part, if there is no index/ yet.
