@@ -428,6 +428,28 @@ def report_command(
     tell(report.write_report(folder, say))
 
 
+@app.command("merge")
+def merge_command(
+    outs: Annotated[list[str], typer.Argument(help="output folders of runs")],
+    new: Annotated[str, typer.Option("--out", "-o", help="output folder to write")],
+) -> None:
+    """Copy the pictures and the index of several output folders into one."""
+    from pipeline.store.folder import OutFolder
+    from pipeline.store.merge import ClashError, merge
+
+    sources, target = [_existing(out) for out in outs], OutFolder(new)
+    try:
+        merged = merge(sources, target)
+    except ClashError as error:
+        say_problems([visible(problem) for problem in error.problems])
+        raise Refused(2, f"{count(len(error.problems), 'problem')}; nothing was merged") from error
+    for line in merged.notes:
+        say(visible(line))
+    for name in merged.missing:
+        say(f"{visible(name)}: the picture is missing; the next run paints it")
+    tell(f"{new}: {count(merged.rows, 'row')}, {count(merged.copied, 'picture')} copied")
+
+
 @app.command("compact")
 def compact_command(out: OutArgument) -> None:
     """Merge the index into one file that holds each pair once."""

@@ -272,6 +272,11 @@ class Index:
         self._put_next_part(table)
         self.seq += len(results)
 
+    def add(self, table: pa.Table) -> None:
+        """Add rows of another index as they are, as a part. Raises `StorageError`."""
+        self.seal()
+        self._put_next_part(conform(table, SCHEMA.names))
+
     def seal(self) -> None:
         """Turn the open segment into a part. Raises `StorageError`; the segment then stays."""
         if self._handle < 0:
