@@ -1,10 +1,12 @@
 """The index: nothing lost by kills at any point, damage set aside, readable at every moment."""
 
+import array
 import dataclasses
 import datetime
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from pipeline.storage import StorageError
 from pipeline.store.folder import Fixed, OutFolder
 from pipeline.store.index import Index, read_index, read_results
 from pipeline.store.lock import Lock, LockedError
-from pipeline.store.rows import SCHEMA, Stamp, newest
+from pipeline.store.rows import SCHEMA, Stamp, newest, to_table
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
 
@@ -763,3 +765,49 @@ def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: 
     run.mkdir()
     with pytest.raises(StorageError, match=r"run.json': is a directory; check the path"):
         out.read_fixed()
+
+
+_MERGE = """
+import resource, sys
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index
+
+def peak():
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+index = Index(OutFolder(sys.argv[1]), "r2")
+before = peak()
+index.compact()
+print(peak() - before)
+"""
+
+
+def test_a_merge_keeps_the_loss_curves_of_few_pairs_in_memory_at_a_time(tmp_path: Path) -> None:
+    """Twenty parts, each with 8 MB of curves; all of them at once would take 500 MB and more."""
+    steps, pairs = 400, 1000
+    rows = to_table([result(f"p{n}") for n in range(pairs)])
+    kind = SCHEMA.field("loss_curve").type
+    chance = random.Random(0)
+    numbers = array.array("f", (chance.random() for _ in range(steps * pairs)))
+    columns = [pa.array(range(steps), pa.int32()).take(pa.array(list(range(steps)) * pairs))]
+    columns += [pa.array(memoryview(numbers))] * 5
+    fields = [kind.value_type.field(at) for at in range(6)]
+    offsets = pa.array(range(0, steps * pairs + 1, steps), pa.int32())
+    curves = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, fields=fields))
+    out = tmp_path / "out"
+    with Index(OutFolder(out), "r1", alone=lambda: False) as index:  # it merges nothing
+        at = SCHEMA.get_field_index("loss_curve")
+        for part in range(20):
+            ids = pa.array([f"p{part}-{n}" for n in range(pairs)])
+            table = rows.set_column(0, SCHEMA.field(0), ids)
+            output = SCHEMA.get_field_index("output")
+            names = pa.array([f"images/{part}-{n}.png" for n in range(pairs)])
+            table = table.set_column(output, SCHEMA.field(output), names)
+            index.add(table.set_column(at, SCHEMA.field(at), curves.cast(kind)))
+    merged = subprocess.run(
+        [sys.executable, "-c", _MERGE, str(out)], capture_output=True, text=True, check=True
+    )
+    assert len(parts(out)) == 1
+    assert int(merged.stdout) < 250
+    assert read_index(out).num_rows == 20 * pairs

@@ -1,21 +1,23 @@
 """The Parquet index of OUT: its journal, parts, compaction, recovery and reading.
 
-Besides the reader of Parquet manifests, only this module reads or writes Parquet files. rows.py
+Besides pieces.py and the reader of Parquet manifests, only this module reads or writes Parquet files. rows.py
 defines what a row is and which row of a pair counts.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import os
 import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 
 import pyarrow as pa
@@ -28,13 +30,18 @@ from pipeline.records import Result
 from pipeline.shard import Shard
 from pipeline.store.folder import OutFolder
 from pipeline.store.lock import changing
+from pipeline.store.pieces import GROUP, read_pieces, with_pictures, write_pieces
 from pipeline.store.rows import (
     EMPTY,
+    PICTURE,
     SCHEMA,
+    Stamp,
     clean,
     conform,
     from_line,
+    newest,
     only_newest,
+    stamps,
     to_line,
     to_results,
     to_table,
@@ -49,6 +56,10 @@ _SEGMENT = re.compile(r".+-\d+\.jsonl")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 _MOST_PARTS = 16  # then they are merged; not at once, since a reader may just have listed them
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
+
+
+class _DamagedError(Exception):
+    """A part turned out to be damaged after a part of it was used."""
 
 
 # --- reading OUT, safe while a run writes ---
@@ -158,7 +169,7 @@ def _column_names(path: str) -> tuple[str, ...]:
 
 def _encode(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=4096, write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
     return bytes(sink.getvalue())
 
 
@@ -263,14 +274,19 @@ class Index:
         """
         self.seal()
         results = self._stamped(results)
-        curves = _load(self._out, SCHEMA.names).select(["pair_id", "loss_curve"]).combine_chunks()
-        table = to_table(results)
-        sources = pc.index_in(table["pair_id"], value_set=curves["pair_id"])
-        column = SCHEMA.get_field_index("loss_curve")
-        field = SCHEMA.field(column)
-        table = table.set_column(column, field, curves["loss_curve"].take(sources))
-        self._put_next_part(table)
+        self._put_pieces(SCHEMA, lambda: self._with_curves(results))
         self.seq += len(results)
+
+    def _with_curves(self, results: Sequence[Result]) -> Iterator[pa.Table]:
+        """Yield results as tables, with the loss curves that the index has of their pairs."""
+        left = {result.pair_id: result for result in results}
+        at = SCHEMA.get_field_index("loss_curve")
+        columns = ["pair_id", "loss_curve"]
+        for piece in self._kept(self._parts(), lambda pair_id: pair_id in left, columns):
+            table = to_table([left.pop(pair_id) for pair_id in piece["pair_id"].to_pylist()])
+            yield table.set_column(at, SCHEMA.field(at), piece["loss_curve"])
+        if left:
+            yield to_table(list(left.values()))
 
     def add(self, table: pa.Table) -> None:
         """Add rows of another index as they are, as a part. Raises `StorageError`."""
@@ -394,16 +410,22 @@ class Index:
         try:
             return _read_part(path, columns)
         except _UNREADABLE as error:
-            if not _is_damage(error):
-                raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
-            size = os.path.getsize(path) if os.path.exists(path) else 0
-            reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
-            self._set_aside(path)
-            self.problems.append(
-                f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
-                "from the pictures that are whole"
-            )
+            self._put_aside(name, error)
             return None
+
+    def _put_aside(self, name: str, error: Exception) -> None:
+        """Move a damaged part to ``_state/damaged``. Raises `StorageError` for trouble of the
+        system."""
+        if not _is_damage(error):
+            raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
+        path = os.path.join(self._out.index, name)
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
+        self._set_aside(path)
+        self.problems.append(
+            f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
+            "from the pictures that are whole"
+        )
 
     def _set_aside(self, path: str) -> None:
         folder = self._out.damaged
@@ -450,19 +472,69 @@ class Index:
         A crash in between leaves rows twice with the same epoch and seq, and readers take either.
         """
         crash_point("compaction-begun")
-        tables = {name: table for name in parts if (table := self._try_read(name)) is not None}
-        if not tables:
+        without = set(without)
+        while names := [name for name in self._parts() if name in parts]:
+            schema = self._schema_of(names)
+            pieces = functools.partial(self._kept, names, lambda pair_id: pair_id not in without)
+            with contextlib.suppress(_DamagedError):  # it was put aside: again, without it
+                self._put_pieces(schema, pieces)
+                break
+        else:
             return
-        merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
-        if without:
-            ids = pa.array(sorted(without), pa.string())
-            merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
-        self._put_next_part(merged)
         crash_point("compaction-merged")
-        for name in tables:
+        for name in names:
             storage.remove(os.path.join(self._out.index, name))
             crash_point("compaction-input-deleted")
         crash_point("compaction-inputs-deleted")
+
+    def _put_pieces(self, schema: pa.Schema, pieces: Callable[[], Iterator[pa.Table]]) -> None:
+        """Write a part piece by piece, since loss curves of many pairs fill the memory."""
+        self._segment = self._next_segment()
+        path = os.path.join(self._out.index, f"part-{self._segment_name()}.parquet")
+        write = functools.partial(write_pieces, schema=schema, pieces=pieces, order=_by_row)
+        storage.put(path, write, point="part", temp_folder=self._out.state)
+
+    def _schema_of(self, parts: Iterable[str]) -> pa.Schema:
+        """Return `SCHEMA` with the columns that later versions added to some parts."""
+        unknown: dict[str, pa.Field] = {}
+        for name in parts:
+            with contextlib.suppress(*_UNREADABLE):
+                with _open(os.path.join(self._out.index, name)) as raw:
+                    fields = {field.name: field for field in pq.read_schema(raw)}
+                unknown |= {name: f for name, f in fields.items() if name not in SCHEMA.names}
+        return pa.schema([*SCHEMA, *unknown.values()])
+
+    def _kept(
+        self,
+        parts: Sequence[str],
+        wanted: Callable[[str], bool],
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the newest row of each pair that is wanted, each with its picture, in pieces.
+
+        Damaged parts are put aside; raises `_DamagedError` if that shows after the first piece.
+        """
+        light = [*dict.fromkeys((*Stamp._fields, *PICTURE))]
+        tables = {name: t for name in parts if (t := self._try_read(name, light)) is not None}
+        table = pa.concat_tables([EMPTY.select(light), *(t.select(light) for t in tables.values())])
+        ids = table["pair_id"].to_pylist()
+        chosen = sorted(pair for pair in newest(stamps(table)) if wanted(ids[pair[0]]))
+        rows = [row for row, _ in chosen]
+        pictures = table.select(PICTURE).take(pa.array([at for _, at in chosen], pa.int64()))
+        del table, ids, chosen
+        first = start = 0  # of the rows that are kept, and of all
+        for name in tables:
+            try:
+                with _open(os.path.join(self._out.index, name)) as raw:
+                    for piece in read_pieces(raw, columns):
+                        last = bisect.bisect_left(rows, start + len(piece), first)
+                        if last > first:
+                            kept = piece.take(pa.array([row - start for row in rows[first:last]]))
+                            yield with_pictures(kept, pictures.slice(first, last - first))
+                        first, start = last, start + len(piece)
+            except _UNREADABLE as error:
+                self._put_aside(name, error)
+                raise _DamagedError from error
 
     # --- recovery ---
 

@@ -20,6 +20,7 @@ from pipeline.records import Input, Result
 
 __all__ = [
     "EMPTY",
+    "PICTURE",
     "SCHEMA",
     "Stamp",
     "clean",
@@ -27,6 +28,7 @@ __all__ = [
     "from_line",
     "newest",
     "only_newest",
+    "stamps",
     "to_line",
     "to_results",
     "to_table",
@@ -108,7 +110,8 @@ The units are in the metadata of the fields.
 EMPTY: pa.Table = pa.Table.from_batches([], SCHEMA)
 """A table without rows. `SCHEMA.empty_table()` would import pandas if it is installed: 0.4 s."""
 
-_PICTURE = ("key", "output_sha256", "output_bytes")  # the columns that describe the picture
+PICTURE = ("key", "output_sha256", "output_bytes")
+"""The columns that describe the picture."""
 
 
 class Stamp(NamedTuple):
@@ -156,15 +159,20 @@ def _age(row: Stamp) -> tuple[int, int, bool]:
     return row.epoch or 0, row.seq or 0, bool(row.output_sha256)
 
 
+def stamps(table: pa.Table) -> Iterator[Stamp]:
+    """Yield the stamp of each row of a table."""
+    columns = [table[name].to_pylist() for name in Stamp._fields]
+    return (Stamp(*values) for values in zip(*columns, strict=True))
+
+
 def only_newest(table: pa.Table) -> pa.Table:
     """Return the rows that `newest` picks, each with the columns of the picture that is there."""
-    columns = [table[name].to_pylist() for name in Stamp._fields]
-    positions = newest(Stamp(*values) for values in zip(*columns, strict=True))
+    positions = newest(stamps(table))
     if len(positions) == len(table) and all(row == picture for row, picture in positions):
         return table
     result = table.take([row for row, _ in positions])
     pictures = [picture for _, picture in positions]
-    for name in _PICTURE:
+    for name in PICTURE:
         column = result.schema.get_field_index(name)
         result = result.set_column(column, table.field(name), table[name].take(pictures))
     return result
