@@ -1,7 +1,7 @@
 """The Parquet index of OUT: its journal, parts, compaction, recovery and reading.
 
-Besides pieces.py and the reader of Parquet manifests, only this module reads or writes Parquet files. rows.py
-defines what a row is and which row of a pair counts.
+Besides pieces.py and the reader of Parquet manifests, only this module reads or writes Parquet
+files. rows.py defines what a row is and which row of a pair counts.
 """
 
 from __future__ import annotations
