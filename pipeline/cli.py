@@ -336,13 +336,12 @@ def status_command(out: OutArgument, as_json: Json = False) -> None:
     from collections import Counter
 
     folder = _existing(out)
-    from pipeline.store.index import read_results
+    from pipeline.store.index import read_failures, read_statuses
     from pipeline.store.lock import at_work
     from pipeline.store.log import latest_log
 
-    results = read_results(folder)
-    counts = Counter(result.status for result in results.values())
-    failures = [result for result in results.values() if result.status != "ok"]
+    counts = Counter(read_statuses(folder).values())
+    failures = read_failures(folder) if counts.keys() - {"ok"} else []
     log, workers = latest_log(folder), at_work(folder)
     if as_json:
         names = ("pair_id", "row", "status", "error_type", "error_message", "attempt")

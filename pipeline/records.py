@@ -130,7 +130,7 @@ class Input:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """One attempt at one pair: a row of the index. `status` is ok or one of `FAILURES`.
 

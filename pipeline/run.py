@@ -36,7 +36,7 @@ from pipeline.shard import Shard, parse_shard
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results
+from pipeline.store.index import Index, read_results, read_statuses
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import RunLog
 from pipeline.text import count, quoted
@@ -82,7 +82,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
         if shard is not None and lock.alone():
             out.remove_leftovers()  # of shards that were killed
-        log.write("run ended", **{**asdict(ledger), "skipped": len(ledger.skipped)})
+        log.write("run ended", **{**vars(ledger), "skipped": len(ledger.skipped)})
         return Finished(ledger, log.path)
     finally:
         lock.release()
@@ -270,8 +270,8 @@ class _Session:
     def _restate(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """Write the rows of finished pairs again where the manifest's other columns, its order or
         the dates of inputs have changed."""
-        todays = {p.pair_id: self.facts.restate(p, results[p.pair_id]) for p in plan.done}
-        changed = [today for pair_id, today in todays.items() if today != results[pair_id]]
+        todays = (self.facts.restate(pair, results[pair.pair_id]) for pair in plan.done)
+        changed = [today for today in todays if today != results[today.pair_id]]
         if changed:
             self.index.restate(changed)
 
@@ -391,7 +391,7 @@ class _Session:
         """Balance the books: what is in the closed index must be what was counted."""
         damaged = len(self.index.problems) > self.told  # only a merge reads all columns of a file
         self._tell_problems()
-        recorded = read_results(self.out)
+        recorded = read_statuses(self.out)
         painted = self.counts["ok"]
         failed = sum(self.counts[kind] for kind in FAILURES)
         left = len(plan.todo) - painted - failed
@@ -410,7 +410,7 @@ class _Session:
             bugs=self.bugs,
             # One that was edited by hand and is kept has its picture all the same.
             skipped_without_picture=any(
-                pair_id not in recorded or recorded[pair_id].status != "ok" for pair_id in skipped
+                pair_id not in recorded or recorded[pair_id] != "ok" for pair_id in skipped
             ),
             index_damaged=damaged,
             limited=bool(self.options.limit) and len(plan.todo) > self.options.limit,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -360,10 +361,10 @@ class StyleConfig(_PresetGuard):
     seed: int = _whole(0, 0, 2**63 - 1, "seed of the noise")
 
     def __post_init__(self) -> None:
-        for name, setting in SETTINGS.items():
-            value = setting.checked(name, getattr(self, name))
-            if setting.parse is not _parse_whole:  # 5 and 5.0 must have the same text and digest
-                value = _as_float(value)
+        for name in SETTINGS:
+            given = getattr(self, name)
+            is_default = given is getattr(StyleConfig, name)  # most are, in 100,000 rows
+            value = _default(name) if is_default else _checked(name, given)
             object.__setattr__(self, name, value)
         if self.backbone != "auto":
             for name in ("content_layers", "style_layers"):
@@ -416,7 +417,7 @@ class StyleConfig(_PresetGuard):
 
     def to_json(self) -> str:
         """Return the settings as JSON with sorted keys, so that equal settings give equal text."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(vars(self), sort_keys=True, separators=(",", ":"))
 
     def without_folders(self) -> StyleConfig:
         """Return the settings as written into a picture: init and mask without their folders."""
@@ -431,7 +432,7 @@ class StyleConfig(_PresetGuard):
         version of the algorithm is left out unless it was changed, so that pictures made before
         remain up to date.
         """
-        values = dataclasses.asdict(self)
+        values = dict(vars(self))
         del values["preset"]
         for name, (since, before) in _LATER_SETTINGS.items():
             if algorithm < since and values[name] in (before, getattr(StyleConfig, name)):
@@ -452,6 +453,19 @@ SETTINGS: Mapping[str, Setting] = {
     f.name: f.metadata["setting"] for f in dataclasses.fields(StyleConfig)
 }
 """All settings by name, in the order in which help shows them."""
+
+
+def _checked(name: str, raw: object) -> object:
+    """Return a value as configs have it. Raises `ConfigError` naming value and limit."""
+    setting = SETTINGS[name]
+    value = setting.checked(name, raw)
+    # 5 and 5.0 must have the same text and digest.
+    return value if setting.parse is _parse_whole else _as_float(value)
+
+
+@functools.cache
+def _default(name: str) -> object:
+    return _checked(name, getattr(StyleConfig, name))
 
 
 def parse_setting(name: str, text: str) -> Any:

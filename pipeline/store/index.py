@@ -39,9 +39,8 @@ from pipeline.store.rows import (
     clean,
     conform,
     from_line,
-    newest,
+    newest_positions,
     only_newest,
-    stamps,
     to_line,
     to_results,
     to_table,
@@ -49,7 +48,14 @@ from pipeline.store.rows import (
 from pipeline.text import count
 from stylize.files import sync_folder
 
-__all__ = ["Index", "read_curves", "read_index", "read_results"]
+__all__ = [
+    "Index",
+    "read_curves",
+    "read_failures",
+    "read_index",
+    "read_results",
+    "read_statuses",
+]
 
 _PART = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
 _SEGMENT = re.compile(r".+-\d+\.jsonl")
@@ -84,6 +90,22 @@ def read_results(out: OutFolder) -> dict[str, Result]:
     Loss curves are not read: they are (). Raises `StorageError` if OUT cannot be read.
     """
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
+
+
+def read_statuses(out: OutFolder) -> dict[str, str]:
+    """Return the status of the newest row of each pair by pair id: much less than all of it.
+
+    Raises `StorageError` if OUT cannot be read.
+    """
+    names = [*dict.fromkeys((*Stamp._fields, *PICTURE, "row", "status"))]
+    table = _load(out, names)
+    return dict(zip(table["pair_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def read_failures(out: OutFolder) -> list[Result]:
+    """Return the newest results of the pairs that failed. Raises `StorageError`."""
+    table = _load(out, _LIGHT)
+    return list(to_results(table.filter(pc.not_equal(table["status"], "ok"))))
 
 
 def read_curves(
@@ -518,7 +540,8 @@ class Index:
         tables = {name: t for name in parts if (t := self._try_read(name, light)) is not None}
         table = pa.concat_tables([EMPTY.select(light), *(t.select(light) for t in tables.values())])
         ids = table["pair_id"].to_pylist()
-        chosen = sorted(pair for pair in newest(stamps(table)) if wanted(ids[pair[0]]))
+        positions = zip(*(array.to_pylist() for array in newest_positions(table)), strict=True)
+        chosen = sorted(pair for pair in positions if wanted(ids[pair[0]]))
         rows = [row for row, _ in chosen]
         pictures = table.select(PICTURE).take(pa.array([at for _, at in chosen], pa.int64()))
         del table, ids, chosen
