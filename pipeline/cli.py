@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -331,11 +331,20 @@ def bench_command(options: Options, as_json: Json = False) -> None:
 
 
 @app.command("status")
-def status_command(out: OutArgument, as_json: Json = False) -> None:
+def status_command(
+    out: OutArgument,
+    as_json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="a line every few seconds on how it goes, until Ctrl-C")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="seconds between lines with --watch")] = 10,
+) -> None:
     """Count the pairs of an output folder and their failures by cause, also during a run."""
     from collections import Counter
 
     folder = _existing(out)
+    if watch:
+        _watch(folder, every)
     from pipeline.store.index import read_failures, read_statuses
     from pipeline.store.lock import at_work
     from pipeline.store.log import latest_log
@@ -363,6 +372,18 @@ def status_command(out: OutArgument, as_json: Json = False) -> None:
             tell(f"  … and {number - 20} more")
     if failures and log:
         tell(f"log of the last run: {log}")
+
+
+def _watch(folder: OutFolder, every: float) -> NoReturn:
+    import datetime
+    import time
+
+    from pipeline.store.watch import look
+
+    while True:
+        tell(f"{time.strftime('%H:%M:%S')}  {look(folder, datetime.datetime.now(datetime.UTC))}")
+        flush()
+        time.sleep(every)
 
 
 @app.command("montage")

@@ -39,6 +39,7 @@ from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_results, read_statuses
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import RunLog
+from pipeline.store.watch import PLANNED
 from pipeline.text import count, quoted
 from stylize import __version__
 from stylize.errors import ConfigError
@@ -241,7 +242,9 @@ class _Session:
         with self.progress:
             self._adopt(plan)
             self._restate(plan, results)
-        if tasks := self._tasks(plan, results):
+        tasks = self._tasks(plan, results)
+        self.log.write(PLANNED, todo=len(tasks))
+        if tasks:
             backbones = sorted({task.pair.config.backbone for task in tasks})
             paths = self.backbones.paths(backbones)
             self.backbones.fix()

@@ -235,6 +235,51 @@ def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(
             waits.kill()
 
 
+# The first pair that a node tries finds the GPU full of what others hold.
+FULL_AT_FIRST = """
+import importlib.machinery, os, sys
+
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name != "pipeline.paint.worker":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            transfer = module.Worker._transfer
+
+            def full_at_first(self, *arguments):
+                try:
+                    os.close(os.open(FILE, os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    return transfer(self, *arguments)
+                raise module.DeviceFullError("here: other programs hold 70 of the 80 GB of a GPU")
+
+            module.Worker._transfer = full_at_first
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Hook())
+"""
+
+
+@pytest.mark.slow
+def test_a_full_gpu_rests_for_a_minute_and_its_pair_is_painted_all_the_same(tmp_path: Path) -> None:
+    code = f"FILE = {str(tmp_path / 'tried')!r}" + FULL_AT_FIRST
+    env = with_code(tmp_path, "sitecustomize", code)
+    path = manifest(tmp_path, 3)
+    began = time.monotonic()
+    done = cli(path, *TINY, "--workers", 1, timeout=300, **env)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began > 60
+    assert done.stderr.count("it gets no pairs until there is room again") == 1
+    assert statuses(path.with_suffix("")) == {f"g{n}": "ok" for n in range(3)}
+    assert {row["attempt"] for row in index_rows(path.with_suffix("")).values()} == {1}
+
+
 def log_of(out: Path) -> str:
     """What the runs of an output folder have logged."""
     return "".join(path.read_text() for path in (out / "_state" / "log").glob("*.jsonl"))

@@ -190,6 +190,10 @@ class _Driver:
         nodes = self.watch.nodes
         return {node: has for node, has in nodes.items() if node not in self.left_out}
 
+    def _able(self) -> list[str]:
+        """Return the nodes with room for a worker."""
+        return [node for node, has in self._nodes().items() if self.fleet.room([has])]
+
     def _lacking(self) -> str:
         """Return what kind of node there is none of."""
         return "a node with a GPU" if self.fleet.gpus else f"a node with {self.fleet.cpus:g} CPUs"
@@ -244,8 +248,13 @@ class _Driver:
             in_hand = [task for other in self._busy() for task in other.tasks]
             if not self.recovery.must_wait(self.queue[0], in_hand):
                 self._give(seat, self._take())
-        elif self.reach.tasks and len(self.seats) >= self.headcount.most:
-            self._dismiss(seat)  # its place is for a worker on another node
+        elif self._is_in_the_way():
+            self._dismiss(seat)
+
+    def _is_in_the_way(self) -> bool:
+        """Return whether an idle worker has the place that one on another node should have."""
+        wanted = self.reach.tasks and set(self._able()) - self.reach.closed
+        return bool(wanted) and len(self.seats) >= self.headcount.most
 
     def _give(self, seat: _Seat, tasks: list[Task]) -> None:
         seat.tasks = tasks
@@ -285,6 +294,7 @@ class _Driver:
                 waiting[awaited] = seat
         if not waiting:
             time.sleep(0.05)
+            self._check_cluster()
             return
         answers, _ = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
         for answer in answers:
@@ -305,7 +315,7 @@ class _Driver:
         idle = time.monotonic() - self.progressed
         if idle < _LOST or self._busy():
             return
-        if not alive_nodes(self.ray):
+        if not (self.watch.nodes if self.on_cluster else alive_nodes(self.ray)):
             raise ClusterError("Ray itself ended: it has no node left; run again to go on")
         if idle > self._patience():
             raise ClusterError(self._why_idle())
@@ -480,8 +490,7 @@ class _Driver:
         stopping = bool(self.stopping_since)
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
-        able = [node for node, has in self._nodes().items() if self.fleet.room([has])]
-        for row in self.reach.give_up(able, time.monotonic()):
+        for row in self.reach.give_up(self._able(), time.monotonic()):
             self.caller.on_results([row])
 
     def _carry_out(self, decision: Decision) -> None:

@@ -50,6 +50,7 @@ from stylize.files import sync_folder
 
 __all__ = [
     "Index",
+    "read_columns",
     "read_curves",
     "read_failures",
     "read_index",
@@ -92,13 +93,17 @@ def read_results(out: OutFolder) -> dict[str, Result]:
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
 
 
-def read_statuses(out: OutFolder) -> dict[str, str]:
-    """Return the status of the newest row of each pair by pair id: much less than all of it.
+def read_columns(out: OutFolder, columns: Sequence[str]) -> pa.Table:
+    """Return the newest row of each pair with some columns, beside those that say which it is.
 
     Raises `StorageError` if OUT cannot be read.
     """
-    names = [*dict.fromkeys((*Stamp._fields, *PICTURE, "row", "status"))]
-    table = _load(out, names)
+    return _load(out, [*dict.fromkeys((*Stamp._fields, *PICTURE, "row", *columns))])
+
+
+def read_statuses(out: OutFolder) -> dict[str, str]:
+    """Return the status of each pair by pair id: much less than its row. Raises `StorageError`."""
+    table = read_columns(out, ["status"])
     return dict(zip(table["pair_id"].to_pylist(), table["status"].to_pylist(), strict=True))
 
 

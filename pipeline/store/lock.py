@@ -18,7 +18,7 @@ from pipeline.shard import Shard
 from pipeline.store.folder import OutFolder
 from pipeline.text import count
 
-__all__ = ["Lock", "LockedError", "at_work", "changing"]
+__all__ = ["Lock", "LockedError", "at_work", "changing", "runs_at_work"]
 
 _SHARD = re.compile(r"lock-(\d+)-of-(\d+)")
 _PATIENCE = 0.5  # seconds: whoever looks whether a lock is held holds it for a moment
@@ -134,10 +134,17 @@ def changing(out: OutFolder) -> Iterator[None]:
 
 def at_work(out: OutFolder) -> list[str]:
     """Return who writes to OUT now, in words: one run, or some shards of it."""
-    shards = [_holder(out, name) for name in _held_shards(out)]
-    if shards:
-        return shards
-    return [_holder(out, "lock")] if _is_held(os.path.join(out.state, "lock")) else []
+    return [_holder(out, name) for name in _held(out)]
+
+
+def runs_at_work(out: OutFolder) -> list[str]:
+    """Return the ids of the runs that write to OUT now."""
+    return [str(facts["run_id"]) for name in _held(out) if (facts := _read(out, name))]
+
+
+def _held(out: OutFolder) -> list[str]:
+    shards = _held_shards(out)
+    return shards or (["lock"] if _is_held(os.path.join(out.state, "lock")) else [])
 
 
 def _held_shards(out: OutFolder) -> list[str]:
