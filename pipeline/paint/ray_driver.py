@@ -225,15 +225,15 @@ class _Driver:
                 self._employ(seat)
         most = self.headcount.most
         starting = [seat for seat in self.seats if seat.starting is not None]
-        while len(self.seats) > most and starting:
+        number = sum(not seat.is_old for seat in self.seats)
+        while number > most and starting:
             self._dismiss(starting.pop())
-        pending, elsewhere_too = len(starting), self.reach.tasks
-        while len(self.seats) < most and pending < len(self.queue) + len(elsewhere_too):
+            number -= 1
+        wanted = len(self.queue) + len(self.reach.tasks) - len(starting)
+        for _ in range(min(wanted, most - number)):
             avoided = self.left_out | (self.reach.closed if not self.queue else set())
-            others = avoided if self.on_cluster else set()
-            actor = self.actor_class.options(**elsewhere(others)).remote(self.job)
+            actor = self.actor_class.options(**elsewhere(avoided)).remote(self.job)
             self.seats.append(_Seat(actor, starting=actor.ready.remote()))
-            pending += 1
 
     def _employ(self, seat: _Seat) -> None:
         """Give an idle worker a task, or end it where there can be none for it."""
