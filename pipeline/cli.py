@@ -55,6 +55,7 @@ app.add_typer(weights_app, name="weights")
 
 _PAINTING = [field.name for field in fields(PaintOptions)]
 _ALL = [f.name for f in fields(Options) if f.name not in _PAINTING] + _PAINTING
+_ALL_BUT_OUT = [name for name in _ALL if name != "out"]
 _WEIGHTS = ["weights", "weights_convention"]
 _LIMITS = ["max_side", "max_megapixels"]
 _SINGLE = [*_WEIGHTS, "device", "dtype", "threads", *_LIMITS]
@@ -72,11 +73,31 @@ def run_command(
     settings: Mapping[str, str],
 ) -> None:
     """Paint every pair of a manifest that is not done yet."""
+    _run(manifest, from_manifest(settings, manifest), options)
+
+
+@app.command("demo")
+@with_options(*_ALL_BUT_OUT)
+def demo_command(
+    options: Options,
+    settings: Mapping[str, str],
+    folder: Annotated[str, typer.Argument(help="folder to write")] = "stylize-demo",
+) -> None:
+    """Write a manifest and the pictures that ship with the program, and paint it."""
+    from pipeline.demo import lay_out, manifest_in
+
+    manifest = manifest_in(folder)
+    lay_out(folder, from_manifest(settings, manifest))
+    _run(manifest, {}, options)
+
+
+def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
+    """Run a manifest and say how that ended. Raises `Refused` unless everything is done."""
     from pipeline.ledger import Exit, describe, verdict
     from pipeline.run import run
 
     options = replace(options, out=options.out or default_out(manifest))
-    finished = run(manifest, from_manifest(settings, manifest), options)
+    finished = run(manifest, settings, options)
     ledger = finished.ledger
     for pair, reason in ledger.skipped[:20]:
         line = f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}"
@@ -264,7 +285,7 @@ def pair_command(
     if os.path.isdir(out):
         raise Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
     pair = single.read(content, split_styles(style), settings, options.limits)
-    stylizer = single.make_stylizer(pair.config.backbone, options, say)
+    stylizer = single.make_stylizer(pair.config.backbone, options)
     tell(single.paint(pair, out, stylizer))
 
 
@@ -286,7 +307,7 @@ def explain_command(
 
     wanted = parse_layers(layers)
     pair = single.read(content, [style], settings, options.limits)
-    stylizer = single.make_stylizer(pair.config.backbone, options, say)
+    stylizer = single.make_stylizer(pair.config.backbone, options)
     tell(explain(pair, out, stylizer, wanted))
 
 
@@ -325,6 +346,26 @@ def bench_command(options: Options, as_json: Json = False) -> None:
         f"default preset, 512 px: {pair:.{0 if pair >= 10 else 2}f} s a pair, "
         f"{measured.pairs_per_hour:.0f} pairs an hour for each worker"
     )
+
+
+@app.command("doctor")
+@with_options("out", "address")
+def doctor_command(options: Options, as_json: Json = False) -> None:
+    """Say what of this machine works for a run, what does not, and what to do; exit 0 or 5."""
+    from pipeline.doctor import examine, facts
+
+    checks = []
+    for check in examine(options.out, options.address):
+        checks.append(check)
+        if not as_json:
+            tell(f"{check.state:<5}  {check.name:<16}  {visible(check.found)}")
+            if check.remedy:
+                tell(f"{'':<25}{visible(check.remedy)}")
+    if as_json:
+        tell(json.dumps(facts(checks), indent=1))
+    failed = [check.name for check in checks if check.state == "fails"]
+    if failed:
+        raise Refused(5, f"a run would fail here: see {', '.join(failed)} above")
 
 
 # --- an output folder ---
@@ -577,9 +618,12 @@ def weights_list_command() -> None:
 @weights_app.command("fetch")
 def weights_fetch_command() -> None:
     """Download VGG-19 (548 MB), check it, and keep what is needed."""
+    from pipeline.display.progress import Progress
     from stylize import weights
 
-    tell(str(weights.fetch_vgg19(say)))
+    with Progress([]) as progress:
+        path = weights.fetch_vgg19(progress.note, on_bytes=progress.download)
+    tell(str(path))
 
 
 @weights_app.command("verify")
@@ -633,7 +677,8 @@ def main() -> None:
             sys.exit(refusal.code)
         _complain(
             f"this is a bug (version {__version__}, Python {sys.version.split()[0]}, "
-            f"{sys.platform}); please report it with the command and what follows:"
+            f"{sys.platform}); please report it with the command, what `stylize-batch doctor "
+            "--json` says, and what follows:"
         )
         traceback.print_exc()
         sys.exit(1)

@@ -91,8 +91,7 @@ def verdict(ledger: Ledger, out: str, log: str) -> tuple[Exit, str]:
         return Exit.BUG, (
             f"the books do not balance: {ledger.rows} rows, {ledger.done} done before, "
             f"{ledger.painted} painted, {ledger.failed} failed, {len(ledger.skipped)} skipped, "
-            f"{ledger.left} left, {ledger.unrecorded} without a row; please report this with the "
-            f"command and {log}"
+            f"{ledger.left} left, {ledger.unrecorded} without a row; {_report(log)}"
         )
     if ledger.too_many_failures:
         return Exit.STOPPED_BY_FAILURES, ledger.too_many_failures
@@ -100,14 +99,17 @@ def verdict(ledger: Ledger, out: str, log: str) -> tuple[Exit, str]:
         return Exit.INTERRUPTED, "stopped; run again to go on"
     if ledger.bugs:
         return Exit.FAILED, (
-            f"{count(ledger.bugs, 'failure')} by a bug of this program; please report it with the "
-            f"command and {log}, which has the details"
+            f"{count(ledger.bugs, 'failure')} by a bug of this program; {_report(log)}"
         )
     if ledger.failed:
         return Exit.FAILED, f"some pairs failed; see why with: stylize-batch status {out}"
     if ledger.skipped_without_picture:
         return Exit.FAILED, "some pairs were skipped and have no picture; see why above"
     return Exit.DONE, ""
+
+
+def _report(log: str) -> str:
+    return f"please report it with the command, {log} and what `stylize-batch doctor --json` says"
 
 
 def describe(ledger: Ledger) -> str:

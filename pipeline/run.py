@@ -217,7 +217,7 @@ class _Session:
         self.options = options
         self.index = index
         self.log = log
-        self.backbones = Backbones(out, _given_weights(options), self.on_note)
+        self.backbones = Backbones(out, _given_weights(options), self.on_note, self.on_bytes)
         self.facts = FileFacts(out, self.backbones.sha256, verify_inputs=options.verify_inputs)
         self.handlers = Handlers(self._on_signal)
         self.progress = Progress([], style=options.progress)
@@ -370,6 +370,10 @@ class _Session:
     def on_note(self, line: str) -> None:
         self.log.write("note", text=line)
         self.progress.note(line)
+
+    def on_bytes(self, there: int, whole: int) -> None:
+        """Show how far the download of the weights is."""
+        self.progress.download(there, whole)
 
     def on_event(self, event: str, **facts: Any) -> None:
         self.log.write(event, **facts)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.cost import share_done
-from pipeline.display.progress import shown
+from pipeline.display.progress import Progress, shown
 from pipeline.options import Options
 from pipeline.paint.backbones import GivenWeights, locate
 from pipeline.text import duration
@@ -68,7 +68,7 @@ def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
                 raise ConfigError(f"-o: {target} is the {role}, and would be lost; choose another")
 
 
-def make_stylizer(backbone: str, options: Options, say: Callable[[str], None]) -> Stylizer:
+def make_stylizer(backbone: str, options: Options) -> Stylizer:
     """Return the backbone of a config, or that of --weights, ready to paint.
 
     Raises `StylizeError`.
@@ -88,7 +88,8 @@ def make_stylizer(backbone: str, options: Options, say: Callable[[str], None]) -
             f"--weights is a {given.backbone}, and --backbone is {backbone}; give a {backbone} "
             "file, or leave out --backbone"
         )
-    file = locate(backbone, given, say)
+    with Progress([]) as progress:
+        file = locate(backbone, given, progress.note, progress.download)
     return Stylizer(weights.load(Path(file.path)), device=options.device, dtype=options.dtype)
 
 

@@ -38,7 +38,7 @@ __all__ = [
     "together",
 ]
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Version of the algorithm, to be raised when the same settings give other pictures on purpose."""
 
 AT_ONCE = 2048**2
@@ -334,6 +334,12 @@ class StyleConfig(_PresetGuard):
     )
     coarse_content: float = _number(
         4.0, 0, 1e6, "factor on the content weight at all scales except the finest"
+    )
+    content_norm: float = _number(
+        8,
+        1,
+        16,
+        "how much more content counts where it has been lost most; 1: no more",
     )
     focus: float = _number(
         0.5,

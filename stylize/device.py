@@ -73,9 +73,15 @@ def _fast_bfloat16() -> bool:
     With AMX it does. With AVX512-BF16 alone it does unless it is Intel's, which takes twice as
     long as float32; an Intel processor can look like that when a virtual machine hides its AMX.
     """
-    if torch.cpu._is_amx_tile_supported():
+    if _supports("amx_tile"):
         return True
-    return torch.cpu._is_avx512_bf16_supported() and "Intel" not in processor()
+    return _supports("avx512_bf16") and "Intel" not in processor()
+
+
+def _supports(feature: str) -> bool:
+    """Ask torch about the processor. It answers by private names, which may be gone one day."""
+    answer = getattr(torch.cpu, f"_is_{feature}_supported", None)
+    return bool(answer and answer())
 
 
 @contextlib.contextmanager

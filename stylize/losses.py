@@ -170,13 +170,50 @@ def quarters(height: int, width: int, like: Tensor) -> list[Tensor]:
     return [row[None, None, :, None] * column for row in halves(height) for column in halves(width)]
 
 
-def content_loss(features: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean over N*M of (F - P)^2, (B,): Gatys et al. 2015, eq. 1, as a mean.
+def content_loss(
+    features: Tensor, target: Tensor, weight: Tensor | None = None, norm: float = 1
+) -> Tensor:
+    """Return the power mean over the M positions of d_k = mean_i (F_ik - P_ik)^2, (B,).
 
-    With a weight (B, 1, h, w) each position counts by it.
+    With `norm` 1 it is the mean, Gatys et al. 2015, eq. 1. The larger the norm, the more the
+    positions count where F is farthest from P. With a weight (B, 1, h, w) each d_k is multiplied by
+    it.
+    """
+    unit = None if norm == 1 else energy(target)
+    return power_mean(mean_of_powers(features, target, weight, norm, unit), norm, unit)
+
+
+def mean_of_powers(
+    features: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    norm: float = 1,
+    unit: Tensor | None = None,
+) -> Tensor:
+    """Return the mean over positions of (d_k / unit)^norm, see `content_loss`, (B,).
+
+    The means of the parts of a picture, weighted by their areas, add up to that of the whole. The
+    `unit` (B,) keeps high powers in the range of float32; None is 1.
     """
     squared = (_at_least_float32(features) - _at_least_float32(target)).square()
-    return (squared if weight is None else weight * squared).mean(dim=(1, 2, 3))
+    if weight is not None:
+        squared = weight * squared
+    if norm == 1:
+        return squared.mean(dim=(1, 2, 3))
+    distance = squared.mean(dim=1)
+    if unit is not None:
+        distance = distance / unit[:, None, None]
+    power: Tensor = distance**norm
+    return power.mean(dim=(1, 2))
+
+
+def power_mean(mean: Tensor, norm: float, unit: Tensor | None = None) -> Tensor:
+    """Return the power mean, (B,), given `mean_of_powers`."""
+    if norm == 1:
+        return mean
+    least = 1e-37  # at 0 a root has no gradient
+    root = torch.where(mean > least, mean.clamp(min=least) ** (1 / norm), 0)
+    return root if unit is None else unit * root
 
 
 def standing_out(target: Tensor, power: float) -> Tensor | None:
@@ -333,7 +370,9 @@ class PerceptualLoss:
     the subject.
 
     With `config.focus`, the content loss counts most where the photograph stands out, see
-    `standing_out`, so that the subject is kept and the style is freer elsewhere.
+    `standing_out`, so that the subject is kept and the style is freer elsewhere. With
+    `config.content_norm`, it counts most where the photograph has been lost most, see
+    `content_loss`.
 
     With `spread`, that share of the style loss is taken of each of the picture's `quarters` by
     itself. A Gram matrix says how much of a pattern there is, but not where; without `spread` a
@@ -366,6 +405,10 @@ class PerceptualLoss:
         self.content = content
         self.focus = {
             layer: standing_out(content[layer], config.focus) for layer in self.content_layers
+        }
+        self.content_unit = {
+            layer: None if config.content_norm == 1 else energy(content[layer]).clamp(min=1e-12)
+            for layer in self.content_layers
         }
         self.style = style
         self.mask = mask
@@ -412,8 +455,10 @@ class PerceptualLoss:
         """
         for layer, features in self.encoder.walk(seen, self.layers):
             if layer in self.content_layers:
-                loss = content_loss(features, self.content[layer], self.focus[layer])
-                yield "content", layer, self.content_layers[layer] * loss
+                powers = self.content_powers(
+                    layer, features, self.content[layer], self.focus[layer]
+                )
+                yield "content", layer, self.content_part(layer, powers)
             if layer in self.style_layers:
                 parts = self.parts_at(features)
                 sums = [Statistic.sums(features, self.config.style_loss, part) for part in parts]
@@ -424,6 +469,18 @@ class PerceptualLoss:
     def layers(self) -> list[str]:
         """The layers that a loss is computed of."""
         return [*self.content_layers, *self.style_layers]
+
+    def content_powers(
+        self, layer: str, features: Tensor, target: Tensor, focus: Tensor | None
+    ) -> Tensor:
+        """Return `mean_of_powers` of a layer's features, of the whole picture or a part, (B,)."""
+        norm, unit = self.config.content_norm, self.content_unit[layer]
+        return mean_of_powers(features, target, focus, norm, unit)
+
+    def content_part(self, layer: str, powers: Tensor) -> Tensor:
+        """Return a layer's weighted share of the content loss, given its `content_powers`, (B,)."""
+        loss = power_mean(powers, self.config.content_norm, self.content_unit[layer])
+        return self.content_layers[layer] * loss
 
     def parts_at(self, features: Tensor) -> list[Tensor | None]:
         """Return how much the style counts at each of a layer's positions, (1 or B, 1, h, w).

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stylize.encoder import GRID, Encoder
 from stylize.layers import cell, deepest, reach
-from stylize.losses import PerceptualLoss, Statistic, content_loss, positions
+from stylize.losses import PerceptualLoss, Statistic, positions
 
 __all__ = ["TiledLoss", "features_in_tiles", "statistics_in_tiles"]
 
@@ -174,6 +174,9 @@ class TiledLoss(PerceptualLoss):
 _Parts = Mapping[str, Sequence[Tensor | None]]
 """How much the style counts at each position, by style layer, see `PerceptualLoss.parts_at`."""
 
+_Powers = Mapping[str, Tensor]
+"""`PerceptualLoss.content_powers` (B,) of the whole picture, by content layer; also gradients."""
+
 _Sums = Mapping[str, Sequence[Statistic]]
 """`Statistic.sums` of each of those parts, by style layer; also gradients along the sums."""
 
@@ -187,9 +190,10 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, seen: Tensor, loss: TiledLoss) -> tuple[Tensor, Tensor, Tensor]:
         parts = loss.parts(seen)
-        content, sums = _first_pass(loss, seen, parts)
+        powers, sums = _first_pass(loss, seen, parts)
+        content, along = _content_slopes(loss, powers, seen)
         style, slopes = _compare(loss, sums, parts, seen)
-        ctx.save_for_backward(_second_pass(loss, seen, slopes, parts))
+        ctx.save_for_backward(_second_pass(loss, seen, along, slopes, parts))
         ctx.mark_non_differentiable(content, style)
         return loss.content_weight * content + loss.style_weight * style, content, style
 
@@ -199,16 +203,17 @@ class _Weighted(torch.autograd.Function):
         return grads[0].view(-1, 1, 1, 1) * gradient, None
 
 
-def _first_pass(loss: TiledLoss, seen: Tensor, parts: _Parts) -> tuple[Tensor, _Sums]:
-    """Return the content loss (B,), and the sums of the statistics over all tiles."""
-    content = seen.new_zeros(len(seen))
+def _first_pass(loss: TiledLoss, seen: Tensor, parts: _Parts) -> tuple[_Powers, _Sums]:
+    """Return the content's powers and the sums of the statistics over all tiles."""
+    powers: dict[str, Tensor] = {}
     sums: dict[str, list[Statistic]] = {}
     for tile, features in _cores(loss.encoder, seen, loss.layers, loss.tiles(seen)):
-        content = content + _content(loss, tile, features)
+        for layer in loss.content_layers:
+            powers[layer] = powers.get(layer, 0) + _powers(loss, tile, features[layer], layer)
         for layer in loss.style_layers:
             more = _sums_of(loss, tile, features[layer], layer, parts)
             sums[layer] = list(map(operator.add, sums[layer], more)) if layer in sums else more
-    return content, sums
+    return powers, sums
 
 
 def _sums_of(
@@ -219,17 +224,26 @@ def _sums_of(
     return [Statistic.sums(features, loss.config.style_loss, part) for part in in_tile]
 
 
-def _content(loss: TiledLoss, tile: Tile, features: Mapping[str, Tensor]) -> Tensor:
-    """Return the tile's share of the content loss, (B,)."""
-    share = torch.zeros((), dtype=torch.float32, device="cpu")
-    for layer, weight in loss.content_layers.items():
-        target = tile.place_in(loss.content[layer], layer)
-        area = target[0, 0].numel() / loss.content[layer][0, 0].numel()
-        focus = loss.focus[layer]
-        focus_here = None if focus is None else tile.place_in(focus, layer)
-        mean = content_loss(features[layer], target, focus_here)
-        share = share.to(target.device) + weight * area * mean
-    return share
+def _powers(loss: TiledLoss, tile: Tile, features: Tensor, layer: str) -> Tensor:
+    """Return a tile's share of the content's powers at a layer, (B,)."""
+    whole, focus = loss.content[layer], loss.focus[layer]
+    target = tile.place_in(whole, layer)
+    focus_here = None if focus is None else tile.place_in(focus, layer)
+    area = target[0, 0].numel() / whole[0, 0].numel()
+    return area * loss.content_powers(layer, features, target, focus_here)
+
+
+def _content_slopes(loss: TiledLoss, powers: _Powers, seen: Tensor) -> tuple[Tensor, _Powers]:
+    """Return the content loss (B,), and its gradient along the powers of each layer."""
+    content = seen.new_zeros(len(seen), dtype=torch.float32)
+    slopes = {}
+    with torch.enable_grad():
+        for layer, power in powers.items():
+            leaf = power.detach().requires_grad_()
+            part = loss.content_part(layer, leaf)
+            (slopes[layer],) = torch.autograd.grad(part.sum(), leaf)
+            content = content + part.detach()
+    return content, slopes
 
 
 def _compare(loss: TiledLoss, sums: _Sums, parts: _Parts, seen: Tensor) -> tuple[Tensor, _Sums]:
@@ -254,7 +268,9 @@ def _compare(loss: TiledLoss, sums: _Sums, parts: _Parts, seen: Tensor) -> tuple
     return style.detach(), slopes
 
 
-def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, parts: _Parts) -> Tensor:
+def _second_pass(
+    loss: TiledLoss, seen: Tensor, along: _Powers, slopes: _Sums, parts: _Parts
+) -> Tensor:
     """Return the gradient of the weighted sum, in the shape of `seen`."""
     gradient = torch.zeros_like(seen)
     scale = seen[0].numel()  # keeps gradients of mean losses within the range of half precision
@@ -264,7 +280,10 @@ def _second_pass(loss: TiledLoss, seen: Tensor, slopes: _Sums, parts: _Parts) ->
             features = loss.encoder(view, loss.layers)
             cores = {layer: tile.core_of(features[layer], layer) for layer in loss.layers}
             # A function of the tile alone that has the same gradient there as the loss.
-            surrogate = loss.content_weight * _content(loss, tile, cores).sum()
+            surrogate = view.new_zeros((), dtype=torch.float32)
+            for layer, along_powers in along.items():
+                powers = _powers(loss, tile, cores[layer], layer)
+                surrogate = surrogate + loss.content_weight * (along_powers * powers).sum()
             for layer, by_part in slopes.items():
                 sums = _sums_of(loss, tile, cores[layer], layer, parts)
                 for slope, statistic in zip(by_part, sums, strict=True):

@@ -7,9 +7,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from forks import Forks
 
 if TYPE_CHECKING:
     from stylize.weights import Weights
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of files that run the whole command, and put them first.
+
+    They take longest, so that two processes that share the files end at about the same time.
+    """
+    for item in items:
+        names = vars(getattr(item, "module", None) or object)
+        if not names.keys().isdisjoint(("cli", "start", "COMMAND", "Forks")):
+            item.add_marker("whole")
+    items.sort(key=lambda item: item.get_closest_marker("whole") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +40,13 @@ def _own_caches() -> Iterator[None]:
         if "torch" in sys.modules:  # imported when the tests were collected
             sys.modules["torch"].set_num_threads(1)
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """The command without the seconds that its imports take: what needs no Ray runs by it."""
+    with Forks(tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")

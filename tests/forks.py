@@ -22,7 +22,9 @@ for line in sys.stdin:
             for number, path in ((1, order["stdout"]), (2, order["stderr"])):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.environ.clear()
             os.environ.update(order["env"])
+            os.chdir(order["folder"])
             sys.argv = ["stylize-batch", *order["arguments"]]
             pipeline.cli.main()
             code = 0
@@ -68,7 +70,8 @@ class Forks:
         assert self._server.stdout is not None
         order = {
             "arguments": [str(argument) for argument in arguments],
-            "env": env,
+            "env": {**os.environ, **env},
+            "folder": os.getcwd(),
             "stdout": str(self._out),
             "stderr": str(self._err),
         }

@@ -49,7 +49,7 @@ finally:
 """
 
 
-def cli(*arguments: object, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: object, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
     """The command, run to its end."""
     return subprocess.run(
         [COMMAND, *map(str, arguments)],
@@ -297,7 +297,7 @@ def journal_lines(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
 
 
-def wait_for(claim: Callable[[], object], seconds: float = 60) -> Any:
+def wait_for(claim: Callable[[], object], seconds: float = 120) -> Any:
     """The first true value of `claim`; fails when it stays false."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -65,25 +65,35 @@ def limits(name: str) -> tuple[float, float]:
     return float(low.rpartition(" ")[2]), float(high)
 
 
+class Nothing:
+    """What is no value, and has the same name in every process."""
+
+    def __repr__(self) -> str:
+        return "Nothing()"
+
+
+NOTHING = Nothing()
+
+
 def bad_values() -> list[tuple[str, Any]]:
     bad: list[tuple[str, Any]] = []
     for name in SETTINGS:
-        bad += [(name, None), (name, object()), (name, b"x")]
+        bad += [(name, None), (name, NOTHING), (name, b"x")]
         if name not in ("init", "mask"):  # any text may be the path of a picture
             bad.append((name, "no such value"))
-    for name in WHOLE:
+    for name in sorted(WHOLE):
         low, high = limits(name)
         bad += [(name, int(low) - 1), (name, 2.5), (name, True), (name, math.nan)]
         bad += [(name, int(high) * 2), (name, "1.5")]
-    for name in NUMBERS:
+    for name in sorted(NUMBERS):
         low, high = limits(name)
         bad += [(name, math.nan), (name, math.inf), (name, -math.inf), (name, True)]
         bad += [(name, low - 1), (name, high * 2), (name, 10**400), (name, "nan")]
-    for name in LAYERS:
+    for name in sorted(LAYERS):
         bad += [(name, value) for value in BAD_LAYERS]
     blends: list[Any] = [(0.0, 0.0), (-1.0, 2.0), (math.nan,), (math.inf, 1.0), ("a",), 0.5]
     bad += [("style_blend", value) for value in blends]
-    for name in FLAGS:
+    for name in sorted(FLAGS):
         bad += [(name, 1), (name, "yes")]
     bad += [("init", ""), ("init", 3), ("mask", 3), ("seed", 2.0**60)]
     return bad

@@ -6,7 +6,6 @@ The walk is without Ray, where driver and worker are one process; what Ray adds 
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ PAIRS = 4
 ALL = [f"g{i}" for i in range(PAIRS)]
 IN_HAND = {"pair-begun", "picture-temp-written"}
 """The points at which a pair is begun and its picture not there yet: those alone cost work."""
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,7 @@ def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
     assert [stage.spread for stage in stages] == [0.4, 0, 0, 0]
     assert "In the first third of the coarsest evaluations 0.4 (`spread`)" in text
     assert f"to the power {config.focus:g} (`focus`)" in text
+    assert f"$p = {config.content_norm:g}$ (`content_norm`)" in text
     assert "50, 50 and 40 of 140 evaluations" in text
     assert [stage.content_factor for stage in stages] == [4, 4, 4, 1]
     assert "weigh content four times as much" in text

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,26 @@ def test_a_changed_option_is_planned_without_reading_a_picture_or_an_input(
     reads.clear()
     assert house.verdict(300) == "adopt"
     assert sorted(reads) == ["a.png", "c.png", "m.csv", "s.png"]
+
+
+def test_a_picture_up_to_a_second_younger_than_its_row_is_not_hashed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture comes first and the row last, but some file systems keep whole seconds only."""
+    pair, result = house.pair(100), replace(house.paint(100), finished_at="2026-03-02T12:00:00Z")
+    finished = int(datetime.fromisoformat(result.finished_at).timestamp())
+    hashed: list[str] = []
+    real = storage.sha256
+
+    def counted(path: str) -> str:
+        hashed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(storage, "sha256", counted)
+    for later, times in ((0, 0), (1, 0), (2, 1)):
+        os.utime(house.out.path(pair.output), (finished + later, finished + later))
+        assert house.facts().picture(pair, result) == "ok"
+        assert len(hashed) == times
 
 
 def test_a_picture_saved_by_an_editor_is_kept_with_and_without_its_metadata(house: House) -> None:

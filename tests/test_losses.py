@@ -416,6 +416,39 @@ def test_the_total_is_the_weighted_sum_and_layer_weights_are_relative(bundled: W
     assert float(parts[2]) == pytest.approx(float(total_variation_loss(x)), rel=1e-6)
 
 
+def test_content_loss_of_a_norm_is_the_power_mean_of_the_positions_distances() -> None:
+    a = torch.tensor([[[[1.0, 2.0]], [[3.0, 6.0]]]])
+    b = torch.zeros(1, 2, 1, 2)
+    distances = torch.tensor([(1 + 9) / 2, (4 + 36) / 2])
+    for norm in (2.0, 8.0):
+        by_hand = distances.double().pow(norm).mean() ** (1 / norm)
+        shifted = content_loss(a + 1, b + 1, norm=norm)  # only the difference counts
+        assert shifted.tolist() == pytest.approx([float(by_hand)], rel=1e-5)
+    weight = torch.tensor([3.0, 0.5]).view(1, 1, 1, 2)
+    weighted = content_loss(a + 1, b + 1, weight, 2)
+    assert weighted.tolist() == pytest.approx([((15**2 + 10**2) / 2) ** 0.5])
+    assert content_loss(b + 1, b + 1, norm=8).tolist() == [0]
+
+
+def test_the_content_loss_of_a_norm_has_a_gradient_where_nothing_is_lost() -> None:
+    target = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    features = target.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(content_loss(features, target, norm=8).sum(), features)
+    assert torch.equal(gradient, torch.zeros_like(target))
+
+
+def test_with_a_norm_what_is_lost_in_one_place_costs_more_than_a_little_everywhere() -> None:
+    target = torch.ones(1, 1, 4, 4)
+    everywhere = target + 0.25
+    one_place = target.clone()
+    one_place[..., 1, 1] += 1  # the same mean square: 1/16
+    costs = {norm: float(content_loss(one_place, target, norm=norm)) for norm in (1.0, 2.0, 8.0)}
+    assert costs[1] == float(content_loss(everywhere, target)) == 1 / 16
+    assert float(content_loss(everywhere, target, norm=8)) == pytest.approx(1 / 16)
+    assert costs[2] == pytest.approx((1 / 16) ** (1 / 2))
+    assert costs[8] == pytest.approx((1 / 16) ** (1 / 8))
+
+
 def test_with_focus_a_change_costs_more_where_the_photograph_stands_out(bundled: Weights) -> None:
     encoder = Encoder(bundled)
     content = torch.full((1, 3, 64, 96), 0.5)

@@ -189,9 +189,9 @@ def test_default_outputs_are_safe_and_their_names_fit(write: Write) -> None:
 def test_40000_rows_are_read_in_seconds(write: Write) -> None:
     rows = "".join(f"frames/{i:05}.jpg,s.jpg,512,{i}\n" for i in range(40_000))
     path = write("content,style,size,meta.frame\n" + rows)
-    begun = time.perf_counter()
+    begun = time.process_time()
     pairs = read_manifest(path)
-    assert time.perf_counter() - begun < 15  # about 2 s on one core
+    assert time.process_time() - begun < 15  # about 2 s on one core
     assert len(pairs) == 40_000
     assert len({id(pair.config) for pair in pairs}) == 1
 
@@ -447,9 +447,9 @@ def test_control_characters_in_messages_are_visible_and_long_values_cut(write: W
     ids=["one-cell", "commas", "quotes", "tabs", "brackets"],
 )
 def test_ten_megabytes_in_one_line_end_quickly(write: Write, name: str, line: bytes) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = problems(write(line, name))
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
     assert sum(map(len, found)) < 10_000
 
 

@@ -246,3 +246,26 @@ def test_a_paintings_things_stay_in_the_painting(
 
     assert copied(1) > 0.09
     assert copied(0) <= 0.03
+
+
+def test_a_face_is_not_lost_under_the_stripes_of_an_evening_sky(stylizer: Stylizer) -> None:
+    photograph = Image.open(IMAGES / "hopper.jpg").convert("RGB")
+
+    def lost(norm: float) -> float:
+        """Return how far the face is from the photograph's at relu4_2, over that layer's energy."""
+        config = StyleConfig(size=128, steps=40, content_norm=norm)
+        result = stylizer.transfer(photograph, IMAGES / "ember-sky.jpg", config)
+        encoder = stylizer.encoder(config)
+        small = photograph.resize(result.image.size, Image.Resampling.LANCZOS)
+        with torch.no_grad():
+            painted, before = (
+                encoder(to_tensor(image), ["relu4_2"])["relu4_2"] for image in (result.image, small)
+            )
+        distance = (painted - before).square().mean(dim=1)[0] / before.square().mean()
+        height, width = distance.shape
+        face = distance[
+            int(0.24 * height) : int(0.58 * height), int(0.3 * width) : int(0.72 * width)
+        ]
+        return float(face.mean())
+
+    assert lost(norm=8) < 0.75 * lost(norm=1)

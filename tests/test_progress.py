@@ -29,7 +29,7 @@ from helpers import COMMAND, TINY, cli, pictures, wait_for, write_csv
 import pipeline.display.progress
 import pipeline.display.terminal
 from pipeline.cost import estimate
-from pipeline.display.progress import Estimate, Progress
+from pipeline.display.progress import Estimate, Pace, Progress
 from pipeline.records import InputRef, Pair, Result, Status
 from stylize.config import StyleConfig
 
@@ -193,7 +193,7 @@ def test_each_worker_has_a_line_below_the_bar_of_the_whole(feed: Any) -> None:
 def test_columns_keep_their_places_while_numbers_grow(feed: Any) -> None:
     terminal = feed(100, 24, 2)
     places = []
-    for step in (1, 10, 139):
+    for step in (20, 99, 139):
         terminal.tell(step)
         line = terminal.until(f" {step}/140")[1]
         places.append((line.index("/140"), line.index("loss"), line.index(" left")))
@@ -309,7 +309,8 @@ def test_a_pair_in_a_terminal_is_shown_while_it_is_painted(tmp_path: Path) -> No
 
     def three_steps() -> bool:
         shown = "\n".join(terminal.lines())
-        seen.update(re.findall(r"^c0 . s .* (\d+)/2000 +loss [\d.]+ +[\d:]+ left$", shown, re.M))
+        line = r"^c0 . s .* (\d+)/2000 +loss [\d.]+(?: +[\d:]+ left)?$"
+        seen.update(re.findall(line, shown, re.M))
         return len(seen) > 2
 
     try:
@@ -346,6 +347,27 @@ def test_time_left_is_by_the_work_done_and_failures_are_none(clock: list[float])
     estimate.finish(pairs[0].pair_id, painted=True)
     estimate.update([])
     assert estimate.left() == 30  # one in 10 s, three are left
+
+
+def test_the_first_time_left_is_right_or_absent(clock: list[float]) -> None:
+    """Times and shares of work as measured with a pair of the demo on one core."""
+    measured = (
+        *((0.33, 0.001), (1.62, 0.018), (2.54, 0.035), (3.41, 0.052), (3.87, 0.061)),
+        *((4.34, 0.083), (5.22, 0.128), (6.59, 0.196), (7.9, 0.263), (10.57, 0.389)),
+        *((13.58, 0.569), (17.4, 0.748), (21.77, 0.928), (23.2, 1.0)),
+    )
+    pairs = pairs_of(6)
+    estimate, began, pace = Estimate(pairs), clock[0], Pace()
+    told = []
+    for seconds, share in measured:
+        clock[0] = began + seconds
+        estimate.update([Status(p.pair_id, 1, 140, share=share) for p in pairs[:2]])
+        pace.add(seconds, share)
+        if (left := estimate.left()) is not None:
+            told.append(seconds)
+            assert left == pytest.approx(3 * 23.2 - seconds, rel=0.25)  # two by two
+            assert pace.seconds(1 - share) == pytest.approx(23.2 - seconds, rel=0.25, abs=0.1)
+    assert told[0] == 5.22
 
 
 def test_the_time_of_pairs_to_come_counts_the_pixels_of_all_scales() -> None:
@@ -445,3 +467,29 @@ def test_a_run_speaks_json_and_leaves_previews(tmp_path: Path) -> None:
     assert events[0]["workers"][0]["share"] == pytest.approx(1 / 3)
     assert events[1]["output"] == "images/c0.s.one.png"
     assert (tmp_path / "m" / "images" / "c0.s.one.preview.jpg").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_a_download_has_a_bar_on_a_terminal_and_lines_in_a_log(clock: list[float]) -> None:
+    log = io.StringIO()
+    with Progress([], style="plain", stream=log) as progress:
+        for second in range(31):
+            progress.download(second * 2**20, 60 * 2**20)
+            clock[0] += 1
+    assert log.getvalue().splitlines() == [
+        "… VGG-19: 10 of 60 MB, 0:50 left",
+        "… VGG-19: 20 of 60 MB, 0:40 left",
+        "… VGG-19: 30 of 60 MB, 0:30 left",
+    ]
+    code = (
+        "import time; from pipeline.display.progress import Progress\n"
+        "with Progress([], style='live') as progress:\n"
+        "    progress.download(2**20, 3 * 2**20)\n"
+        "    time.sleep(1)\n"
+        "    progress.download(3 * 2**20, 3 * 2**20)\n"
+    )
+    terminal = Terminal(80, 24, sys.executable, "-c", code)
+    try:
+        assert re.search(r"━+.* VGG-19: 1 of 3 MB", "\n".join(terminal.until("VGG-19")))
+    finally:
+        terminal.close()
+    assert terminal.lines() == []

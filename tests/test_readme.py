@@ -1,4 +1,4 @@
-"""The commands and the code of the README and of the index's page run as they stand."""
+"""The commands and the code of the README and of pages that have some run as they stand."""
 
 from __future__ import annotations
 
@@ -11,15 +11,30 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+PAGES = {
+    name: (ROOT / name).read_text("utf-8")
+    for name in ("README.md", "docs/running.md", "docs/library.md", "docs/index.md")
+}
+
+
+def blocks(kind: str, *pages: str) -> list[str]:
+    """The blocks of code of a kind, of all pages or of those that are named."""
+    text = "\n".join(PAGES[name] for name in pages or PAGES)
+    return [
+        block for found, block in re.findall(r"```(\w+)\n(.*?)```", text, re.S) if found == kind
+    ]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the manifests, where outputs may land."""
     folder = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "manifests", folder / "manifests", ignore=shutil.ignore_patterns("demo"))
+    shutil.copytree(
+        ROOT / "manifests", folder / "manifests", ignore=shutil.ignore_patterns("strip")
+    )
     return folder
 
 
@@ -41,39 +56,42 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_shell_commands_run_word_for_word(checkout: Path) -> None:
-    shell = "\n".join(text for kind, text in BLOCKS if kind == "sh")
-    commands = [line for line in shell.splitlines() if line.startswith("stylize-batch")]
-    assert len(commands) >= 6
+@pytest.mark.parametrize("page", ["README.md", "docs/running.md", "docs/library.md"])
+def test_the_shell_commands_run_word_for_word(page: str, checkout: Path) -> None:
+    lines = "\n".join(blocks("sh", page)).splitlines()
+    commands = [line for line in lines if line.startswith("stylize-batch")]
+    assert len(commands) >= 2
     for command in commands:
-        # Small and few steps, so that the test is quick; the words are the README's otherwise.
-        small = " --size 64 --steps 4" if "--preset draft" in command else ""
-        run(command + small, checkout)
+        # Small and few steps, so that the test is quick; the words are the page's otherwise.
+        paints = "--preset draft" in command or command.endswith((" demo", "/strip.csv"))
+        run(command + (" --size 64 --steps 4" if paints else ""), checkout)
+
+
+def test_what_the_commands_leave_is_there(checkout: Path) -> None:
+    """After those of the test above, in one folder."""
     assert (checkout / "coffee.png").exists()
     assert len(list((checkout / "mine" / "images").glob("*.png"))) == 1
+    assert len(list((checkout / "manifests" / "strip" / "images").glob("*.png"))) == 4
+    assert (checkout / "manifests" / "strip" / "report.html").exists()
 
 
-def test_the_other_shell_lines_name_targets_of_the_makefile() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    shell = "\n".join(text for kind, text in BLOCKS if kind == "sh")
-    targets = re.findall(r"^make (\w+)", shell, re.M)
-    assert targets == ["demo", "test"]
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.M)
+def test_the_readme_has_the_manifest_of_its_strip_and_how_to_install() -> None:
+    assert blocks("csv", "README.md") == [(ROOT / "manifests" / "strip.csv").read_text()]
+    lines = "\n".join(blocks("sh")).splitlines()
+    others = [line for line in lines if line and not line.startswith("stylize-batch")]
+    assert others == ["pip install ."]  # as .ci/wheel does
 
 
 def test_the_python_and_sql_run_on_a_demo_output(checkout: Path) -> None:
     run(
-        "stylize-batch manifests/demo.csv --size 64 --steps 4 --only coffee-night --in-process",
+        "stylize-batch demo --size 64 --steps 4 --only coffee-night --in-process --force",
         checkout,
     )
-    document = (ROOT / "docs" / "index.md").read_text("utf-8")
-    blocks = BLOCKS + re.findall(r"```(\w+)\n(.*?)```", document, re.S)
-    programs = [text for kind, text in blocks if kind == "python"]
-    assert len(programs) == 2
+    programs = blocks("python")
+    assert len(programs) == 3
     for program in programs:
         run([sys.executable, "-c", program], checkout)
-    queries = [text for kind, text in blocks if kind == "sql"]
+    queries = blocks("sql")
     assert len(queries) == 2
     for query in queries:
         code = f"import duckdb; print(duckdb.sql({query!r}).fetchall())"
@@ -83,9 +101,7 @@ def test_the_python_and_sql_run_on_a_demo_output(checkout: Path) -> None:
 def test_the_table_of_settings_has_their_defaults() -> None:
     from stylize.config import StyleConfig
 
-    rows = re.findall(
-        r"^\| `(\w+)` \|\s*`?([^|`]*?)`?\s*\|", (ROOT / "README.md").read_text(), re.M
-    )
+    rows = re.findall(r"^\| `(\w+)` \|\s*`?([^|`]*?)`?\s*\|", PAGES["README.md"], re.M)
     settings = {name: value.strip() for name, value in rows}
     assert len(settings) >= 10
     for name, shown in settings.items():

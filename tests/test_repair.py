@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,6 @@ from pipeline.storage import StorageError
 NAMES = ["g0", "g1", "g2"]
 ROWS = [{"id": name, "content": f"c{name[1]}.jpg", "meta.shot": f"{name}!"} for name in NAMES]
 NEVER = ("run_id", "epoch", "seq", "notes", "version", "started_at", "finished_at", "attempt")
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from forks import Done, Forks
 from helpers import (
     COMMAND,
     TINY,
@@ -70,11 +71,19 @@ def plan(manifest: Path, *options: object) -> dict[str, str]:
     return {entry["pair_id"]: entry["reason"] for entry in facts["todo"] + facts["skipped"]}
 
 
-def paint(manifest: Path, *options: object) -> subprocess.CompletedProcess[str]:
+Paint = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def paint(forks: Forks) -> Paint:
     """A run without Ray."""
-    done = cli(manifest, "--in-process", *TINY, *options)
-    assert "Traceback" not in done.stderr
-    return done
+
+    def run(manifest: Path, *options: object) -> Done:
+        done = forks(manifest, "--in-process", *TINY, *options)
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
 
 
 @contextlib.contextmanager
@@ -237,7 +246,7 @@ def test_status_counts_and_names_causes(batch: Batch) -> None:
 
 
 def test_the_same_bytes_whatever_the_workers_the_order_and_ray(
-    batch: Batch, tmp_path: Path
+    batch: Batch, tmp_path: Path, paint: Paint
 ) -> None:
     folder = batch.out.parent
     first, *others = (folder / "m.csv").read_text().splitlines()
@@ -265,7 +274,9 @@ def test_nothing_of_ray_is_left_after_a_run(batch: Batch) -> None:
 # Run again
 
 
-def test_failed_pairs_and_only_those_are_tried_again_unless_told_otherwise(copy: Path) -> None:
+def test_failed_pairs_and_only_those_are_tried_again_unless_told_otherwise(
+    copy: Path, paint: Paint
+) -> None:
     out = copy.with_suffix("")
     before = bytes_of(out)
     left = cli(copy, *TINY, "--style-weight", 2, "--no-retry-failed")
@@ -288,7 +299,7 @@ def test_failed_pairs_and_only_those_are_tried_again_unless_told_otherwise(copy:
 
 
 @pytest.fixture(scope="module")
-def _painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _painted(tmp_path_factory: pytest.TempPathFactory, paint: Paint) -> Path:
     folder = tmp_path_factory.mktemp("painted")
     pictures(folder, 5)
     write_csv(folder / "m.csv", [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(4)])
@@ -318,7 +329,7 @@ def test_a_finished_manifest_is_not_painted_again_and_starts_no_ray(painted: Pat
 
 
 def test_what_changed_is_named_by_the_plan_and_painted_by_the_run_and_nothing_else(
-    painted: Path,
+    painted: Path, paint: Paint
 ) -> None:
     out = painted.with_suffix("")
     before = {row["pair_id"]: row for row in ok_rows(out)}
@@ -346,7 +357,9 @@ def test_what_changed_is_named_by_the_plan_and_painted_by_the_run_and_nothing_el
     check_whole(out)
 
 
-def test_a_picture_edited_by_hand_is_kept_and_named_until_told_otherwise(painted: Path) -> None:
+def test_a_picture_edited_by_hand_is_kept_and_named_until_told_otherwise(
+    painted: Path, paint: Paint
+) -> None:
     out = painted.with_suffix("")
     target = out / "images" / "c0.s.g0.png"
     picture(target, 5)
@@ -361,7 +374,9 @@ def test_a_picture_edited_by_hand_is_kept_and_named_until_told_otherwise(painted
     check_whole(out)
 
 
-def test_force_only_and_limit_choose_pairs_and_compact_leaves_each_once(painted: Path) -> None:
+def test_force_only_and_limit_choose_pairs_and_compact_leaves_each_once(
+    painted: Path, paint: Paint
+) -> None:
     done = paint(painted, "--force", "--only", "g2")
     assert done.returncode == 0
     assert done.stdout.startswith("1 pair: 1 painted in ")
@@ -377,7 +392,7 @@ def test_force_only_and_limit_choose_pairs_and_compact_leaves_each_once(painted:
     assert count_by_readers(out) == [4, 4, 4, 4]
 
 
-def test_max_failures_stops_with_4_and_the_rest_stays_pending(tmp_path: Path) -> None:
+def test_max_failures_stops_with_4_and_the_rest_stays_pending(tmp_path: Path, paint: Paint) -> None:
     pictures(tmp_path, 1)
     rows = [{"id": f"m{i}", "content": f"none{i}.jpg"} for i in range(5)]
     manifest = write_csv(tmp_path / "m.csv", [*rows, {"id": "good", "content": "c0.jpg"}])
@@ -389,7 +404,7 @@ def test_max_failures_stops_with_4_and_the_rest_stays_pending(tmp_path: Path) ->
 
 
 def test_a_style_that_cannot_be_read_counts_once_and_does_not_stop_the_others(
-    tmp_path: Path,
+    tmp_path: Path, paint: Paint
 ) -> None:
     pictures(tmp_path, 1)
     (tmp_path / "bad.jpg").write_text("no picture")
@@ -401,7 +416,9 @@ def test_a_style_that_cannot_be_read_counts_once_and_does_not_stop_the_others(
     assert "some pairs failed; see why with: stylize-batch status" in done.stderr
 
 
-def test_what_failed_before_comes_last_so_that_limits_get_to_the_others(tmp_path: Path) -> None:
+def test_what_failed_before_comes_last_so_that_limits_get_to_the_others(
+    tmp_path: Path, paint: Paint
+) -> None:
     pictures(tmp_path, 1)
     rows = [{"id": f"m{i}", "content": f"none{i}.jpg", "size": 64} for i in range(2)]
     manifest = write_csv(tmp_path / "m.csv", [*rows, {"id": "good", "content": "c0.jpg"}])
@@ -415,7 +432,7 @@ def test_what_failed_before_comes_last_so_that_limits_get_to_the_others(tmp_path
 
 
 def test_a_layer_that_the_backbone_of_auto_has_not_is_named_before_anything_is_painted(
-    tmp_path: Path,
+    tmp_path: Path, paint: Paint
 ) -> None:
     pictures(tmp_path, 2)
     rows: list[dict[str, object]] = [
@@ -432,7 +449,7 @@ def test_a_layer_that_the_backbone_of_auto_has_not_is_named_before_anything_is_p
 
 
 def test_weights_of_a_backbone_that_no_pair_wants_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paint: Paint
 ) -> None:
     monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path / "cache"))
     vgg19_file = tmp_path / "vgg19.pth"
@@ -448,7 +465,7 @@ def test_weights_of_a_backbone_that_no_pair_wants_are_refused(
     assert paint(manifest, "--weights", tmp_path / "none.pth").returncode == 5
 
 
-def test_a_preview_fits_beside_the_longest_name(tmp_path: Path) -> None:
+def test_a_preview_fits_beside_the_longest_name(tmp_path: Path, paint: Paint) -> None:
     pictures(tmp_path, 1)
     row = {"id": "a", "content": "c0.jpg", "output": f"images/{'a' * 251}.png"}
     done = paint(write_csv(tmp_path / "m.csv", [row]), "--preview-every", "1")
@@ -456,7 +473,9 @@ def test_a_preview_fits_beside_the_longest_name(tmp_path: Path) -> None:
     assert {len(path.name) for path in (tmp_path / "m" / "images").iterdir()} == {255}
 
 
-def test_all_of_standard_error_is_events_where_those_are_wanted(painted: Path) -> None:
+def test_all_of_standard_error_is_events_where_those_are_wanted(
+    painted: Path, paint: Paint
+) -> None:
     picture(painted.with_suffix("") / "images" / "c0.s.g0.png", 5)
     write_csv(painted, [{"id": "g0", "content": "c0.jpg"}, {"id": "x", "content": "none.jpg"}])
     done = paint(painted, "--progress", "json")
@@ -663,7 +682,9 @@ def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(slow: Path) -> None:
 # Limits and devices
 
 
-def test_a_pair_past_its_time_ends_as_timeout_and_the_others_are_done(slow: Path) -> None:
+def test_a_pair_past_its_time_ends_as_timeout_and_the_others_are_done(
+    slow: Path, paint: Paint
+) -> None:
     # So large that it cannot end as stalled, nothing better to be found, within the limit.
     slowly = {"steps": 1_000_000, "size": 512}
     long = {"id": "long", "content": "c0.jpg", **slowly}
@@ -714,7 +735,7 @@ def remount(folder: Path, options: str) -> None:
 
 
 def test_a_full_disk_and_a_read_only_one_are_the_runs_trouble_and_no_pairs(
-    slow: Path, small_disk: Path
+    slow: Path, small_disk: Path, paint: Paint
 ) -> None:
     rows = [{"id": f"g{i}", "content": f"c{i % 6}.jpg", "seed": i} for i in range(12)]
     write_csv(slow, rows)
@@ -738,7 +759,7 @@ def test_a_full_disk_and_a_read_only_one_are_the_runs_trouble_and_no_pairs(
     check_whole(out)
 
 
-def test_an_output_that_is_a_file_ends_with_5(slow: Path) -> None:
+def test_an_output_that_is_a_file_ends_with_5(slow: Path, paint: Paint) -> None:
     out = slow.parent / "file"
     out.write_text("mine")
     done = paint(slow, "-o", out)
@@ -748,7 +769,7 @@ def test_an_output_that_is_a_file_ends_with_5(slow: Path) -> None:
     assert out.read_text() == "mine"
 
 
-def test_a_link_that_leads_out_of_the_output_folder_is_refused(slow: Path) -> None:
+def test_a_link_that_leads_out_of_the_output_folder_is_refused(slow: Path, paint: Paint) -> None:
     out = slow.with_suffix("")
     outside = slow.parent / "outside"
     outside.mkdir()

@@ -49,6 +49,17 @@ def test_closed_standard_streams_are_no_hindrance(manifest: Path, closed: str) -
     assert "Traceback" not in done.stderr
 
 
+def test_uv_run_changes_nothing(manifest: Path, tmp_path: Path) -> None:
+    """Ray would otherwise have its workers begun by uv, and send them the folder it starts in."""
+    (tmp_path / "run").write_text(
+        "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    )
+    as_uv = 'exec -a uv "$0" run "$@"'  # a process whose command line is `uv run …`
+    command = ["bash", "-c", as_uv, os.path.realpath(sys.executable), COMMAND, str(manifest)]
+    done = subprocess.run([*command, *TINY], capture_output=True, text=True, cwd=tmp_path)
+    check(done, manifest)
+
+
 def test_a_user_without_a_home_or_a_name_can_run(manifest: Path) -> None:
     code = (
         "import os, pwd, sys\n"

@@ -890,6 +890,14 @@ def test_bfloat16_is_chosen_where_the_processor_is_faster_with_it(
     assert choose_dtype("auto", torch.device("cpu")) == dtype
 
 
+def test_a_torch_that_no_longer_answers_by_private_names_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_the_other_types_agree_with_float32_at_the_start(
     bundled: Weights, transfer: Transfer, dtype: str, monkeypatch: pytest.MonkeyPatch

@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def stylizer_of(file: Path) -> Stylizer:
     """What the command makes of `--weights FILE`."""
     options = Options(out="", weights=str(file), device="cpu", dtype="float32", threads=1)
-    return make_stylizer("auto", options, lambda line: None)
+    return make_stylizer("auto", options)
 
 
 @pytest.fixture(scope="module")

@@ -356,6 +356,11 @@ def site() -> Iterator[Site]:
             self.end_headers()
             self.wfile.write(site.body)
 
+        def do_HEAD(self) -> None:
+            site.requests.append(f"HEAD {self.path}")
+            self.send_response(200)
+            self.end_headers()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
@@ -398,7 +403,36 @@ def test_a_long_download_says_how_far_it_is(
     monkeypatch.setattr(weights, "_TELL", 0)
     lines: list[str] = []
     weights.find("vgg19", lines.append)
-    assert lines[-1] == f"downloading VGG-19: {len(mirror.body) / 1e6:.0f} MB so far"
+    assert lines[-1] == f"downloading VGG-19: {len(mirror.body) / 2**20:.0f} MB so far"
+
+
+def test_who_shows_a_bar_is_told_each_block_and_no_lines_come_besides(
+    mirror: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_TELL", 0)
+    lines: list[str] = []
+    told: list[tuple[int, int]] = []
+    weights.find("vgg19", lines.append, on_bytes=lambda *bytes_: told.append(bytes_))
+    assert told[-1] == (len(mirror.body), len(mirror.body))
+    assert len(lines) == 1
+    assert "548 MB, once" in lines[0]
+    assert str(cache) in lines[0]
+    assert "choose --backbone vgg16" in lines[0]
+
+
+def test_whether_it_can_be_fetched_is_known_without_fetching_it(
+    mirror: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert weights.vgg19_on_disk() is None
+    assert weights.why_not_fetched() == ""
+    assert [request.split("/")[0] for request in mirror.requests] == ["HEAD "]
+    path = weights.fetch_vgg19()
+    assert weights.vgg19_on_disk() == path
+    monkeypatch.setenv("STYLIZE_VGG19_URL", "http://127.0.0.1:1/vgg19-00000000.pth")
+    assert "refused" in weights.why_not_fetched()
+    assert weights.vgg19_on_disk() is None
+    monkeypatch.setenv("STYLIZE_OFFLINE", "1")
+    assert weights.why_not_fetched() == "STYLIZE_OFFLINE forbids it"
 
 
 def test_a_download_that_is_killed_leaves_nothing(mirror: Site, cache: Path) -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -21,17 +21,25 @@ from rich.markup import escape
 from rich.text import Text
 
 from pipeline.cost import work
-from pipeline.display.terminal import Row, Screen, overview, table
+from pipeline.display.terminal import (
+    Row,
+    Screen,
+    download_bar,
+    download_text,
+    overview,
+    table,
+)
 from pipeline.records import FAILURES, Pair, Result, Status
 from pipeline.text import duration, visible
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Estimate", "Progress", "shown"]
+__all__ = ["Estimate", "Pace", "Progress", "shown"]
 
 _STATUS_EVERY = 10.0  # seconds between status lines while no pair finishes
 _LOOK_EVERY = 0.5  # seconds between looks at the workers on a terminal
+_TELLING = 0.1  # the share of a pair after which its time left can be told
 _RESULT_EVERY = 1.0  # seconds between plain lines of painted pairs
 
 
@@ -67,6 +75,27 @@ class _Console(Console):
         raise AttributeError("the size is that of the terminal")
 
 
+class Pace:
+    """The pace of work that begins slowly, by the later half of what is done.
+
+    The coarse scales, which come first, take long for their few pixels.
+    """
+
+    def __init__(self) -> None:
+        self._seen = deque([(0.0, 0.0)])  # seconds since the beginning, and what was done by then
+
+    def add(self, seconds: float, done: float) -> None:
+        """Take in how much is done after some seconds."""
+        self._seen.append((seconds, done))
+        while len(self._seen) > 2 and self._seen[1][1] <= done / 2:
+            self._seen.popleft()
+
+    def seconds(self, work_left: float) -> float | None:
+        """Return the time that the work left will take, or None while nothing is done."""
+        (began, before), (now, done) = self._seen[0], self._seen[-1]
+        return work_left * (now - began) / (done - before) if done > before else None
+
+
 class Estimate:
     """An estimate of the time left, from the work done so far, including pairs in hand.
 
@@ -75,16 +104,20 @@ class Estimate:
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self._open = {pair.pair_id: float(max(1, work(pair.config))) for pair in pairs}
-        self._painted = self._in_hand = 0.0
+        self._painted = self._in_hand = self._chosen = 0.0
+        self._pace = Pace()
         self._began: float | None = None  # when the first pair was seen in hand
         self._before = 0.0  # the work that was done by then
 
     def update(self, statuses: Sequence[Status]) -> None:
         """Take in the status of the workers."""
         busy = [status for status in statuses if status.pair_id]
-        self._in_hand = sum(self._open.get(s.pair_id, 0.0) * s.share * s.batch for s in busy)
+        works = [self._open.get(status.pair_id, 0.0) * status.batch for status in busy]
+        self._chosen = sum(works)
+        self._in_hand = sum(w * status.share for w, status in zip(works, busy, strict=True))
         if self._began is None and busy:
             self._began, self._before = time.monotonic(), self._in_hand
+        self._pace.add(self.elapsed(), self._done())
 
     def finish(self, pair_id: str, painted: bool) -> None:
         """Take in the end of a pair."""
@@ -95,13 +128,18 @@ class Estimate:
         """Return the seconds since the first pair was begun."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
+    def _done(self) -> float:
+        return self._painted + self._in_hand - self._before
+
     def left(self) -> float | None:
         """Return the seconds left, or None while it is too early to tell."""
-        done = self._painted + self._in_hand - self._before
-        elapsed = self.elapsed()
+        done, elapsed = self._done(), self.elapsed()
         if done <= 0 or elapsed < 1:
             return None
-        return max(0.0, sum(self._open.values()) - self._in_hand) * elapsed / done
+        work_left = max(0.0, sum(self._open.values()) - self._in_hand)
+        if self._painted:  # whole pairs, with their slow and their quick parts
+            return work_left * elapsed / done
+        return self._pace.seconds(work_left) if done >= _TELLING * self._chosen else None
 
 
 def _label(pair: Pair) -> str:
@@ -112,6 +150,11 @@ def _label(pair: Pair) -> str:
 def _names(content: str, styles: Sequence[str]) -> str:
     stems = "+".join(PurePath(path).stem for path in styles)
     return visible(f"{PurePath(content).stem} \N{MULTIPLICATION SIGN} {stems}")
+
+
+def _left(pace: Pace, share: float) -> float | None:
+    """Return the seconds left of a pair whose pace is known, or None while it is too early."""
+    return pace.seconds(1 - share) if share >= _TELLING else None
 
 
 @contextlib.contextmanager
@@ -127,7 +170,7 @@ def shown(
     if not console.is_terminal:
         yield lambda step, picture: None
         return
-    label, began = _names(content, styles), time.monotonic()
+    label, began, pace = _names(content, styles), time.monotonic(), Pace()
     row = Row(label, 0, steps)
 
     def draw(width: int, height: int) -> ConsoleRenderable:
@@ -136,7 +179,8 @@ def shown(
     def show(step: _Step, picture: Tensor) -> None:
         nonlocal row
         share = share_of(picture)
-        row = Row(label, step.step, steps, step.loss, share, time.monotonic() - began)
+        pace.add(time.monotonic() - began, share)
+        row = Row(label, step.step, steps, step.loss, share, _left(pace, share))
 
     screen = Screen(console, draw)
     closed = contextlib.suppress(OSError, ValueError)  # a closed terminal does not stop the pair
@@ -170,9 +214,12 @@ class Progress:
         self._estimate = Estimate(pairs)
         self._counts: Counter[str] = Counter(dict.fromkeys(("ok", *FAILURES), 0))
         self._statuses: Sequence[Status] = ()
+        self._paces: dict[str, Pace] = {}  # of the pairs in hand
         self._began = time.monotonic()
         self._last_line = self._last_painted = -math.inf  # when such a line was printed
         self._unreported = 0  # pairs painted since the last line about one
+        self._download: tuple[int, int, float | None] | None = None  # while there is one
+        self._began_download: float | None = None
         self._screen: Screen | None = None
 
     def __enter__(self) -> Progress:
@@ -238,6 +285,9 @@ class Progress:
         """Show the status of each worker."""
         self._statuses = statuses
         self._estimate.update(statuses)
+        self._paces = {s.pair_id: self._paces.get(s.pair_id, Pace()) for s in statuses}
+        for status in statuses:
+            self._paces[status.pair_id].add(status.seconds, status.share)
         busy = [status for status in statuses if status.pair_id and status.step]
         if not busy or time.monotonic() - self._last_line < _STATUS_EVERY:
             return
@@ -263,6 +313,24 @@ class Progress:
         else:
             self._print(f"[yellow]·[/] {escape(visible(line))}")
 
+    def _left(self, status: Status) -> float | None:
+        return _left(self._paces[status.pair_id], status.share)
+
+    def download(self, there: int, whole: int) -> None:
+        """Show how many bytes of a file are there; `whole` is 0 while that is not known."""
+        if self._began_download is None:
+            self._began_download = self._last_line = time.monotonic()
+        seconds = time.monotonic() - self._began_download
+        left = (whole - there) / there * seconds if there and whole and seconds > 1 else None
+        self._download = (there, whole, left) if there < whole or not whole else None
+        if self._style == "live" or time.monotonic() - self._last_line < _STATUS_EVERY:
+            return
+        self._last_line = time.monotonic()
+        if self._style == "json":
+            self._json("download", bytes=there, total=whole or None, seconds_left=left)
+        else:
+            self._print(f"… {download_text(there, whole, left)}")
+
     def _name(self, status: Status) -> str:
         name = self._labels.get(status.pair_id, visible(status.pair_id))
         return name if status.batch == 1 else f"{name} +{status.batch - 1}"
@@ -273,6 +341,10 @@ class Progress:
 
     def _content(self, width: int, height: int) -> ConsoleRenderable:
         """Return what the live display shows on a terminal of this size, columns and lines."""
+        if self._download:
+            return download_bar(*self._download)
+        if not self._total:  # there is no pair yet
+            return Group()
         painted, elapsed = self._counts["ok"], self._estimate.elapsed()
         head = overview(
             width,
@@ -291,7 +363,9 @@ class Progress:
         if len(workers) > room:
             workers = [status for status in workers if status.pair_id][:room]
         rows = [
-            Row(self._name(s), s.step, s.steps, s.loss, s.share, s.seconds) if s.pair_id else Row()
+            Row(self._name(s), s.step, s.steps, s.loss, s.share, self._left(s))
+            if s.pair_id
+            else Row()
             for s in workers
         ]
         hidden = len(self._statuses) - len(rows)

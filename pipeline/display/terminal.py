@@ -22,12 +22,13 @@ from rich.text import Text
 
 from pipeline.text import duration
 
-__all__ = ["Row", "Screen", "clock", "overview", "table"]
+__all__ = ["Row", "Screen", "clock", "download_bar", "download_text", "overview", "table"]
 
 _REDRAW = 0.25  # seconds
 _BAR, _SHORT_BAR = 30, 10  # columns of the overall bar
 _NARROW = 64  # columns; a narrower terminal has no room for words and bars
 _LONGEST_LABEL = 40  # columns
+_MEGABYTE = 2**20  # as torchvision counts, which calls VGG-19's file 548 MB
 
 
 class Screen:
@@ -115,7 +116,7 @@ class Row:
     steps: int = 0
     loss: float = float("nan")
     share: float = 0.0
-    seconds: float = 0.0
+    left: float | None = None  # seconds
 
 
 def overview(
@@ -148,6 +149,21 @@ def overview(
     return Group(head, *others)
 
 
+def download_text(there: int, whole: int, left: float | None) -> str:
+    """Return how far a download is: bytes that are there, of the whole (0: unknown), seconds."""
+    of = f" of {whole / _MEGABYTE:.0f}" if whole else ""
+    time_left = "" if left is None else f", {duration(left)} left"
+    return f"VGG-19: {there / _MEGABYTE:.0f}{of} MB{time_left}"
+
+
+def download_bar(there: int, whole: int, left: float | None) -> ConsoleRenderable:
+    """Return a bar of a download with its figures."""
+    grid = Table.grid(Column(width=_BAR), Column(no_wrap=True), padding=(0, 1, 0, 0))
+    bar = ProgressBar(total=whole or None, completed=there, width=_BAR)
+    grid.add_row(bar, Text(download_text(there, whole, left)))
+    return grid
+
+
 def clock(seconds: float) -> str:
     """Return the time of day some seconds from now, with the day if it is not today."""
     now = datetime.now()
@@ -169,7 +185,7 @@ def table(rows: Sequence[Row], width: int, longest: int, most_steps: int) -> Con
     columns = [Column(width=w, no_wrap=True, overflow="ellipsis") for w in (label, *widths)]
     grid = Table.grid(*columns, padding=(0, 1, 0, 0))
     for row in rows:
-        left = duration(row.seconds / row.share * (1 - row.share)) if row.share else ""
+        left = "" if row.left is None else duration(row.left)
         loss = f"{row.loss:.4g}" if row.step else "starting"
         cells: list[ConsoleRenderable] = [
             Text(row.label, "cyan"),

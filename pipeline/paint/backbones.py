@@ -15,7 +15,7 @@ from pipeline.store.lock import changing
 from stylize import weights
 from stylize.config import StyleConfig
 from stylize.errors import ConfigError, WeightsError
-from stylize.weights import Convention
+from stylize.weights import Convention, OnBytes
 
 __all__ = ["Backbones", "GivenWeights", "UnableError", "WeightsFile", "locate"]
 
@@ -69,6 +69,7 @@ class Backbones:
         out: OutFolder,
         given: GivenWeights,
         say: Callable[[str], None],
+        on_bytes: OnBytes | None = None,
         *,
         dry: bool = False,
     ) -> None:
@@ -76,6 +77,7 @@ class Backbones:
         self._out = out
         self._given_weights = given
         self._say = say
+        self._on_bytes = on_bytes
         self._dry = dry
         self._auto = fixed.backbone
         self._hashes = dict(fixed.weights)  # backbone -> SHA-256
@@ -143,7 +145,8 @@ class Backbones:
 
     def _find(self, backbone: str) -> None:
         try:
-            file = locate(backbone, self._given, self._say, download=not self._dry)
+            given, download = self._given, not self._dry
+            file = locate(backbone, given, self._say, self._on_bytes, download=download)
         except WeightsError as error:
             raise UnableError(str(error)) from error
         name, sha256 = file.backbone, file.sha256
@@ -166,15 +169,20 @@ class Backbones:
 
 
 def locate(
-    backbone: str, given: WeightsFile | None, say: Callable[[str], None], *, download: bool = True
+    backbone: str,
+    given: WeightsFile | None,
+    say: Callable[[str], None],
+    on_bytes: OnBytes | None = None,
+    *,
+    download: bool = True,
 ) -> WeightsFile:
     """Return the file for a backbone: the one that was given if it fits, else the project's own.
 
-    `download` allows fetching VGG-19. Raises `WeightsError`.
+    `download` allows fetching VGG-19, of which `on_bytes` is told. Raises `WeightsError`.
     """
     if given is not None and backbone in ("auto", given.backbone):
         return given
-    path = weights.find(backbone, say, download=download)
+    path = weights.find(backbone, say, download=download, on_bytes=on_bytes)
     return WeightsFile(str(path), *weights.identity(path))
 
 

@@ -151,6 +151,8 @@ def session(wanted: Wanted) -> Iterator[Ray]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Below `uv run` Ray would have uv begin its workers, and send them the folder it starts in.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     token = {} if wanted.address else _own_token()
     with _environment(token):  # before ray is imported, which reads it
         import ray

@@ -40,6 +40,7 @@ __all__ = [
     "TORCHVISION_STD",
     "VGG19_URL",
     "Convention",
+    "OnBytes",
     "Weights",
     "cache_folder",
     "fetch_vgg19",
@@ -50,6 +51,8 @@ __all__ = [
     "load",
     "pack",
     "verify",
+    "vgg19_on_disk",
+    "why_not_fetched",
 ]
 
 Convention = Literal["torchvision", "caffe"]
@@ -68,6 +71,10 @@ TORCHVISION_MEAN = (0.485, 0.456, 0.406)
 TORCHVISION_STD = (0.229, 0.224, 0.225)
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
+OnBytes = Callable[[int, int], None]
+"""Is told of a download: bytes that are there, bytes of the whole file or 0."""
+
+_KNOCK = 5.0  # seconds that a server has to say whether it has the file
 _TIMEOUT = 15.0  # seconds without a byte after which a download has failed
 _TELL = 10.0  # seconds between two reports of a download's progress
 
@@ -204,18 +211,23 @@ def verify(path: str | os.PathLike[str]) -> str:
 
 
 def find(
-    backbone: str, progress: Callable[[str], None] | None = None, *, download: bool = True
+    backbone: str,
+    progress: Callable[[str], None] | None = None,
+    *,
+    download: bool = True,
+    on_bytes: OnBytes | None = None,
 ) -> Path:
     """Return the file with a backbone's weights; "auto" is VGG-19 if available, else VGG-16.
 
     May download, so it should be called once, by the driver and not by each worker. `progress` is
-    called with lines that say what takes long, and why VGG-16 is used. Raises `WeightsError`.
+    called with lines that say what takes long, and why VGG-16 is used; for `on_bytes` see
+    `fetch_vgg19`. Raises `WeightsError`.
     """
     say = progress or (lambda line: None)
     if backbone == "vgg16":
         return BUNDLED
     try:
-        return fetch_vgg19(say, download=download)
+        return fetch_vgg19(say, download=download, on_bytes=on_bytes)
     except WeightsError as error:
         if backbone == "vgg19":
             raise
@@ -223,15 +235,41 @@ def find(
         return BUNDLED
 
 
-def fetch_vgg19(say: Callable[[str], None] = lambda line: None, *, download: bool = True) -> Path:
+def vgg19_on_disk() -> Path | None:
+    """Return where VGG-19's weights are on this machine: in our cache, else in torch's."""
+    name = _vgg19_url().rsplit("/", 1)[-1]
+    cached = cache_folder() / Path(name).with_suffix(".safetensors").name
+    places = (cached, hub_folder() / "checkpoints" / name)
+    return next((place for place in places if place.exists()), None)
+
+
+def why_not_fetched() -> str:
+    """Return why VGG-19 cannot be downloaded, "" if it can: asks the server for its size alone."""
+    if _is_offline():
+        return "STYLIZE_OFFLINE forbids it"
+    try:
+        urllib.request.urlopen(_request(_vgg19_url(), "HEAD"), timeout=_KNOCK).close()
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return str(getattr(reason, "strerror", None) or reason)
+    return ""
+
+
+def fetch_vgg19(
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    download: bool = True,
+    on_bytes: OnBytes | None = None,
+) -> Path:
     """Return the file with VGG-19's weights (torchvision's IMAGENET1K_V1), downloaded if needed.
 
     The file is looked for in our cache, then in torch's. Only the convolutions are kept, in
     `cache_folder`. `STYLIZE_OFFLINE=1` forbids the download. `STYLIZE_VGG19_URL` names a mirror;
     its file name must end in the first digits of the file's SHA-256, as torchvision's does. `say`
-    is called with lines about the progress. Raises `WeightsError`.
+    is called with lines about the progress; `on_bytes`, if given, with the bytes that are there and
+    the bytes of the whole file (0: unknown). Raises `WeightsError`.
     """
-    url = os.environ.get("STYLIZE_VGG19_URL") or VGG19_URL
+    url = _vgg19_url()
     name = url.rsplit("/", 1)[-1]
     cached = cache_folder() / Path(name).with_suffix(".safetensors").name
     if cached.exists():
@@ -241,13 +279,16 @@ def fetch_vgg19(say: Callable[[str], None] = lambda line: None, *, download: boo
         return import_file(in_hub, "torchvision", "vgg19", cached)
     if not download:
         raise WeightsError("VGG-19 is not on this disk, and a plan downloads nothing")
-    if os.environ.get("STYLIZE_OFFLINE", "0") not in ("", "0"):
+    if _is_offline():
         raise WeightsError("VGG-19 is not on this disk and STYLIZE_OFFLINE forbids downloading it")
-    say("downloading VGG-19 (548 MB, once) …")
+    say(
+        f"downloading VGG-19 (548 MB, once) to {cached.parent}; to go on at once with the bundled "
+        "network, stop this and choose --backbone vgg16"
+    )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cached.parent) as file:  # unnamed: a kill leaves nothing
-            _download(url, file, say)
+            _download(url, file, on_bytes or _Teller(say))
             file.seek(0)
             return _keep(*_convert(_read_state(file, url), url, "torchvision", "vgg19"), cached)
     except (OSError, HTTPException, ValueError) as error:
@@ -263,21 +304,43 @@ def hub_folder() -> Path:
     return Path(os.path.expanduser(folder), "hub")  # a user without a home has no such folder
 
 
-def _download(url: str, file: IO[bytes], say: Callable[[str], None]) -> None:
+def _vgg19_url() -> str:
+    return os.environ.get("STYLIZE_VGG19_URL") or VGG19_URL
+
+
+def _is_offline() -> bool:
+    return os.environ.get("STYLIZE_OFFLINE", "0") not in ("", "0")
+
+
+def _request(url: str, method: str) -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"User-Agent": "stylize-batch"}, method=method)
+
+
+class _Teller:
+    """Says from time to time how far a download is."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told = time.monotonic()
+
+    def __call__(self, there: int, whole: int) -> None:
+        if time.monotonic() - self._told >= _TELL:
+            self._told = time.monotonic()
+            self._say(f"downloading VGG-19: {there / 2**20:.0f} MB so far")
+
+
+def _download(url: str, file: IO[bytes], on_bytes: OnBytes) -> None:
     """Download a file whose name ends in -<first digits of its SHA-256>, and check these.
 
     This does not use torch.hub, which takes seconds to import even if there is no network.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": "stylize-batch"})
     sha256 = hashlib.sha256()
-    told = time.monotonic()
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+    with urllib.request.urlopen(_request(url, "GET"), timeout=_TIMEOUT) as answer:
+        whole = int(answer.headers.get("Content-Length") or 0)
         while block := answer.read(1 << 20):
             file.write(block)
             sha256.update(block)
-            if time.monotonic() - told >= _TELL:
-                told = time.monotonic()
-                say(f"downloading VGG-19: {file.tell() / 1e6:.0f} MB so far")
+            on_bytes(file.tell(), whole)
     digits = Path(url).stem.rsplit("-", 1)[-1]
     if not sha256.hexdigest().startswith(digits):
         raise WeightsError(

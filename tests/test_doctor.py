@@ -1,0 +1,132 @@
+"""`stylize-batch doctor`: what it finds, what it advises, and what a report of it holds."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import cli, ray_folders, start
+
+from pipeline import doctor
+from pipeline.doctor import Check, examine, facts
+from pipeline.store.folder import OutFolder
+from pipeline.store.lock import Lock
+
+NAMES = [
+    *("Python", "packages", "torch", "GPU", "cores", "memory", "shared memory"),
+    *("temporary folder", "Ray", "cache", "language", "VGG-16", "VGG-19", "output"),
+]
+
+
+def found(name: str, **arguments: str) -> Check:
+    """One check of a machine whose Ray is not asked, which would take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_ray", lambda address: Check("Ray", "ok", address))
+        checks = {check.name: check for check in examine(**arguments)}
+    return checks[name]
+
+
+def test_a_machine_that_works_is_told_so_and_ray_is_gone(tmp_path: Path) -> None:
+    process = start("doctor", "--out", tmp_path / "not" / "yet")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    lines = [line for line in output.splitlines() if line[0] != " "]
+    assert [line[7:25].strip() for line in lines] == NAMES
+    assert not [line for line in lines if line.startswith("fails")]
+    assert "started and ended" in output
+    assert ray_folders(process.pid) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_ends_with_5_and_stands_in_the_report_without_secrets(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    done = cli(
+        *("doctor", "--json", "--out", tmp_path / "file" / "out", "--address", "127.0.0.1:1"),
+        RAY_AUTH_TOKEN="secret1",
+        AWS_SECRET_ACCESS_KEY="secret2",
+        STYLIZE_VGG19_URL="https://me:secret3@127.0.0.1:1/vgg19-00000000.pth",
+        HOME=str(tmp_path),
+        XDG_CACHE_HOME=str(tmp_path / "kept"),
+    )
+    assert done.returncode == 5
+    assert "a run would fail here: see Ray, output above" in done.stderr
+    report = json.loads(done.stdout)
+    states = {check["name"]: check["state"] for check in report["checks"]}
+    assert [name for name, state in states.items() if state == "fails"] == ["Ray", "output"]
+    assert report["packages"]["torch"]
+    assert report["environment"]["XDG_CACHE_HOME"] == "~/kept"
+    assert "secret" not in done.stdout
+    assert str(tmp_path) not in done.stdout
+
+
+def test_a_card_that_torch_cannot_use_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02  Tue Jul 13\n")
+    monkeypatch.setattr(doctor, "_DRIVER", str(driver))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check = found("GPU")
+    assert check.state == "note"
+    assert check.found.startswith("NVIDIA driver 470.57.02, which torch")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "words"),
+    [
+        ("Python", "sys.platform", "darwin", "on Linux only"),
+        ("Python", "sys.version_info", (3, 99), "run with 3.11 to 3.13"),
+        ("shared memory", "pipeline.doctor._SHARED_MEMORY", "/nowhere", "Ray uses its folder"),
+        ("shared memory", "pipeline.doctor._STORE", 2**60, "--shm-size=256m"),
+        ("memory", "pipeline.paint.fleet.WORKER_MEMORY", (1e15, 1), "--workers 1"),
+        ("language", "sys.getfilesystemencoding", lambda: "ascii", "LANG=C.UTF-8"),
+    ],
+)
+def test_what_makes_runs_worse_is_a_note_with_a_remedy(
+    name: str, place: str, value: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, value)
+    check = found(name)
+    assert check.state == "note"
+    assert words in check.remedy
+
+
+def test_a_check_that_breaks_down_is_a_failure_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(path: object) -> str:
+        raise OSError("the file is cut short\nand more")
+
+    monkeypatch.setattr("stylize.weights.verify", broken)
+    check = found("VGG-16")
+    assert (check.state, check.found) == ("fails", "OSError: the file is cut short")
+    assert check.remedy == "install stylize-batch again"
+    assert found("VGG-19").state == "note"
+
+
+def test_a_temporary_folder_without_room_fails_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.paint.ray_folder.LEAST_FREE", 10**18)
+    check = found("temporary folder")
+    assert check.state == "fails"
+    assert "MB free and Ray needs" in check.found
+    assert check.remedy == "make room, or set TMPDIR to a writable folder with a short name"
+
+
+def test_an_output_that_another_run_uses_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    assert found("output", out=str(tmp_path)).state == "ok"
+    with Lock(OutFolder(tmp_path), "another"):
+        check = found("output", out=str(tmp_path))
+    assert check.state == "note"
+    assert f"is in use by process {os.getpid()}" in check.found
+    assert check.remedy.startswith("wait until it is done")
+
+
+def test_a_report_names_the_versions_and_the_home_by_a_tilde() -> None:
+    report = facts([Check("cache", "ok", os.path.expanduser("~/x"))])
+    assert report["python"] == sys.version
+    assert report["checks"] == [{"name": "cache", "state": "ok", "found": "~/x", "remedy": ""}]
