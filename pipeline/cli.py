@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline import cli_sheets
 from pipeline.cli_options import (
     Json,
     Manifest,
@@ -113,7 +114,7 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
 
 
 @app.command("plan")
-@with_options("out", *_WEIGHTS, "shard", *_WHICH, "verify_inputs")
+@with_options("out", "name", *_WEIGHTS, "shard", *_WHICH, "verify_inputs")
 def plan_command(
     manifest: Manifest,
     options: Options,
@@ -155,7 +156,7 @@ def plan_command(
 
 
 @app.command("validate")
-@with_options(*_LIMITS)
+@with_options("name", *_LIMITS)
 def validate_command(
     manifest: Manifest,
     options: Options,
@@ -170,7 +171,8 @@ def validate_command(
 
     check = _check_of_pictures(options.limits, images)
     try:
-        pairs = read_manifest(manifest, defaults=from_manifest(settings, manifest))
+        defaults = from_manifest(settings, manifest)
+        pairs = read_manifest(manifest, defaults=defaults, name=options.name)
         problems, rows = find_problems(pairs, check), len(pairs)
         for remark in [] if as_json else pairs.notes:
             say(remark)
@@ -228,42 +230,6 @@ def _check_of_masks(limits: Limits) -> Callable[[str, str], str | None]:
     return check
 
 
-@app.command("make-manifest")
-def make_manifest_command(
-    content: Annotated[list[str], typer.Option(help="photographs, like 'photos/*.jpg', quoted")],
-    style: Annotated[list[str], typer.Option(help="paintings, like 'styles/*.jpg', quoted")],
-    out: Annotated[str, typer.Option("--out", "-o", help="manifest to write: csv, tsv, jsonl")],
-    zip_: Annotated[
-        bool,
-        typer.Option("--zip/--cross", help="pair first with first and so on, or each with each"),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="overwrite")] = False,
-) -> None:
-    """Write a manifest that pairs photographs with styles."""
-    from pipeline.manifest import writer
-
-    contents, styles = _matches(content, "content"), _matches(style, "style")
-    if os.path.exists(out) and not force:
-        raise Refused(2, f"{out} exists; overwrite it with --force")
-    try:
-        rows = writer.zip_(contents, styles) if zip_ else writer.cross(contents, styles)
-        writer.write_manifest(out, rows)
-    except ValueError as error:
-        raise Refused(2, str(error)) from error
-    tell(f"{out}: {count(len(rows), 'pair')}")
-
-
-def _matches(patterns: Sequence[str], option: str) -> list[str]:
-    """Return the files that match, sorted, each once."""
-    from pipeline.manifest.patterns import matches, why_nothing_matches
-
-    files = sorted({path for pattern in patterns for path in matches(pattern)})
-    if not files:
-        why = why_nothing_matches(patterns)
-        raise Refused(2, f"--{option} {' '.join(patterns)}: no file matches{why}")
-    return files
-
-
 # --- one pair, and the machine ---
 
 
@@ -284,7 +250,8 @@ def pair_command(
         raise Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
     if os.path.isdir(out):
         raise Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
-    pair = single.read(content, split_styles(style), settings, options.limits)
+    styles, suffix = split_styles(style), Path(out).suffix
+    pair = single.read(content, styles, settings, options.limits, suffix=suffix)
     stylizer = single.make_stylizer(pair.config.backbone, options)
     tell(single.paint(pair, out, stylizer))
 
@@ -591,6 +558,13 @@ def _pairs(manifests: Sequence[str]) -> list[Pair]:
     from pipeline.manifest.reader import read_manifest
 
     return [pair for manifest in manifests for pair in read_manifest(manifest)]
+
+
+# --- sheets: lists, and how things were made ---
+
+app.command("make-manifest")(cli_sheets.make_manifest_command)
+app.command("presets")(cli_sheets.presets_command)
+app.command("show")(cli_sheets.show_command)
 
 
 # --- weights ---

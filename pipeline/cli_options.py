@@ -16,6 +16,7 @@ import typer
 
 from pipeline.console import Refused
 from pipeline.options import Options, option_of
+from pipeline.records import join_styles, split_styles
 from stylize.config import SETTINGS, StyleConfig, as_text
 
 __all__ = ["Json", "Manifest", "OutArgument", "default_out", "from_manifest", "with_options"]
@@ -179,9 +180,14 @@ def from_manifest(settings: Mapping[str, str], manifest: str) -> dict[str, str]:
     from pipeline.manifest.writer import relative_path
     from stylize.config import INIT_WORDS
 
+    def moved(path: str) -> str:
+        if not path or path in INIT_WORDS or os.path.isabs(path):
+            return path
+        return relative_path(path, os.path.dirname(manifest))
+
     values = dict(settings)
     for name in ("init", "mask"):
-        path = values.get(name, "")
-        if path and path not in INIT_WORDS and not os.path.isabs(path):
-            values[name] = relative_path(path, os.path.dirname(manifest))
+        if name in values:
+            paths = split_styles(values[name]) if name == "mask" else (values[name],)
+            values[name] = join_styles(moved(path) for path in paths)
     return values

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records import Pair, Result
-from stylize.config import StyleConfig
+from stylize.config import StyleConfig, nominal_side
 from stylize.stages import plan_stages
 
 if TYPE_CHECKING:
@@ -28,12 +28,15 @@ _DECIDING = ("size", "steps", "scales", "coarsest")
 
 def work(config: StyleConfig) -> int:
     """Return the work of a pair with these settings, for a square picture."""
-    return _square_work(*(getattr(config, name) for name in _DECIDING))
+    return _square_work(config.side, *(getattr(config, name) for name in _DECIDING[1:]))
 
 
-def _work_of_row(settings: Mapping[str, Any]) -> int:
+def _work_of_row(row: Result, settings: Mapping[str, Any]) -> int:
     """Return the work by a row's settings, of which a row of an older version may lack some."""
-    return _square_work(*(settings.get(name, getattr(StyleConfig, name)) for name in _DECIDING))
+    size, *rest = (settings.get(name, getattr(StyleConfig, name)) for name in _DECIDING)
+    if isinstance(size, str):  # it depended on the photograph
+        size = max(row.width or 0, row.height or 0) or nominal_side(size)
+    return _square_work(size, *rest)
 
 
 @functools.cache
@@ -78,7 +81,7 @@ def estimate(pairs: Sequence[Pair], results: Iterable[Result]) -> dict[str, floa
             # A pair that made all its steps did all its work, even in fewer evaluations.
             is_complete = r.stop_reason == "steps"
             share = 1 if is_complete else r.evaluations / max(1, settings["steps"])
-            done = _work_of_row(settings) * share
+            done = _work_of_row(r, settings) * share
             rates[r.device].append(r.seconds / (done * (r.batch or 1)))
     left = sum(work(pair.config) for pair in pairs)
     return {device: left * statistics.median(times) for device, times in sorted(rates.items())}

@@ -25,6 +25,7 @@ from stylize import __version__
 from stylize.config import SETTINGS, StyleConfig, as_text, parse_setting
 from stylize.errors import ConfigError
 from stylize.image import encode, fit, match_size
+from stylize.plot import prepare_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,13 +68,18 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
     """
     from stylize.explain import explain_transfer
 
+    try:
+        prepare_matplotlib()
+    except OSError as error:
+        raise storage.StorageError(
+            "no folder for temporary files can be written; set TMPDIR to one that can"
+        ) from error
     folder = glob.escape(storage.local_path(out) or out)
     maps_of_before = glob.glob(os.path.join(folder, "features-*.png"))  # of layers not known yet
     check_targets(pair, [*maps_of_before, *(storage.join(out, name) for name in _FILES)])
     page = storage.join(out, "explain.html")
-    photo = match_size(pair.photo, fit(pair.photo.size, pair.config.size))
-    storage.put(storage.join(out, "content.png"), encode(photo, ".png"))
-    share_of = share_done(pair.photo.size, pair.config)
+    storage.put(storage.join(out, "content.png"), encode(pair.photo.picture, ".png"))
+    share_of = share_done(pair.photo.picture.size, pair.config)
     with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
         explanation = explain_transfer(
             pair.photo,
@@ -82,7 +88,7 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
             stylizer,
             layers=layers,
             init=pair.init,
-            mask=pair.mask,
+            mask=pair.masks,
             on_step=on_step,
         )
     files = {
@@ -114,7 +120,7 @@ _FILES: Mapping[str, Callable[[Explanation], bytes]] = {
         e.result.image, ".png", e.result.config.without_folders().to_json()
     ),
     "losses.png": lambda e: _png(loss_figure(e)),
-    "film.gif": lambda e: film(e.looks, e.result.image),
+    "film.gif": lambda e: film(e.looks, e.result.image.convert("RGB")),
     _GRAMS: lambda e: _png(gram_figure(e.grams)),
 }
 """The files beside the page, except the pictures of the layers."""

@@ -74,6 +74,9 @@ class Options(PaintOptions):
     """Everything that a run is told, except the settings of the pictures."""
 
     out: str = _option("", "output folder; by default beside the manifest", short="-o")
+    name: str = _option(
+        "", "name of the outputs, by columns of the manifest, like '{content}-{style}'"
+    )
     weights: str = _option("", "a VGG file, .pth or .safetensors, instead of the project's own")
     weights_convention: Literal["torchvision", "caffe"] = _option(
         "torchvision",

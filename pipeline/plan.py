@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pipeline.records import Pair, Result
-from stylize.config import SETTINGS, as_text
+from stylize.config import OF_THE_FILE, SETTINGS, StyleConfig, as_text
 
 __all__ = ["Facts", "Picture", "Plan", "pending", "settings_changed", "taken_outputs"]
 
@@ -243,10 +243,17 @@ def settings_changed(pair: Pair, result: Result) -> dict[str, tuple[str, str]]:
     except ValueError:
         return {}
     changes = {}
+    for name in OF_THE_FILE:  # which rows of older versions lack
+        before.setdefault(name, getattr(StyleConfig, name))
     for name in SETTINGS:
         value = getattr(pair.config, name)
         # A preset matters only through its values, and auto stands for the row's backbone.
-        if name == "preset" or (name, value) == ("backbone", "auto") or name not in before:
+        # The format shows in the output.
+        if (
+            name in ("preset", "format")
+            or (name, value) == ("backbone", "auto")
+            or name not in before
+        ):
             continue
         old, new = as_text(name, before[name]), as_text(name, value)
         if old != new:

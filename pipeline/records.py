@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from stylize.config import ALGORITHM, StyleConfig
+from stylize.config import ALGORITHM, BETWEEN, StyleConfig
 
 __all__ = [
     "FAILURES",
@@ -24,14 +24,13 @@ __all__ = [
     "Status",
     "Task",
     "join_styles",
+    "numbered",
     "objective",
     "pair_key",
     "preview_of",
     "settings_digest",
     "split_styles",
 ]
-
-_BETWEEN_STYLES = "|"
 
 PREVIEW = ".preview.jpg"
 """The ending of the preview that `--preview-every` leaves beside an output. No output may have it.
@@ -41,21 +40,26 @@ FAILURES = ("failed", "timeout", "poison")
 """The kinds of failure. `poison`: two workers died while they painted the pair."""
 
 
+def numbered(role: str, paths: Iterable[str]) -> dict[str, str]:
+    """Return the paths by role: the role itself, then with numbers from 2."""
+    return {f"{role}{number}" if number > 1 else role: p for number, p in enumerate(paths, 1)}
+
+
 def split_styles(cell: str) -> tuple[str, ...]:
     """Return the styles that a cell ``a.jpg|b.jpg`` names, as written."""
-    return tuple(cell.split(_BETWEEN_STYLES))
+    return tuple(cell.split(BETWEEN))
 
 
 def join_styles(styles: Iterable[str]) -> str:
     """Return the cell that names these styles."""
-    return _BETWEEN_STYLES.join(styles)
+    return BETWEEN.join(styles)
 
 
 @dataclass(frozen=True, slots=True)
 class InputRef:
     """One file that a pair names."""
 
-    role: str  # content, style, style2 …, init, mask
+    role: str  # content, style, style2 …, init, mask, mask2 …
     written: str  # as the manifest has it
     path: str  # the path or URI that opens it
 
@@ -63,6 +67,16 @@ class InputRef:
     def is_style(self) -> bool:
         """Whether it is one of the pair's styles."""
         return self.role.startswith("style")
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it is one of the pair's masks."""
+        return self.role.startswith("mask")
+
+    @property
+    def column(self) -> str:
+        """The column of the manifest that names it."""
+        return self.role.rstrip("0123456789")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +138,7 @@ class Status:
 class Input:
     """One file that went into a picture."""
 
-    role: str  # content, style, style2 …, init, mask
+    role: str  # content, style, style2 …, init, mask, mask2 …
     path: str  # as written in the manifest
     stat: str  # "<size>:<mtime in ns>" or an ETag: unchanged stat means unchanged bytes
     sha256: str

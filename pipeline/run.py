@@ -63,7 +63,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     """
     began = time.monotonic()
     out = OutFolder(options.out)
-    whole = _read(manifest, settings, out)
+    whole = _read(manifest, settings, out, options.name)
     shard = parse_shard(options.shard, os.environ)
     pairs = _selected(whole, options, shard)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -97,7 +97,7 @@ def make_plan(
     Raises as `run` does.
     """
     out = OutFolder(options.out)
-    whole = _read(manifest, settings, out)
+    whole = _read(manifest, settings, out, options.name)
     pairs = _selected(whole, options, parse_shard(options.shard, os.environ))
     for note in whole.notes:
         say(note)
@@ -109,9 +109,9 @@ def make_plan(
     return _plan(whole, pairs, results, options, facts), pairs, results
 
 
-def _read(manifest: str, settings: Mapping[str, str], out: OutFolder) -> Manifest:
+def _read(manifest: str, settings: Mapping[str, str], out: OutFolder, name: str) -> Manifest:
     """Return all pairs of a manifest. Raises `ManifestError`."""
-    pairs = read_manifest(manifest, defaults=settings)
+    pairs = read_manifest(manifest, defaults=settings, name=name)
     if problems := overwritten(pairs, out):
         raise ManifestError(problems, pairs, len(pairs))
     return pairs
@@ -292,7 +292,7 @@ class _Session:
         more, and the shorter side of a picture is about two thirds of the longer."""
         need = 0.0
         for task in tasks:
-            need += task.pair.config.size**2 * 2 / 3 * 1.5
+            need += task.pair.config.side**2 * 2 / 3 * 1.5
             need -= self.out.picture_bytes(task.pair.output)  # it makes room
         free = self.out.free_bytes()
         if need > free:
@@ -318,7 +318,7 @@ class _Session:
             options.address,
             options.wait_nodes,
             rows=len(self.pairs),
-            side=max(pair.config.size for pair in self.pairs),
+            side=max(pair.config.side for pair in self.pairs),
         )
         start = run_local if options.in_process else run_ray
         storage.put(job.probe, b"")

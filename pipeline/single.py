@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import storage
 from pipeline.cost import share_done
 from pipeline.display.progress import Progress, shown
 from pipeline.options import Options
 from pipeline.paint.backbones import GivenWeights, locate
+from pipeline.records import numbered
 from pipeline.text import duration
-from stylize.config import StyleConfig, parse_setting, side_problem
+from stylize.config import (
+    ALGORITHM,
+    StyleConfig,
+    depth_problem,
+    format_of,
+    has_alpha,
+    parse_setting,
+    side_problem,
+)
 from stylize.errors import ConfigError, ImageReadError, StylizeError
-from stylize.image import Limits, decode
+from stylize.image import Limits, decode, opened
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from stylize.inputs import Photograph
     from stylize.transfer import Stylizer
 
 __all__ = ["SinglePair", "check_targets", "make_stylizer", "paint", "read"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -32,28 +46,84 @@ class SinglePair:
 
     content: str  # as given on the command line
     styles: Sequence[str]
-    config: StyleConfig
-    photo: Image.Image
+    config: StyleConfig  # with the size in pixels
+    photo: Photograph
     paintings: list[Image.Image]
     init: Image.Image | None
-    mask: Image.Image | None
+    masks: Sequence[Image.Image]
+    inputs: Sequence[Mapping[str, str]] = ()  # role, name and hash of each file
+
+    def metadata(self, stylizer: Stylizer) -> str:
+        """Return the JSON that the picture carries: its settings, and what it is made of."""
+        import torch
+
+        made = {
+            "inputs": self.inputs,
+            "backbone": stylizer.weights.backbone,
+            "weights_sha256": stylizer.weights.sha256,
+            "algorithm": ALGORITHM,
+            "device": str(stylizer.device),
+            "dtype": str(stylizer.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+        settings = json.loads(self.config.without_folders().to_json())
+        return json.dumps({**settings, "made": made}, sort_keys=True, separators=(",", ":"))
 
 
 def read(
-    content: str, styles: Sequence[str], settings: Mapping[str, str], limits: Limits
+    content: str,
+    styles: Sequence[str],
+    settings: Mapping[str, str],
+    limits: Limits,
+    *,
+    suffix: str = ".png",
 ) -> SinglePair:
-    """Check the settings and read the pictures. Raises `StylizeError`."""
+    """Check the settings and read the pictures, for a result with this suffix.
+
+    Raises `StylizeError`.
+    """
     values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
+    from stylize.inputs import Photograph
+
+    actual = format_of(suffix)
+    if values.setdefault("format", actual) != actual:
+        raise ConfigError(
+            f"--format {values['format']} differs from the ending of -o, {suffix}; leave one of "
+            "them out"
+        )
     config = StyleConfig.of(values.pop("preset", "default"), **values)
     config.shares(len(styles))
+    if problem := depth_problem(suffix, config.bits):
+        raise ConfigError(f"-o: {problem}")
+
+    inputs: list[Mapping[str, str]] = []
+
+    def photograph(data: bytes) -> Photograph:
+        return Photograph.of(opened(data, limits), config, transparent=has_alpha(suffix))
+
+    def picture(role: str, path: str) -> Image.Image:
+        ground = "black" if role.startswith("mask") else "white"
+        return noted(role, path, lambda data: decode(data, limits, ground))
+
+    def noted(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
+        def convert_and_note(data: bytes) -> _T:
+            sha256 = hashlib.sha256(data).hexdigest()
+            inputs.append({"role": role, "path": os.path.basename(path), "sha256": sha256})
+            return convert(data)
+
+        return _read(role.rstrip("0123456789"), path, convert_and_note)
+
+    photo = noted("content", content, photograph)
+    paintings = [picture(role, path) for role, path in numbered("style", styles).items()]
     return SinglePair(
         content,
         styles,
-        config,
-        photo=_read("content", content, limits),
-        paintings=[_read("style", style, limits) for style in styles],
-        init=_read("init", config.init_path, limits) if config.init_path else None,
-        mask=_read("mask", config.mask, limits) if config.mask else None,
+        config.sized(photo.size),
+        photo=photo,
+        paintings=paintings,
+        init=picture("init", config.init_path) if config.init_path else None,
+        masks=[picture(role, path) for role, path in numbered("mask", config.masks).items()],
+        inputs=inputs,
     )
 
 
@@ -61,7 +131,7 @@ def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
     """Raise `ConfigError` where a file to be written is one that the pair is made from."""
     config = pair.config
     sources = [("photograph", pair.content), *(("style", path) for path in pair.styles)]
-    sources += [("init picture", config.init_path), ("mask", config.mask)]
+    sources += [("init picture", config.init_path), *(("mask", path) for path in config.masks)]
     for target in targets:
         for role, path in sources:
             if path and storage.same_file(target, path):
@@ -98,33 +168,31 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
 
     Raises `StylizeError`, and `storage.StorageError`.
     """
-    from stylize.image import encode
-
     check_targets(pair, [out])
     suffix = os.path.splitext(out)[1]
-    if problem := side_problem(suffix, pair.config.size):
+    if problem := side_problem(suffix, pair.config.side):
         raise ConfigError(f"-o {out}: {problem}")
     storage.check_writable(out)
-    share_of = share_done(pair.photo.size, pair.config)
+    share_of = share_done(pair.photo.picture.size, pair.config)
     with shown(pair.content, pair.styles, pair.config.steps, share_of) as on_step:
         result = stylizer.transfer(
             pair.photo,
             pair.paintings,
             pair.config,
             init=pair.init,
-            mask=pair.mask,
+            mask=pair.masks,
             on_step=on_step,
         )
-    data = encode(result.image, suffix, pair.config.without_folders().to_json())
+    data = result.encode(suffix, pair.metadata(stylizer))
     storage.put(out, data)
     took = f"loss {result.loss:.4g} after {result.evaluations} evaluations, "
     notes = f" ({result.notes})" if result.notes else ""
     return f"{out}: {took}{duration(result.seconds)}{notes}"
 
 
-def _read(role: str, path: str, limits: Limits) -> Image.Image:
+def _read(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
     try:
-        return decode(storage.read_bytes(path), limits, "black" if role == "mask" else "white")
+        return convert(storage.read_bytes(path))
     except OSError as error:
         raise ImageReadError(f"{role} {path}: {error.strerror or error}") from error
     except StylizeError as error:

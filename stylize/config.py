@@ -5,34 +5,39 @@ Standard library only, so that the command line and the manifest reader need not
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import math
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from numbers import Number
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
+import stylize.fields as fields
 from stylize.errors import ConfigError
+from stylize.fields import MAX_SIDE, MIN_SIDE, LayerWeights, Setting, nominal_side
 from stylize.layers import CONVS, block, has_layer
 from stylize.presets import PRESETS
 
 __all__ = [
     "ALGORITHM",
     "AT_ONCE",
+    "BETWEEN",
     "FORMATS",
     "INIT_WORDS",
     "MAX_SIDE",
     "MIN_SIDE",
+    "OF_THE_FILE",
     "SETTINGS",
     "WEBP_SIDE",
     "LayerWeights",
     "StyleConfig",
     "as_text",
+    "depth_problem",
+    "format_of",
+    "has_alpha",
+    "masks_problem",
+    "nominal_side",
     "parse_setting",
     "side_problem",
     "together",
@@ -51,12 +56,6 @@ def together(side: int) -> int:
     return max(1, AT_ONCE // side**2)
 
 
-MIN_SIDE = 16
-"""Least side of a picture in pixels: four poolings halve it to 1 at relu5_1."""
-
-MAX_SIDE = 16384
-"""Greatest side of a result in pixels."""
-
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -71,6 +70,32 @@ WEBP_SIDE = 16383
 """Greatest side of a .webp in pixels."""
 
 
+def format_of(suffix: str) -> str:
+    """Return the value of the setting `format` for a suffix in `FORMATS`."""
+    return {"JPEG": "jpg", "TIFF": "tif"}.get(kind := FORMATS[suffix.lower()], kind.lower())
+
+
+BETWEEN = "|"
+"""Separates styles, and masks."""
+
+
+def masks_problem(masks: int, styles: int) -> str:
+    """Return what is wrong with several masks that are not one for each style."""
+    return f"mask has {masks} masks for {styles} styles; give one for all, or each style one"
+
+
+def has_alpha(suffix: str) -> bool:
+    """Tell whether a file with this suffix can be transparent."""
+    return FORMATS.get(suffix.lower()) in ("PNG", "WEBP", "TIFF")
+
+
+def depth_problem(suffix: str, bits: int) -> str | None:
+    """Return why a file with this suffix cannot hold so many bits per channel, or None."""
+    if bits > 8 and suffix.lower() not in (".png", ".tif", ".tiff"):
+        return f"{bits} bits per channel do not fit a {suffix}; name it .png or .tif"
+    return None
+
+
 def side_problem(suffix: str, side: int) -> str | None:
     """Return why a file with this suffix cannot hold a longest side of `side` pixels, or None."""
     if suffix.lower() == ".webp" and side > WEBP_SIDE:
@@ -78,166 +103,17 @@ def side_problem(suffix: str, side: int) -> str | None:
     return None
 
 
-LayerWeights = tuple[tuple[str, float], ...]
-"""Layers with relative weights, in any order: (("relu1_1", 1.0), ("relu2_1", 0.5))."""
-
 INIT_WORDS = ("matched", "content", "style", "noise")
 """Words that `init` may be; any other text is the path of a picture."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How one setting is read from text and checked, and the line of help that explains it."""
-
-    parse: Callable[[str], object]
-    check: Callable[[object], bool]
-    limit: str  # of the values, in words
-    help: str
-
-    def read(self, raw: object) -> object:
-        """Convert text as on the command line, a path, lists or numpy's numbers to a value.
-
-        What cannot be converted is returned as it is, for the check to refuse.
-        """
-        value = _plain(os.fspath(raw) if isinstance(raw, os.PathLike) else raw)
-        if self.parse is _parse_layers and isinstance(value, dict):
-            value = tuple(value.items())
-        elif self.parse is _parse_layers and isinstance(value, tuple):
-            value = ",".join(value) if all(isinstance(part, str) for part in value) else value
-        whole = self.parse is _parse_whole and isinstance(value, float)  # 64.0, like its text
-        if whole or (isinstance(value, str) and self.parse is not str):
-            with contextlib.suppress(ValueError, KeyError):
-                return self.parse(str(value).strip())
-        return value
-
-    def checked(self, name: str, raw: object) -> object:
-        """Convert and check a value, see `read`. Raises `ConfigError` naming value and limit."""
-        value = self.read(raw)
-        try:
-            accepted = self.check(value)
-        except (TypeError, ValueError, OverflowError):  # it is of a type that cannot be checked
-            accepted = False
-        if not accepted:
-            raise ConfigError(f"{name} is {raw!r}; it must be {self.limit}")
-        return value
-
-
-# The factories of fields return Any, as `dataclasses.field` does: each field has its own type.
-
-
-def _setting(
-    default: object,
-    parse: Callable[[str], object],
-    check: Callable[[object], bool],
-    limit: str,
-    help: str,
-) -> Any:
-    return field(default=default, metadata={"setting": Setting(parse, check, limit, help)})
-
-
-def _parse_whole(text: str) -> int:
-    """Read a whole number, also one like 64.0, which pandas makes of 64 in a column with blanks.
-
-    From 2^53 on such text is refused, since a float may not be the number that was written.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer() or abs(number) >= 2**53:
-            raise
-        return int(number)
-
-
-def _whole(default: int, low: int, high: int, help: str) -> Any:
-    def check(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-    return _setting(default, _parse_whole, check, f"a whole number from {low} to {high}", help)
-
-
-def _number(default: float, low: float, high: float, help: str) -> Any:
-    def check(value: object) -> bool:
-        return (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            and low <= value <= high
-        )
-
-    return _setting(default, float, check, f"a number from {low:g} to {high:g}", help)
-
-
-def _choice(default: str, values: tuple[str, ...], help: str) -> Any:
-    return _setting(default, str, lambda value: value in values, " or ".join(values), help)
-
-
-def _flag(default: bool, help: str) -> Any:
-    def parse(text: str) -> bool:
-        return {"true": True, "false": False}[text.lower()]
-
-    return _setting(default, parse, lambda v: isinstance(v, bool), "true or false", help)
-
-
-def _path_or(default: str, words: tuple[str, ...], help: str) -> Any:
-    limit = " or ".join((*words, "the path of a picture")) if words else "the path of a picture"
-
-    def check(value: object) -> bool:
-        return isinstance(value, str) and (value != "" or not words)
-
-    return _setting(default, str, check, limit, help)
-
-
-def _parse_layers(text: str) -> LayerWeights:
-    layers = []
-    for part in text.split(","):
-        name, colon, weight = part.strip().partition(":")
-        layers.append((name.strip(), float(weight) if colon else 1.0))
-    return tuple(layers)
-
-
-def _check_layers(value: object) -> bool:
-    if not isinstance(value, tuple) or not value:
-        return False
-    for name, weight in value:
-        if not (has_layer("vgg19", name) and math.isfinite(weight) and weight >= 0):
-            return False
-    names = [name for name, _ in value]
-    return len(set(names)) == len(names) and sum(weight for _, weight in value) > 0
-
-
-def _layers(default: LayerWeights, help: str) -> Any:
-    limit = "layers like relu4_2 or relu1_1:1,relu2_1:0.5, each once, weights 0 or more, not all 0"
-    return _setting(default, _parse_layers, _check_layers, limit, help)
-
-
-def _parse_blend(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split("|"))
-
-
-def _check_blend(value: object) -> bool:
-    return isinstance(value, tuple) and (
-        not value or (all(math.isfinite(w) and w >= 0 for w in value) and sum(value) > 0)
-    )
-
-
-def _plain(value: object) -> object:
-    """Turn lists into tuples at all depths, and numpy's numbers into Python's."""
-    if isinstance(value, list | tuple):
-        return tuple(map(_plain, value))
-    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
-
-
-def _as_float(value: object) -> object:
-    """Turn all numbers in a value into floats, and negative zero into zero."""
-    if isinstance(value, tuple):
-        return tuple(_as_float(part) for part in value)
-    return value + 0.0 if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 _LATER_SETTINGS: Mapping[str, tuple[int, object]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
 """Settings that came after the first version of the algorithm: the version that brought each, and
 the value that paints as earlier versions did."""
+
+
+OF_THE_FILE = ("quality", "bits", "background", "keep_metadata")
+"""Settings of how a picture is written. They came later, too, and count where they are changed."""
 
 
 class _PresetGuard:
@@ -266,26 +142,33 @@ class StyleConfig(_PresetGuard):
     is not allowed.
     """
 
-    preset: str = _choice("default", tuple(PRESETS), "named group of settings to start from")
-    backbone: str = _choice(
+    preset: str = fields.choice("default", tuple(PRESETS), "named group of settings to start from")
+    backbone: str = fields.choice(
         "auto",
         ("auto", "vgg19", "vgg16"),
         "network whose features are matched; auto: vgg19 if available, else the bundled vgg16",
     )
-    size: int = _whole(512, MIN_SIDE, MAX_SIDE, "longest side of the result, pixels")
-    steps: int = _whole(
+    size: int | str = fields.of(
+        512,
+        fields.parse_size,
+        fields.check_size,
+        f"a whole number from {MIN_SIDE} to {MAX_SIDE}, native, a box like 1920x1080 or megapixels "
+        "like 12MP",
+        "longest side of the result in pixels; or the photograph's size, a box, or megapixels",
+    )
+    steps: int = fields.whole(
         140, 0, 1_000_000, "number of evaluations of loss and gradient, all scales together"
     )
-    strength: float = _number(
+    strength: float = fields.number(
         0.5, 0, 1, "0: the photograph; 0.5: the preset's balance; 1: only the style"
     )
-    content_weight: float = _number(1.0, 0, 1e30, "weight of the content loss")
-    style_weight: float = _number(70.0, 0, 1e30, "weight of the style loss")
-    tv_weight: float = _number(0.0, 0, 1e30, "weight of the total variation loss")
-    content_layers: LayerWeights = _layers(
+    content_weight: float = fields.number(1.0, 0, 1e30, "weight of the content loss")
+    style_weight: float = fields.number(70.0, 0, 1e30, "weight of the style loss")
+    tv_weight: float = fields.number(0.0, 0, 1e30, "weight of the total variation loss")
+    content_layers: LayerWeights = fields.layers_of(
         (("relu4_2", 1.0),), "layers of the content loss, with relative weights"
     )
-    style_layers: LayerWeights = _layers(
+    style_layers: LayerWeights = fields.layers_of(
         (
             ("relu1_1", 4.0),
             ("relu2_1", 18.0),
@@ -295,76 +178,111 @@ class StyleConfig(_PresetGuard):
         ),
         "layers of the style loss, with relative weights",
     )
-    style_loss: str = _choice(
+    style_loss: str = fields.choice(
         "gram", ("gram", "moments", "wasserstein"), "statistic of the features that is matched"
     )
-    relative: bool = _flag(
+    relative: bool = fields.flag(
         True, "normalise the losses for each pair, so that the same weights suit all pairs"
     )
-    feature_scale: str = _choice(
+    feature_scale: str = fields.choice(
         "caffe",
         ("unit", "caffe"),
         "unit: features scaled to mean one; caffe: as the networks of 2014 give them",
     )
-    pooling: str = _choice("average", ("average", "max"), "pooling between the network's blocks")
-    padding: str = _choice(
+    pooling: str = fields.choice(
+        "average", ("average", "max"), "pooling between the network's blocks"
+    )
+    padding: str = fields.choice(
         "replicate", ("zeros", "replicate"), "what the first convolution sees beyond the edge"
     )
-    init: str = _path_or(
+    init: str = fields.path_or(
         "matched",
         INIT_WORDS,
         "what to start from; matched: the photograph in the style's colours",
     )
-    noise: float = _number(1 / 255, 0, 1, "standard deviation of the noise for init=noise")
-    optimizer: str = _choice("lbfgs", ("lbfgs", "adam"), "method of optimisation")
-    learning_rate: float = _number(0.02, 1e-6, 10, "step size of Adam")
-    history: int = _whole(20, 1, 200, "number of past steps that L-BFGS remembers")
-    plateau: float = _number(
+    noise: float = fields.number(1 / 255, 0, 1, "standard deviation of the noise for init=noise")
+    optimizer: str = fields.choice("lbfgs", ("lbfgs", "adam"), "method of optimisation")
+    learning_rate: float = fields.number(0.02, 1e-6, 10, "step size of Adam")
+    history: int = fields.whole(20, 1, 200, "number of past steps that L-BFGS remembers")
+    plateau: float = fields.number(
         0.005, 0, 1, "end a scale when 15 evaluations lower its loss by less than this share"
     )
-    clamp: bool = _flag(True, "compute the losses of the picture as saved, clamped to [0, 1]")
-    tv_reduction: str = _choice(
+    clamp: bool = fields.flag(True, "compute the losses of the picture as saved, clamped to [0, 1]")
+    tv_reduction: str = fields.choice(
         "mean", ("mean", "sum"), "mean over values in [0, 1], or neural-style's sum over 0-255"
     )
-    scales: int = _whole(
+    scales: int = fields.whole(
         8, 1, 8, "greatest number of coarse-to-fine scales, each half the size of the next"
     )
-    coarsest: int = _whole(
+    coarsest: int = fields.whole(
         96, MIN_SIDE, MAX_SIDE, "least size of the coarsest scale: its longest side in pixels"
     )
-    coarse_content: float = _number(
+    coarse_content: float = fields.number(
         4.0, 0, 1e6, "factor on the content weight at all scales except the finest"
     )
-    content_norm: float = _number(
+    content_norm: float = fields.number(
         8,
         1,
         16,
         "how much more content counts where it has been lost most; 1: no more",
     )
-    focus: float = _number(
+    focus: float = fields.number(
         0.5,
         0,
         4,
         "how much more content counts where the photograph stands out; 0: no more",
     )
-    spread: float = _number(
+    spread: float = fields.number(
         0.4, 0, 1, "share of the style loss computed for each quarter separately, at first"
     )
-    motifs: float = _number(
+    motifs: float = fields.number(
         0.0, 0, 1, "0: take over only how the painting is painted; 1: also the things in it"
     )
-    margins: str = _choice(
+    margins: str = fields.choice(
         "crop", ("crop", "keep"), "crop or keep plain borders and frames of style pictures"
     )
-    style_scale: float = _number(1.0, 0.1, 10, "size of the style picture relative to the result")
-    style_blend: tuple[float, ...] = _setting(
-        (), _parse_blend, _check_blend, "weights like 0.7|0.3", "share of each of several styles"
+    style_scale: float = fields.number(
+        1.0, 0.1, 10, "size of the style picture relative to the result"
     )
-    preserve_color: str = _choice(
+    style_blend: tuple[float, ...] = fields.of(
+        (),
+        fields.parse_blend,
+        fields.check_blend,
+        "weights like 0.7|0.3",
+        "share of each of several styles",
+    )
+    preserve_color: str = fields.choice(
         "none", ("none", "histogram", "luminance"), "how to keep the photograph's colours"
     )
-    mask: str = _path_or("", (), "grey picture; white is painted, black keeps the photograph")
-    seed: int = _whole(0, 0, 2**63 - 1, "seed of the noise")
+    mask: str = fields.path_or(
+        "", (), "grey picture: white is painted; or one for each style, like sky.png|sea.png"
+    )
+    seed: int = fields.whole(0, 0, 2**63 - 1, "seed of the noise")
+    format: str = fields.choice(
+        "png", ("png", "jpg", "webp", "tif"), "format of results whose row names no output"
+    )
+    quality: int = fields.whole(95, 1, 100, "quality of JPEG and WebP")
+    bits: int = fields.of(
+        8,
+        fields.parse_whole,
+        lambda value: value in (8, 16),
+        "8 or 16",
+        "bits per channel in PNG, TIFF",
+    )
+    background: str = fields.of(
+        "",
+        str,
+        fields.check_colour,
+        "a colour like white or #ff8800",
+        "colour beneath transparent parts; without it a PNG, WebP or TIFF stays transparent",
+    )
+    keep_metadata: str = fields.of(
+        "false",
+        fields.parse_words,
+        lambda value: value in ("true", "false", "places"),
+        "true or false or places",
+        "copy date, author, rights, camera and caption of the photograph; places: also where",
+    )
 
     def __post_init__(self) -> None:
         for name in SETTINGS:
@@ -417,6 +335,28 @@ class StyleConfig(_PresetGuard):
             )
         return [share / sum(blend) for share in blend]
 
+    def sized(self, photograph: tuple[int, int]) -> StyleConfig:
+        """Return the settings with the longest side in pixels as `size`.
+
+        `photograph` is its width and height. Raises `ConfigError` for a result that is too large or
+        too small.
+        """
+        if isinstance(self.size, int):
+            return self
+        side = fields.side_for(self.size, photograph)
+        if not MIN_SIDE <= side <= MAX_SIDE:
+            width, height = photograph
+            raise ConfigError(
+                f"size is {self.size!r}, which is {side} pixels for a photograph of "
+                f"{width}x{height}; the longest side must be from {MIN_SIDE} to {MAX_SIDE} pixels"
+            )
+        return dataclasses.replace(self, size=side)
+
+    @property
+    def side(self) -> int:
+        """The longest side of the result in pixels; a guess unless `size` is a number."""
+        return nominal_side(self.size)
+
     def style_side(self, side: int) -> int:
         """Return the longer side of a style picture where the result's is `side`, in pixels."""
         return max(MIN_SIDE, round(side * self.style_scale))
@@ -427,8 +367,8 @@ class StyleConfig(_PresetGuard):
 
     def without_folders(self) -> StyleConfig:
         """Return the settings as written into a picture: init and mask without their folders."""
-        names = {name: getattr(self, name).rpartition("/")[2] for name in ("init", "mask")}
-        return dataclasses.replace(self, **names)
+        masks = BETWEEN.join(mask.rpartition("/")[2] for mask in self.masks)
+        return dataclasses.replace(self, init=self.init.rpartition("/")[2], mask=masks)
 
     def digest(self, algorithm: int = ALGORITHM) -> str:
         """Return the SHA-256 in hex of the settings that decide how the picture looks.
@@ -436,18 +376,26 @@ class StyleConfig(_PresetGuard):
         The preset's name is left out, since its values count, and so are the paths of init and
         mask, whose bytes are hashed with the other inputs. A setting that came after the given
         version of the algorithm is left out unless it was changed, so that pictures made before
-        remain up to date.
+        remain up to date. So are the settings of the file. Its format shows in its name.
         """
         values = dict(vars(self))
-        del values["preset"]
+        del values["preset"], values["format"]
+        for name in OF_THE_FILE:
+            if values[name] == getattr(StyleConfig, name):
+                del values[name]
         for name, (since, before) in _LATER_SETTINGS.items():
             if algorithm < since and values[name] in (before, getattr(StyleConfig, name)):
                 del values[name]
-        values["mask"] = bool(self.mask)
+        values["mask"] = len(self.masks) if len(self.masks) > 1 else bool(self.mask)
         if self.init_path:
             values["init"] = "file"
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The paths in `mask`: none, one, or one for each style."""
+        return tuple(self.mask.split(BETWEEN)) if self.mask else ()
 
     @property
     def init_path(self) -> str:
@@ -465,8 +413,9 @@ def _checked(name: str, raw: object) -> object:
     """Return a value as configs have it. Raises `ConfigError` naming value and limit."""
     setting = SETTINGS[name]
     value = setting.checked(name, raw)
-    # 5 and 5.0 must have the same text and digest.
-    return value if setting.parse is _parse_whole else _as_float(value)
+    if setting.parse in (fields.parse_whole, fields.parse_size):
+        return value
+    return fields.as_float(value)  # 5 and 5.0 must have the same text and digest
 
 
 @functools.cache

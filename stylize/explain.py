@@ -21,7 +21,7 @@ from stylize import color
 from stylize.config import StyleConfig
 from stylize.device import undisturbed
 from stylize.image import to_image
-from stylize.inputs import Inputs
+from stylize.inputs import Inputs, Photograph
 from stylize.layers import conv_of
 from stylize.losses import PerceptualLoss, gram_matrix, relative
 from stylize.objective import Frame
@@ -86,14 +86,14 @@ class Explanation:
 
 
 def explain_transfer(
-    content: Image.Image,
+    content: Image.Image | Photograph,
     style: Image.Image,
     config: StyleConfig,
     stylizer: Stylizer,
     *,
     layers: Sequence[str] = (),
     init: Image.Image | None = None,
-    mask: Image.Image | None = None,
+    mask: Image.Image | Sequence[Image.Image] | None = None,
     looks: int = 60,
     on_step: OnStep | None = None,
 ) -> Explanation:
@@ -111,7 +111,7 @@ def explain_transfer(
         watcher = _Watcher(LayerLosses(stylizer, inputs), wanted, on_step)
         result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
         watcher.look()
-        painted = stylizer.tensor(result.image)
+        painted = stylizer.tensor(result.image.convert("RGB"))
         if config.preserve_color == "luminance":  # as the losses saw it, without colours
             painted = color.luminance(painted)
         grams, maps = inspector.inspect(painted)

@@ -11,15 +11,19 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
+from stylize.colorspace import SRGB_PROFILE, Colours, declared
 from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
+from stylize.deep import Deep, encode_png, encode_tiff
 from stylize.errors import ConfigError, ImageReadError, ImageSizeError
+from stylize.kept import OURS, Kept
+from stylize.kinds import jxl_size, open_picture
 from stylize.scopes import Shared
 
 if TYPE_CHECKING:
@@ -34,88 +38,28 @@ __all__ = [
     "fit",
     "is_whole",
     "match_size",
+    "opened",
     "own_limits",
     "read_metadata",
     "readable",
     "scaled",
     "style_size",
+    "to_deep",
     "to_image",
     "to_tensor",
     "upright",
     "upright_size",
+    "without_alpha",
 ]
-
-# The formats that are read. Pillow knows more: some that no photograph comes in, and EPS, for which
-# it starts another program.
-_READ = [
-    "AVIF",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "JPEG2000",
-    "PNG",
-    "PPM",
-    "PSD",
-    "QOI",
-    "TGA",
-    "TIFF",
-    "WEBP",
-]
-
-# Formats that are not read: where their signature stands, the signature, the format's name, and
-# what to do instead.
-_DEVELOP = "develop it to JPEG or TIFF with your camera's program"
-_CONVERT = "convert it to JPEG or PNG"
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx")
-_HEIF_BRANDS = (*_HEIC_BRANDS, b"mif1", b"msf1", b"heim", b"heis")
-_CONVERT_HEIF = "convert it to JPEG, or install the extra heif, with which it is read"
-_NOT_READ = (
-    (0, b"\xff\x0a", "a JPEG XL", _CONVERT),
-    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL", _CONVERT),
-    *((4, b"ftyp" + brand, "a HEIC", _CONVERT_HEIF) for brand in _HEIC_BRANDS),
-    *((4, b"ftyp" + brand, "a HEIF", _CONVERT_HEIF) for brand in _HEIF_BRANDS[4:]),
-    (4, b"ftypcrx ", "a camera raw file (CR3)", _DEVELOP),
-    (8, b"CR\x02", "a camera raw file (CR2)", _DEVELOP),
-    (0, b"FUJIFILMCCD-RAW", "a camera raw file (RAF)", _DEVELOP),
-    (0, b"IIRO", "a camera raw file (ORF)", _DEVELOP),
-    (0, b"IIRS", "a camera raw file (ORF)", _DEVELOP),
-    (0, b"IIU\x00", "a camera raw file (RW2)", _DEVELOP),
-    (0, b"FOVb", "a camera raw file (X3F)", _DEVELOP),
-    (0, b"\x76\x2f\x31\x01", "an OpenEXR", _CONVERT),
-    (0, b"#?RADIANCE", "a Radiance HDR", _CONVERT),
-    (0, b"gimp xcf", "a GIMP file", "export it as PNG"),
-    (0, b"%PDF", "a PDF", _CONVERT),
-    (0, b"%!PS", "a PostScript file", _CONVERT),
-    (0, b"<svg", "an SVG", _CONVERT),
-    (0, b"icns", "an icon file (ICNS)", _CONVERT),
-    (0, b"\x00\x00\x01\x00", "an icon file (ICO)", _CONVERT),
-)
-
-# Formats that are read, by their signature. A file that has one and does not open is damaged, or of
-# a variant that is not read.
-_READ_BEGINS = (
-    (0, b"\x89PNG", "PNG"),
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (0, b"II+\x00", "TIFF"),
-    (0, b"MM\x00+", "TIFF"),
-    (0, b"8BPS", "PSD"),
-    (0, b"GIF8", "GIF"),
-    (8, b"WEBP", "WebP"),
-    (4, b"ftypavif", "AVIF"),
-)
 
 # TIFF tags; photometric says whether 0 is black or white.
-_SUBFILE, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 339, 50706
-_REDUCED, _MASK = 1, 4  # bits of _SUBFILE
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _XMP, _IPTC = 258, 262, 339, 700, 33723
 
 _GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Pillow's modes of grey with more than 8 bits."""
 
 _LARGEST = MAX_SIDE**2  # pixels of a result
-_METADATA_KEY = "stylize-batch"
-_IMAGE_DESCRIPTION = ExifTags.Base.ImageDescription
+_IMAGE_DESCRIPTION, _USER_COMMENT = ExifTags.Base.ImageDescription, ExifTags.Base.UserComment
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -168,71 +112,15 @@ class Limits:
             )
 
 
-def _open(data: bytes, limits: Limits) -> Image.Image:
+def opened(data: bytes, limits: Limits) -> Image.Image:
     """Open a picture without decoding its pixels. Raises `ImageReadError`, `ImageSizeError`."""
-    try:
-        with own_limits:
-            heif = _heif_reader(data)
-            file = io.BytesIO(data)
-            image = heif(file) if heif else Image.open(file, formats=_READ)
-    except Exception as error:  # Pillow's plugins raise many kinds for a broken header
-        raise ImageReadError(_why_unreadable(data)) from error
-    if problem := _why_not_the_picture(data, image):
-        raise ImageReadError(problem)
+    size = jxl_size(data)
+    if size and min(size) >= limits.least:  # it is decoded as it is opened
+        limits.check(*size)
+    with own_limits:
+        image = open_picture(data)
     limits.check(*image.size)
     return image
-
-
-def _heif_reader(data: bytes) -> Callable[[io.BytesIO], Image.Image] | None:
-    """Return what opens a HEIC or HEIF file, upright and in its own colours.
-
-    None for other files, and where `pillow-heif` is not installed. Its wheels are under the GPL,
-    so it is an extra of this package.
-    """
-    is_avif = b"avif" in data[8:64]  # which may name a brand of HEIF first, and Pillow reads
-    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS or is_avif:
-        return None
-    try:
-        from pillow_heif.as_plugin import HeifImageFile
-    except ImportError:
-        return None
-    return HeifImageFile
-
-
-def _why_unreadable(data: bytes) -> str:
-    """Say why Pillow does not open a file, and what to do."""
-    if not data:
-        return "not a picture that can be read (the file is empty)"
-    if _heif_reader(data) is not None:
-        return "this HEIC is damaged or cut short; copy it again from where it was taken"
-    for at, signature, kind, remedy in _NOT_READ:
-        if data[at : at + len(signature)] == signature:
-            return f"it is {kind}, which is not read; {remedy}"
-    for at, signature, kind in _READ_BEGINS:
-        if data[at : at + len(signature)] == signature:
-            return (
-                f"this {kind} is damaged or cut short, or of a form that is not read; save it "
-                "again with 8 bits per channel"
-            )
-    return f"not a picture that can be read (it begins with {data[:8]!r})"
-
-
-def _why_not_the_picture(data: bytes, image: Image.Image) -> str:
-    """Say why what Pillow opened is only a preview or a mask in a TIFF; "" where it is neither."""
-    if image.format != "TIFF":
-        return ""
-    tags = getattr(image, "tag_v2", {})
-    if data[8:11] == b"CR\x02" or _DNG in tags:
-        return f"it is a camera raw file, of which only a preview could be read; {_DEVELOP}"
-    kind = tags.get(_SUBFILE, 0)
-    if kind & _REDUCED:
-        return (
-            "its first picture is a preview, as in camera raw files, and the full picture is not "
-            f"read; {_DEVELOP}"
-        )
-    if kind & _MASK:
-        return "its first picture is a mask of another; save the picture alone"
-    return ""
 
 
 def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
@@ -241,7 +129,7 @@ def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
     Pixels are decoded only where the format does not show where the file ends. Raises
     `ImageReadError` (cut short, not a picture) and `ImageSizeError`.
     """
-    image = _open(data, limits)
+    image = opened(data, limits)
     if not _has_end(data, image):
         decode(data, limits)
     return image.size
@@ -252,7 +140,7 @@ def upright_size(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
 
     Decodes no pixels. Raises `ImageReadError` and `ImageSizeError`.
     """
-    image = _open(data, limits)
+    image = opened(data, limits)
     width, height = image.size
     turned = image.format != "TIFF" and _orientation(image) >= 5  # a TIFF's size is turned already
     return (height, width) if turned else (width, height)
@@ -263,12 +151,20 @@ def _orientation(image: Image.Image) -> int:
 
     A PNG's EXIF counts only where it precedes the pixels: to look behind them, Pillow decodes all.
     """
+    if not _is_turned_by_exif(image):
+        return 1
     try:
         with own_limits:
             exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
             return int(exif.get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises many kinds for a broken EXIF
         return 1
+
+
+def _is_turned_by_exif(image: Image.Image) -> bool:
+    """Tell whether EXIF counts. Not in a JPEG XL, whose decoder has turned the picture already,
+    unless a JPEG is packed in it as it was."""
+    return image.format != "JXL" or bool(getattr(image, "jpeg", False))
 
 
 def _has_end(data: bytes, image: Image.Image) -> bool:
@@ -280,7 +176,7 @@ def _has_end(data: bytes, image: Image.Image) -> bool:
         return scan > 0 and data.find(b"\xff\xd9", scan) > 0
     if image.format == "PNG":
         return data.rfind(b"IEND") > 0
-    return image.format == "WEBP"  # Pillow does not even open one that is cut short
+    return image.format in ("WEBP", "JXL")  # these do not even open where they are cut short
 
 
 def _jpeg_scan(data: bytes) -> int:
@@ -310,19 +206,38 @@ def decode(data: bytes, limits: Limits = Limits(), ground: str = "white") -> Ima
     name. Of an animation the first frame is taken. Raises `ImageReadError` (cut short, not a
     picture) and, before anything is decoded, `ImageSizeError`.
     """
-    return upright(_open(data, limits), ground)
+    return upright(opened(data, limits), ground)
 
 
 def upright(image: Image.Image, ground: str = "white") -> Image.Image:
     """Convert an opened picture as `decode` does. Raises `ImageReadError`."""
+    return _upright(image, ground)[0]
+
+
+def without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Convert an opened picture as `decode` does, but apart from its alpha.
+
+    Parts that are not fully transparent keep their own colours, others are white. The alpha is
+    grey of 8 bits, or None for an opaque picture. Raises `ImageReadError`.
+    """
+    return _upright(image, None)
+
+
+def _upright(image: Image.Image, ground: str | None) -> tuple[Image.Image, Image.Image | None]:
+    """Return a picture on `ground`, and without one also its alpha."""
+    with own_limits:
+        colours = declared(image)
     with readable():
         image.load()
     white = _white(image)
     with readable():
         negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-        adobe = _is_adobe_rgb(image)
-        picture = _to_srgb(ImageOps.exif_transpose(image), negative, white=white, ground=ground)
-        return _from_adobe_rgb(picture) if adobe else picture
+        turned = ImageOps.exif_transpose(image) if _is_turned_by_exif(image) else image
+        alpha = None
+        if ground is None and turned.has_transparency_data and turned.mode not in _GREY_16:
+            alpha = turned.convert("RGBA").getchannel("A")
+            alpha = None if alpha.getextrema() == (255, 255) else alpha
+        return _to_srgb(turned, colours, negative, white=white, ground=ground), alpha
 
 
 def _white(image: Image.Image) -> int:
@@ -343,34 +258,6 @@ def _white(image: Image.Image) -> int:
     return int((1 << bits) - 1)
 
 
-def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Tell whether EXIF alone says that the colours are Adobe RGB, as it does in cameras' files."""
-    if image.mode != "RGB" or image.info.get("icc_profile") or image.format not in ("JPEG", "MPO"):
-        return False
-    try:
-        exif = image.getexif()
-        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
-        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-    except Exception:  # Pillow raises many kinds for a broken EXIF
-        return False
-    return space == 0xFFFF and str(index).strip("\0 ") == "R03"
-
-
-_FROM_ADOBE = np.array(
-    [[1.398288, -0.398288, 0.0], [0.0, 1.0, 0.0], [0.0, -0.042938, 1.042938]], dtype=np.float32
-)
-"""Linear Adobe RGB (1998) to linear sRGB; both have the white point D65."""
-
-
-def _from_adobe_rgb(image: Image.Image) -> Image.Image:
-    """Convert Adobe RGB (gamma 563/256) to sRGB; colours outside sRGB are clipped."""
-    codes = np.arange(256, dtype=np.float32) / 255
-    linear = (codes ** (563 / 256)).astype(np.float32)[np.asarray(image)]
-    rgb = np.clip(linear @ _FROM_ADOBE.T, 0, 1)
-    encoded = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
-    return Image.fromarray(np.rint(encoded * 255).astype(np.uint8))
-
-
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
     """Turn whatever Pillow raises in here into `ImageReadError`, under our own limits."""
@@ -387,9 +274,7 @@ def is_whole(data: bytes) -> bool:
     """Tell whether all pixels of a picture can be decoded; False beyond the size of a result."""
     try:
         with own_limits:
-            heif = _heif_reader(data)
-            file = io.BytesIO(data)
-            image = heif(file) if heif else Image.open(file, formats=_READ)
+            image = open_picture(data)
             if image.width * image.height > _LARGEST:
                 return False
             image.load()
@@ -399,22 +284,31 @@ def is_whole(data: bytes) -> bool:
 
 
 def _to_srgb(
-    image: Image.Image, negative: bool = False, *, white: int = 65535, ground: str = "white"
+    image: Image.Image,
+    colours: Colours,
+    negative: bool = False,
+    *,
+    white: int = 65535,
+    ground: str | None = "white",
 ) -> Image.Image:
     """Convert a decoded picture of any mode to 8-bit sRGB, see `decode`.
 
     `negative` and `white` concern grey of more than 8 bits: whether 0 is white, which Pillow does
     not heed there, and the value at the other end of the scale.
     """
-    profile = image.info.get("icc_profile")
+    profile, space = colours.icc, colours.space
     if image.mode in _GREY_16:
         image = _from_grey_16(image, negative, white)
     elif image.mode == "F":
-        image, profile = _from_float(image), None
+        image, profile, space = _from_float(image), None, None
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
-        image = image.convert("RGB")
+        if ground is None:
+            image = rgba.convert("RGB")
+            image.paste("white", mask=rgba.getchannel("A").point(lambda a: 255 * (a == 0)))
+        else:
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
+            image = image.convert("RGB")
     if image.mode in ("1", "P", "LA", "PA"):
         image = image.convert("RGB")
     if profile and image.mode in ("RGB", "L", "CMYK"):
@@ -427,8 +321,9 @@ def _to_srgb(
                 converted.info.pop("icc_profile", None)  # no longer describes the pixels
                 return converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # a profile that is broken or for another mode: take the values as sRGB
-    return image.convert("RGB")
+            pass  # a profile that is broken or for another mode: go by what else the file says
+    image = image.convert("RGB")
+    return image if space is None else space.convert(image)
 
 
 def _from_grey_16(image: Image.Image, negative: bool, white: int) -> Image.Image:
@@ -508,6 +403,12 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
 
 
+def to_deep(tensor: Tensor) -> Deep:
+    """Convert (1, 3, H, W) to pixels of 16 bits, (H, W, 3): clamp to [0, 1], then round."""
+    values = tensor.detach()[0].float().clamp(0, 1).mul(65535).round().permute(1, 2, 0)
+    return np.ascontiguousarray(values.cpu().numpy(), dtype=np.uint16)
+
+
 def to_image(tensor: Tensor) -> Image.Image:
     """Convert (1, 3, H, W) to an 8-bit picture: clamp to [0, 1], then round (a cast truncates)."""
     import torch
@@ -516,9 +417,21 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
-def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
-    """Encode a picture for a file with this suffix, with `metadata` (JSON) in it.
+def encode(
+    image: Image.Image,
+    suffix: str,
+    metadata: str = "",
+    *,
+    quality: int = 95,
+    deep: Deep | None = None,
+    kept: Kept | None = None,
+    ground: str = "white",
+) -> bytes:
+    """Encode a picture, RGB or RGBA, for a file with this suffix, with `metadata` (JSON) in it.
 
+    It carries the profile of sRGB, and the metadata of a photograph that is `kept`. `quality`
+    concerns JPEG and WebP. `deep` are the pixels (H, W, 3) of `image` with 16 bits, for PNG and
+    TIFF. JPEG has no alpha; there transparent parts show `ground`.
     Deterministic: the bytes hold no time, name or software version. Raises `ImageReadError` for a
     suffix that is not in `FORMATS`, `ImageSizeError` for a picture too large for its format.
     """
@@ -527,24 +440,52 @@ def encode(image: Image.Image, suffix: str, metadata: str = "") -> bytes:
         raise ImageReadError(f"cannot write {suffix!r} pictures; use one of {', '.join(FORMATS)}")
     if problem := side_problem(suffix, max(image.size)):
         raise ImageSizeError(problem)
-    options: dict[str, object] = {}
+    kept = kept or Kept()
+    if kind == "JPEG" and image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+    if deep is not None and image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A"), dtype=np.uint16)[..., None] * np.uint16(257)
+        deep = np.concatenate([deep, alpha], axis=2)
+    exif = kept.exif()
     if kind == "PNG":
-        info = PngImagePlugin.PngInfo()
-        if metadata:
-            info.add_itxt(_METADATA_KEY, metadata)
-        options = {"pnginfo": info}
+        return _encode_png(image, metadata, exif, kept.xmp, deep)
+    if metadata and _IMAGE_DESCRIPTION in exif:  # the photograph's caption
+        comment = b"ASCII\0\0\0" + f"{OURS} {metadata}".encode()
+        exif.get_ifd(ExifTags.IFD.Exif)[_USER_COMMENT] = comment
+    elif metadata:
+        exif[_IMAGE_DESCRIPTION] = f"{OURS} {metadata}"
+    if kind == "TIFF":
+        blocks: dict[int, object] = {_XMP: kept.xmp, _IPTC: kept.iptc_block()}
+        blocks |= {
+            ifd: dict(exif.get_ifd(ifd)) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+        }
+        exif.update({tag: block for tag, block in blocks.items() if block})
+        return encode_tiff(np.asarray(image) if deep is None else deep, exif, SRGB_PROFILE)
+    options: dict[str, object] = {"exif": exif.tobytes(), "quality": quality}
+    if 0 < len(kept.xmp) < 65_000:
+        options["xmp"] = kept.xmp
+    if kind == "JPEG":
+        options |= {"subsampling": 0, "extra": kept.jpeg_segment()}
     else:
-        exif = Image.Exif()
-        if metadata:
-            exif[_IMAGE_DESCRIPTION] = f"{_METADATA_KEY} {metadata}"
-        if kind == "TIFF":
-            options = {"tiffinfo": exif, "compression": "tiff_deflate"}
-        else:
-            options = {"exif": exif.tobytes(), "quality": 95}
-            options |= {"subsampling": 0} if kind == "JPEG" else {"method": 4}
+        options["method"] = 4
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, kind, icc_profile=SRGB_PROFILE, **options)
     return buffer.getvalue()
+
+
+def _encode_png(
+    image: Image.Image, metadata: str, exif: Image.Exif, xmp: bytes, deep: Deep | None
+) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    if metadata:
+        info.add_itxt(OURS, metadata)
+    if xmp:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    buffer = io.BytesIO()
+    more = {"exif": exif} if exif else {}
+    picture = image if deep is None else Image.new("RGB", (1, 1))
+    picture.save(buffer, "PNG", pnginfo=info, icc_profile=SRGB_PROFILE, **more)
+    return buffer.getvalue() if deep is None else encode_png(deep, buffer.getvalue())
 
 
 def read_metadata(data: bytes) -> str:
@@ -552,10 +493,13 @@ def read_metadata(data: bytes) -> str:
     try:
         with own_limits:
             image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
-            text = image.info.get(_METADATA_KEY)
+            text = image.info.get(OURS)
             if text is None and image.format != "PNG":  # for a PNG's EXIF, Pillow decodes all
-                text = str(image.getexif().get(_IMAGE_DESCRIPTION, ""))
-                text = text.removeprefix(_METADATA_KEY).strip() if _METADATA_KEY in text else ""
+                exif = image.getexif()
+                comment = exif.get_ifd(ExifTags.IFD.Exif).get(_USER_COMMENT, b"")
+                texts = (str(exif.get(_IMAGE_DESCRIPTION, "")), bytes(comment)[8:].decode("ascii"))
+                ours = [text for text in texts if text.startswith(OURS)]
+                text = ours[0].removeprefix(OURS).strip(" \0") if ours else ""
     except Exception:  # not one of our pictures
         return ""
     return str(text or "")

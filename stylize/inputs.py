@@ -5,30 +5,36 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
 
-from stylize.config import StyleConfig
+from stylize.config import StyleConfig, masks_problem
 from stylize.errors import ConfigError, ImageError, ImageReadError
 from stylize.image import (
+    Limits,
     checked_mask,
-    decode,
     match_size,
+    opened,
     own_limits,
     scaled,
     style_size,
     to_image,
     upright,
+    without_alpha,
 )
+from stylize.kept import Kept
 from stylize.margins import margin_note, painted_area
 from stylize.motifs import MEASURED_SIDE, least_side
 from stylize.stages import plan_stages
 
-__all__ = ["Inputs", "Painting", "Picture"]
+__all__ = ["Inputs", "Painting", "Photograph", "Picture", "one_or_several"]
+
+_T = TypeVar("_T")
 
 Picture = Image.Image | Tensor | str | Path
 """A PIL image, the path of a file, or a floating tensor in [0, 1]: (1, 3, H, W), or (1, 1, H, W)
@@ -59,9 +65,48 @@ class Painting:
                     note = f"left out margins of the style: {cut}"
                     picture = picture.crop(box)
         small = match_size(picture, style_size(picture.size, MEASURED_SIDE))
-        size = style_size(picture.size, config.style_side(config.size))
+        size = style_size(picture.size, config.style_side(config.side))
         picture = match_size(picture, size)
         return cls(picture, small, _digest(picture), note)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph ready for a transfer, see `Photograph.of`."""
+
+    picture: Image.Image  # RGB, of the result's size
+    size: tuple[int, int]  # width and height before that
+    alpha: Image.Image | None = None  # grey, of the result's size
+    kept: Kept = Kept()  # the metadata that the result keeps
+
+    @classmethod
+    def of(cls, image: Image.Image, config: StyleConfig, *, transparent: bool = True) -> Photograph:
+        """Convert an opened picture, and bring it to the result's size.
+
+        Its alpha is kept apart if `transparent`, the format of the result, has one and no
+        background is wished for. Raises `ImageReadError`, and `ConfigError` for a size.
+        """
+        alpha = None
+        if transparent and not config.background:
+            picture, alpha = without_alpha(image)
+        else:
+            picture = upright(image, config.background or "white")
+        kept = Kept()
+        if config.keep_metadata != "false":
+            with own_limits:
+                kept = Kept.of(image, places=config.keep_metadata == "places")
+        size = picture.size
+        picture = scaled(picture, config.sized(size).side)
+        if alpha is not None:
+            alpha = match_size(alpha, picture.size)
+        return cls(picture, size, alpha, kept)
+
+    @property
+    def note(self) -> str:
+        """What the result's row says of its size, or ""."""
+        if max(self.picture.size) <= max(self.size):
+            return ""
+        return "larger than the photograph, which is {}x{}".format(*self.size)
 
 
 class Inputs:
@@ -69,23 +114,28 @@ class Inputs:
 
     def __init__(
         self,
-        content: Picture,
+        content: Picture | Photograph,
         styles: Sequence[Picture | Painting],
         config: StyleConfig,
         *,
         init: Picture | None = None,
-        mask: Picture | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
     ) -> None:
         """Decode the pictures, and plan stages without a limit on the reach, see `plan`.
+
+        There may be one mask, or one for each style: then each style has its own region.
 
         `init` and `mask` take precedence over the paths in the config. Raises `ConfigError` and
         `ImageError`.
         """
         init = init if init is not None else config.init_path or None
-        mask = mask if mask is not None else config.mask or None
-        self.config = config
+        masks = config.masks if mask is None else one_or_several(mask)
+        if not isinstance(content, Photograph):
+            content = read_photograph(content, config)
+        self.photograph = content
+        self.config = config = config.sized(content.size)
         # Coarser stages shrink this one, which is quicker than to shrink the original each time.
-        self._largest = largest = scaled(read_picture(content), config.size)
+        self._largest = largest = scaled(content.picture, config.side)
         if not styles:
             raise ConfigError("there is no style; give a picture, or several")
         self.styles = [
@@ -94,11 +144,12 @@ class Inputs:
         ]
         size = largest.size
         self.init = None if init is None else match_size(read_picture(init), size)
-        self.mask, self.mask_note = None, ""
-        if mask is not None:
-            # On black: transparent parts of a mask are not painted, whatever their colour.
-            picture, self.mask_note = checked_mask(read_picture(mask, "black"), size)
-            self.mask = match_size(picture, size)
+        if len(masks) > 1 and len(masks) != len(self.styles):
+            raise ConfigError(masks_problem(len(masks), len(self.styles)))
+        # On black: transparent parts of a mask are not painted, whatever their colour.
+        checked = [checked_mask(read_picture(picture, "black"), size) for picture in masks]
+        self.masks = [match_size(picture, size) for picture, _ in checked]
+        self.mask_note = "; ".join(dict.fromkeys(note for _, note in checked if note))
         self.digest = _digest(largest)
         self.plan(math.inf)
 
@@ -121,9 +172,10 @@ class Inputs:
         if self.stages != other.stages:
             sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (self, other))
             raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")
-        if len(self.styles) != len(other.styles) or (self.mask is None) != (other.mask is None):
+        numbers = [(len(s.styles), len(s.masks)) for s in (self, other)]
+        if numbers[0] != numbers[1]:
             raise ConfigError(
-                "pictures in one batch must have the same number of styles, and all or none a mask"
+                "pictures in one batch must have the same number of styles and of masks"
             )
 
 
@@ -137,15 +189,35 @@ def read_picture(source: Picture, ground: str = "white") -> Image.Image:
 
     Raises `ImageReadError` and `ImageSizeError`.
     """
+    return _read(source, lambda image: upright(image, ground))
+
+
+def read_photograph(source: Picture, config: StyleConfig) -> Photograph:
+    """Read a photograph in any form. Raises `ImageError`, and `ConfigError` for a size."""
+    return _read(source, lambda image: Photograph.of(image, config))
+
+
+def one_or_several(pictures: Picture | Sequence[Picture] | None) -> Sequence[Picture]:
+    """Return pictures as a sequence, also where only one was given, or none."""
+    if pictures is None:
+        return ()
+    if isinstance(pictures, Sequence) and not isinstance(pictures, str):
+        return pictures
+    return (pictures,)
+
+
+def _read(source: Picture, convert: Callable[[Image.Image], _T]) -> _T:
     if isinstance(source, Image.Image):
-        return upright(source, ground)
+        return convert(source)
     if isinstance(source, Tensor):
-        return to_image(_checked(source).expand(-1, 3, -1, -1))
+        return convert(to_image(_checked(source).expand(-1, 3, -1, -1)))
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
         raise ImageReadError(f"a picture is a {kind}; it must be a PIL image, a tensor or a path")
     try:
-        return decode(Path(source).read_bytes(), ground=ground)
+        return convert(opened(Path(source).read_bytes(), Limits()))
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise ImageReadError(f"{source} cannot be read: {reason}") from error

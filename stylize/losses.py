@@ -27,6 +27,7 @@ __all__ = [
     "content_loss",
     "gram_matrix",
     "positions",
+    "quarters",
     "relative",
 ]
 

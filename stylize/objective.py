@@ -5,10 +5,11 @@ Pictures are (1, 3, H, W). The targets of the styles are computed by `Stylizer`,
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from stylize.config import StyleConfig
 from stylize.encoder import GRID, Encoder
 from stylize.losses import PerceptualLoss, Statistic, relative
 from stylize.motifs import layer_weights
+from stylize.regions import RegionLoss, TiledRegionLoss, covered
 from stylize.stages import Stage
 from stylize.tiles import TiledLoss, features_in_tiles, statistics_in_tiles
 
@@ -72,12 +74,17 @@ class StageInputs:
     content: Tensor  # (1, 3, H, W)
     styles: list[Style]
     init: Tensor | None  # (1, 3, H, W)
-    mask: Tensor | None  # (1, 1, H, W)
+    mask: Tensor | None  # (1, R, H, W); several regions have a style each
     reach: float = math.inf  # share of the painting's longer side, see `stylize.motifs`
 
     def weight(self) -> Tensor | None:
         """Return where the style counts, extended by the frame, or None for everywhere."""
         return self.frame.pad_mask(self.mask, self.content)
+
+    @property
+    def by_region(self) -> bool:
+        """Whether each style has a region of its own."""
+        return self.mask is not None and self.mask.shape[1] > 1
 
     def in_colours_of_styles(self, shares: Sequence[float]) -> Tensor:
         """Return the photograph as with `init=matched`, clamped and extended by the frame."""
@@ -92,6 +99,15 @@ def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) ->
     photograph where a mask is black.
     """
     content, styles = inputs.content, [style.pixels for style in inputs.styles]
+    mask = inputs.mask
+    if mask is not None and inputs.by_region:
+        if inputs.init is None and config.init in ("matched", "style"):
+            alone = (dataclasses.replace(inputs, styles=[s], mask=None) for s in inputs.styles)
+            one = dataclasses.replace(config, style_blend=())
+            starts = torch.cat([start_of(one, each, mean) for each in alone])  # (R, 3, H, W)
+            painted = (mask.transpose(0, 1) * starts).sum(dim=0, keepdim=True)
+            return painted + (1 - covered(mask)) * content
+        mask = covered(mask)
     if inputs.init is not None:
         start = inputs.init
     elif config.init == "noise":
@@ -105,7 +121,6 @@ def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) ->
         start = color.transport(content, *styles, shares=config.shares(len(styles)))
     else:
         start = content
-    mask = inputs.mask
     return start if mask is None else mask * start + (1 - mask) * content
 
 
@@ -129,30 +144,38 @@ def stage_loss(
     if config.weights()[0] and (layers := relative(config.content_layers)):
         pictures = torch.cat([frame.pad(picture.content) for picture in inputs])
         content = features_in_tiles(encoder, pictures, layers, side)
-    style: Mapping[str, Statistic] = {}
-    start: Mapping[str, Statistic] = {}
-    if styles:
-        style = _stack([_blend(targets, shares) for targets in styles])
-        if config.relative:
-            matched = torch.cat([picture.in_colours_of_styles(shares) for picture in inputs])
-            layers = relative(config.style_layers)
-            start = statistics_in_tiles(encoder, matched, layers, config.style_loss, side)
+
+    def matched(shares: Sequence[float]) -> Mapping[str, Statistic]:
+        pictures = torch.cat([picture.in_colours_of_styles(shares) for picture in inputs])
+        layers = relative(config.style_layers)
+        return statistics_in_tiles(encoder, pictures, layers, config.style_loss, side)
+
     # Either all pictures have a weight or none has.
     weights = [weight for picture in inputs if (weight := picture.weight()) is not None]
-    loss: Callable[..., PerceptualLoss] = PerceptualLoss
-    if side:
-        loss = functools.partial(TiledLoss, side=side)
-    return loss(
-        encoder,
-        config,
-        content,
-        style,
-        style_layers=_layer_weights(config, max(stage.size), inputs),
-        mask=torch.cat(weights) if weights else None,
-        content_factor=stage.content_factor,
-        start=start,
-        spread=stage.spread,
-    )
+    mask = torch.cat(weights) if weights else None
+    options: dict[str, Any] = {
+        "style_layers": _layer_weights(config, max(stage.size), inputs),
+        "content_factor": stage.content_factor,
+        "spread": stage.spread,
+        **({"side": side} if side else {}),
+    }
+    if styles and mask is not None and inputs[0].by_region:
+        count = len(shares)
+        alone = [[float(other == number) for other in range(count)] for number in range(count)]
+        return (TiledRegionLoss if side else RegionLoss)(
+            encoder,
+            config,
+            content,
+            styles=[_stack([_blend(targets, only) for targets in styles]) for only in alone],
+            starts=[matched(only) if config.relative else {} for only in alone],
+            strengths=[count * share for share in shares],
+            mask=mask,
+            **options,
+        )
+    style = _stack([_blend(targets, shares) for targets in styles]) if styles else {}
+    start = matched(shares) if styles and config.relative else {}
+    loss = TiledLoss if side else PerceptualLoss
+    return loss(encoder, config, content, style, mask=mask, start=start, **options)
 
 
 def _layer_weights(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import io
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,11 +19,29 @@ if TYPE_CHECKING:
 
     from stylize.request import StyleResult
 
-__all__ = ["figure", "loss_axes", "plot_result"]
+__all__ = ["figure", "loss_axes", "plot_result", "prepare_matplotlib"]
+
+
+@functools.cache
+def prepare_matplotlib() -> None:
+    """Give matplotlib a temporary folder where it cannot write its usual ones.
+
+    It needs one, and tells of it in several lines. Raises `OSError` if no folder can be written.
+    """
+    if "matplotlib" in sys.modules or "MPLCONFIGDIR" in os.environ:
+        return
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.join(settings, "matplotlib"), exist_ok=True)
+    if not os.access(os.path.join(settings, "matplotlib"), os.W_OK):
+        folder = tempfile.mkdtemp(prefix="matplotlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["MPLCONFIGDIR"] = folder
 
 
 @functools.cache
 def _figure_class() -> type[Figure]:
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):

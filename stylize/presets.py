@@ -6,7 +6,16 @@ library only.
 
 from collections.abc import Mapping
 
-__all__ = ["PRESETS"]
+__all__ = ["DESCRIPTIONS", "PRESETS"]
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "default": "the best picture for its time",
+    "draft": "a look within seconds",
+    "paper": "close to the paper of 2015",
+    "neural-style": "the defaults of the best-known implementation",
+    "neural-style-bench": "the same, to compare speed with other programs",
+}
+"""What each preset is for."""
 
 # The defaults of the best-known implementation (jcjohnson/neural-style). It divides Gram
 # matrices by N*M, and weights each layer by 100. Here they are divided by M, so a layer's weight is

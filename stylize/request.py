@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from stylize.config import StyleConfig
-from stylize.errors import ConfigError
+from stylize.config import StyleConfig, depth_problem
+from stylize.errors import ConfigError, ImageSizeError
 from stylize.files import write_atomic
 from stylize.image import encode, readable
-from stylize.inputs import Painting, Picture
+from stylize.inputs import Painting, Photograph, Picture, one_or_several
+from stylize.kept import Kept
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from stylize.deep import Deep
 
 __all__ = ["OnStep", "Request", "Step", "StyleResult"]
 
@@ -49,11 +52,11 @@ class Request:
     `config` is a `StyleConfig`.
     """
 
-    content: Picture
+    content: Picture | Photograph
     style: Picture | Painting | Sequence[Picture | Painting]
     config: StyleConfig = StyleConfig()
     init: Picture | None = None
-    mask: Picture | None = None
+    mask: Picture | Sequence[Picture] | None = None  # one, or one for each style
     on_step: OnStep | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +76,8 @@ class Request:
         To be called by one thread: requests may share an image, and two threads cannot read its
         file at the same time.
         """
-        for picture in (self.content, *self.styles(), self.init, self.mask):
+        masks = one_or_several(self.mask)
+        for picture in (self.content, *self.styles(), self.init, *masks):
             if isinstance(picture, Image.Image):
                 with readable():
                     picture.load()
@@ -84,7 +88,7 @@ class StyleResult:
     """A finished transfer. `loss` is the weighted sum of the other three losses; all four are those
     of the picture that was kept."""
 
-    image: Image.Image
+    image: Image.Image  # RGB, or RGBA where the photograph is transparent
     config: StyleConfig
     loss: float
     content_loss: float
@@ -95,14 +99,33 @@ class StyleResult:
     stop_reason: str  # steps, plateau, stalled or restarted, see `stylize.optimize.Minimum`
     seconds: float  # of the whole batch
     notes: str = ""  # margins that were cut off, and what was reduced to save memory
+    deep: Deep | None = None  # the pixels (H, W, 3) with 16 bits, where the config says so
+    kept: Kept = Kept()  # the photograph's metadata that is kept
+
+    def encode(self, suffix: str, metadata: str) -> bytes:
+        """Encode the picture for a file with this suffix, with `metadata` (JSON) in it.
+
+        Raises `ImageError` for a suffix, size or depth that cannot be written.
+        """
+        if problem := depth_problem(suffix, self.config.bits):
+            raise ImageSizeError(problem)
+        return encode(
+            self.image,
+            suffix,
+            metadata,
+            quality=self.config.quality,
+            deep=self.deep,
+            kept=self.kept,
+            ground=self.config.background or "white",
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the picture with its settings, completely or not at all.
 
-        Raises `OSError`, and `ImageError` for a suffix or size that cannot be written.
+        Raises `OSError`, and `ImageError` for a suffix, size or depth that cannot be written.
         """
         settings = self.config.without_folders().to_json()
-        write_atomic(path, encode(self.image, Path(path).suffix, settings))
+        write_atomic(path, self.encode(Path(path).suffix, settings))
 
     def plot(self) -> Figure:
         """Plot the loss and its weighted parts over the evaluations, for a notebook or a file."""

@@ -61,9 +61,9 @@ def plan_stages(
 
 def _by_scale(content_size: tuple[int, int], config: StyleConfig) -> list[Stage]:
     """Return one stage for each scale, each half as large as the next."""
-    sizes = [fit(content_size, config.size)]
+    sizes = [fit(content_size, config.side)]
     for k in range(1, config.scales):
-        longest = round(config.size / 2**k)
+        longest = round(config.side / 2**k)
         if longest < config.coarsest:
             break
         sizes.insert(0, fit(content_size, longest))

@@ -40,13 +40,14 @@ from stylize.config import AT_ONCE, StyleConfig
 from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError, DivergedError
-from stylize.image import match_size, style_size, to_image, to_tensor
-from stylize.inputs import Inputs, Picture
+from stylize.image import match_size, style_size, to_deep, to_image, to_tensor
+from stylize.inputs import Inputs, Photograph, Picture
 from stylize.layers import CONVS, conv_of
 from stylize.losses import Losses, PerceptualLoss, Statistic, relative
 from stylize.motifs import MEASURED_LAYER, evenness, reach_of
 from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
 from stylize.optimize import Minimum, minimize
+from stylize.regions import covered, regions_of
 from stylize.request import OnStep, Request, Step, StyleResult
 from stylize.stages import Stage
 from stylize.tiles import statistics_in_tiles
@@ -82,12 +83,12 @@ _STYLES = 32
 
 
 def transfer_style(
-    content: Picture,
+    content: Picture | Photograph,
     style: Picture | Sequence[Picture],
     config: StyleConfig = StyleConfig(),
     *,
     init: Picture | None = None,
-    mask: Picture | None = None,
+    mask: Picture | Sequence[Picture] | None = None,
     device: str | torch.device = "auto",
     dtype: str = "auto",
     on_step: OnStep | None = None,
@@ -136,12 +137,12 @@ class Stylizer:
 
     def transfer(
         self,
-        content: Picture,
+        content: Picture | Photograph,
         style: Picture | Sequence[Picture],
         config: StyleConfig = StyleConfig(),
         *,
         init: Picture | None = None,
-        mask: Picture | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
         on_step: OnStep | None = None,
     ) -> StyleResult:
         """Paint one picture, like `transfer_style`. Raises `StylizeError`."""
@@ -257,10 +258,13 @@ class Stylizer:
             styles.append(shared[key])
         if config.preserve_color == "luminance":
             content = color.luminance(content)
-        init, mask = (
-            None if picture is None else self.tensor(match_size(picture, stage.size))
-            for picture in (inputs.init, inputs.mask)
-        )
+        init = None
+        if inputs.init is not None:
+            init = self.tensor(match_size(inputs.init, stage.size))
+        mask = None
+        if inputs.masks:
+            masks = [self.tensor(match_size(picture, stage.size)) for picture in inputs.masks]
+            mask = regions_of(masks)
         frame = Frame(stage.size, config)
         return StageInputs(frame, content, styles, init, mask, inputs.reach)
 
@@ -346,18 +350,19 @@ class Stylizer:
         ):
             picture = self._picture(result[row : row + 1], transfer.inputs, pictures.mask)
             notes = [painting.note for painting in transfer.inputs.styles]
-            notes += [transfer.inputs.mask_note, *saved_memory]
+            notes += [transfer.inputs.mask_note, *saved_memory, transfer.inputs.photograph.note]
             results.append(transfer.finish(picture, *parts, notes="; ".join(filter(None, notes))))
         return results
 
-    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Image.Image:
-        """Put back the photograph's colours and masked parts, clamp, and round to 8 bits."""
+    def _picture(self, result: Tensor, inputs: Inputs, mask: Tensor | None) -> Tensor:
+        """Put back the photograph's colours and masked parts."""
         original = self.tensor(inputs.contents[inputs.stages[-1].size])
         if inputs.config.preserve_color == "luminance":
             result = color.restore_color(result.clamp(0, 1), original)
         if mask is not None:
+            mask = covered(mask)
             result = mask * result + (1 - mask) * original
-        return to_image(result)
+        return result
 
     # What the steps use
 
@@ -478,17 +483,23 @@ class _Transfer:
             self.ended = reason
 
     def finish(
-        self, picture: Image.Image, content: float, style: float, tv: float, *, notes: str
+        self, picture: Tensor, content: float, style: float, tv: float, *, notes: str
     ) -> StyleResult | DivergedError:
-        """Return the result, given the picture and its unweighted losses."""
+        """Return the result, given the picture (1, 3, H, W) and its unweighted losses.
+
+        It is clamped and rounded, and gets the photograph's alpha.
+        """
         if self.ended == "diverged":
             return DivergedError(
                 "the loss became infinite or NaN, twice; lower the weights, or start from the "
                 "content image"
             )
         final = self._step(len(self.curve), content, style, tv)
+        image, photograph = to_image(picture), self.inputs.photograph
+        if photograph.alpha is not None:
+            image.putalpha(photograph.alpha)
         return StyleResult(
-            image=picture,
+            image=image,
             config=self.config,
             loss=final.loss,
             content_loss=final.content_loss,
@@ -499,6 +510,8 @@ class _Transfer:
             stop_reason=self.ended,
             seconds=time.perf_counter() - self.began,
             notes=notes,
+            deep=to_deep(picture) if self.config.bits == 16 else None,
+            kept=photograph.kept,
         )
 
 

@@ -411,7 +411,7 @@ def test_out_of_a_manifest_that_is_a_uri() -> None:
 
 def test_help_says_of_each_setting_what_it_may_be_and_is() -> None:
     text = " ".join(cli("run", "--help", COLUMNS="200").stdout.split())
-    assert "longest side of the result, pixels (a whole number from 16 to 16384)" in text
+    assert "number of past steps that L-BFGS remembers (a whole number from 1 to 200)" in text
     assert "[default: (512)]" in text
     assert "(gram or moments or wasserstein) [default: (gram)]" in text
 

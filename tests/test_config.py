@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +16,18 @@ import pytest
 
 from stylize.config import INIT_WORDS, SETTINGS, StyleConfig, parse_setting
 from stylize.errors import ConfigError, StylizeError
+from stylize.image import fit
 from stylize.presets import PRESETS
 
-WHOLE = {n for n, s in SETTINGS.items() if s.limit.startswith("a whole number")}
+WHOLE = {n for n, s in SETTINGS.items() if re.fullmatch(r"a whole number from \S+ to \S+", s.limit)}
 NUMBERS = {n for n, s in SETTINGS.items() if s.limit.startswith("a number")}
 LAYERS = {"content_layers", "style_layers"}
 FLAGS = {n for n, s in SETTINGS.items() if s.limit == "true or false"}
+SEVERAL = {"size", "bits", "background"}  # of several kinds, each with its own tests
 CHOICES = {
     n: s.limit.split(" or ")
     for n, s in SETTINGS.items()
-    if n not in WHOLE | NUMBERS | LAYERS | FLAGS | {"init", "mask", "style_blend"}
+    if n not in WHOLE | NUMBERS | LAYERS | FLAGS | {"init", "mask", "style_blend", *SEVERAL}
 }
 
 # Valid values for settings of the kinds whose next value cannot be told from the limit.
@@ -32,6 +35,9 @@ OTHER: dict[str, Any] = {
     "content_layers": (("relu3_2", 1.0),),
     "style_layers": (("conv2_1", 1.0),),
     "style_blend": (0.2, 0.8),
+    "size": 256,
+    "bits": 16,
+    "background": "#ff8800",
 }
 
 
@@ -44,15 +50,15 @@ def other(name: str) -> Any:
     default = getattr(StyleConfig(), name)
     if name in CHOICES:
         return next(value for value in CHOICES[name] if value != default)
+    if name in OTHER:
+        assert OTHER[name] != default
+        return OTHER[name]
     if isinstance(default, bool):
         return not default
     if name == "init":
         return next(word for word in INIT_WORDS if word != default)
     if name == "mask":
         return "mask.png"
-    if name in OTHER:
-        assert OTHER[name] != default
-        return OTHER[name]
     low, high = limits(name)
     if isinstance(default, int):
         return default + 1 if default + 1 <= high else default - 1
@@ -95,6 +101,10 @@ def bad_values() -> list[tuple[str, Any]]:
     bad += [("style_blend", value) for value in blends]
     for name in sorted(FLAGS):
         bad += [(name, 1), (name, "yes")]
+    sizes: list[Any] = [15, 16385, 2.5, True, "1920x", "8x600", "0MP", "300MP", "natives", "1e400"]
+    bad += [("size", value) for value in sizes]
+    bad += [("bits", value) for value in (7, 12, True, "16.5")]
+    bad += [("background", value) for value in ("#12", "#gggggg", "nocolour", 3)]
     bad += [("init", ""), ("init", 3), ("mask", 3), ("seed", 2.0**60)]
     return bad
 
@@ -267,8 +277,61 @@ def test_every_setting_has_help_and_a_limit() -> None:
 def test_the_digest_and_the_text_change_with_every_setting(name: str) -> None:
     base, changed = StyleConfig(), StyleConfig(**{name: other(name)})
     assert changed != base
-    assert changed.digest() != base.digest()
+    # The format shows in the output's name, so that the digest need not have it.
+    assert (changed.digest() != base.digest()) == (name != "format")
     assert changed.to_json() != base.to_json()
+
+
+def test_digests_of_settings_that_came_later_change_only_where_they_are_used() -> None:
+    """So that finished pictures stay done: these are digests of the version before."""
+    before = {
+        StyleConfig(): "bd0b104ebbfa6534857756fbad2d98c6023d0f5c2c3848763a8479cf569e1337",
+        StyleConfig.of("paper"): "b9b5e0c2c956218cd482fde3b120da86ed8a739a722b47a7694b098919109b64",
+        StyleConfig.of(
+            "draft", size=64, mask="m.png", style_blend="1|2"
+        ): "dfd3fc76334ee0878dd96ebe85de91bb1782edfc3ac545830326e5051f11cc1e",
+        StyleConfig.of(
+            "neural-style", init="x.png"
+        ): "a90858a63a2787af6375a0c37145f4e5415b2ae14d24b11dbf2d56aa44c0c9cc",
+    }
+    for config, digest in before.items():
+        assert config.digest() == digest
+    assert StyleConfig().digest(2)[:12] == "163d9636d6d3"
+
+
+@pytest.mark.parametrize(
+    ("size", "photograph", "side"),
+    [
+        ("native", (1200, 800), 1200),
+        ("native", (300, 900), 900),
+        ("1920x1080", (3000, 2000), 1620),  # 1080 high
+        ("1920x1080", (3000, 1000), 1920),
+        ("64x48", (10, 20), 48),  # it grows, too
+        ("100x33", (3000, 1001), 99),  # 33.03 high, which is 33 pixels
+        ("100x33", (2970, 1001), 98),  # 97.91; 33.03 high
+        ("12MP", (3000, 2000), 4243),  # sqrt(12e6 * 3 / 2)
+        ("0.5mp", (1000, 1000), 707),
+        ("1MP", (500, 2000), 2000),
+        (700, (1, 1), 700),
+    ],
+)
+def test_a_size_is_resolved_for_each_photograph(
+    size: Any, photograph: tuple[int, int], side: int
+) -> None:
+    config = StyleConfig(size=size).sized(photograph)
+    assert config.size == config.side == side
+    if "x" in str(size):
+        width, height = (int(part) for part in size.split("x"))
+        assert fit(photograph, side)[0] <= width
+        assert fit(photograph, side)[1] <= height
+
+
+def test_a_size_that_is_no_result_for_a_photograph_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"size is 'native', which is 19000 pixels .* to 16384"):
+        StyleConfig(size="native").sized((19000, 16))
+    assert StyleConfig(size=" 1920X1080").size == "1920x1080"
+    assert StyleConfig(size="640.0").size == 640
+    assert StyleConfig.of(keep_metadata=True).keep_metadata == "true"
 
 
 def test_the_digest_ignores_the_presets_name_and_the_paths_of_init_and_mask() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_a_tiff_that_says_that_it_is_a_whole_picture_is_read() -> None:
 @pytest.mark.parametrize(
     ("begin", "says"),
     [
-        (b"\xff\x0a", "JPEG XL, which is not read; convert"),
+        (b"\xff\x0a", "JPEG XL, which is not read; convert.*or install the extra jxl"),
         (b"\x00\x00\x00\x0cJXL \x0d\x0a\x87\x0a", "JPEG XL"),
         (b"\x00\x00\x00\x18ftypcrx isom", "camera raw file .CR3.*develop it"),
         (b"II*\x00\x10\x00\x00\x00CR\x02\x00", "camera raw file .CR2.*develop it"),
@@ -95,7 +96,10 @@ def test_a_tiff_that_says_that_it_is_a_whole_picture_is_read() -> None:
         (b"8BPS\x00\x01", "this PSD is damaged"),
     ],
 )
-def test_what_does_not_open_is_called_by_its_kind_with_the_remedy(begin: bytes, says: str) -> None:
+def test_what_does_not_open_is_called_by_its_kind_with_the_remedy(
+    begin: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_jxl.JpegXLImagePlugin", None)  # no extra
     with pytest.raises(ImageReadError, match=says):
         decode(begin + bytes(40))
 

@@ -12,7 +12,10 @@ LIBRARY = sorted((ROOT / "stylize").rglob("*.py"))
 BATCH = sorted((ROOT / "pipeline").rglob("*.py"))
 HEAVY = {"torch", "torchvision", "ray"}
 PACKAGES = ("manifest", "paint", "display", "views", "store")
-COMMANDS = ("cli", "cli_options", "console", "run", "demo", "doctor", "ledger", "single", "explain")
+COMMANDS = (
+    *("cli", "cli_options", "cli_sheets", "console", "run", "demo", "doctor", "ledger", "single"),
+    *("explain", "show"),
+)
 
 
 def imports(path: Path, *, top_only: bool = False, for_types: bool = True) -> set[str]:
@@ -76,11 +79,12 @@ def test_the_library_knows_nothing_of_the_batch(path: Path) -> None:
     assert not roots(imports(path)) & {"pipeline", "ray", "pyarrow", "typer", "rich"}
 
 
-@pytest.mark.parametrize("name", ["errors", "config", "layers", "presets"])
-def test_errors_config_layers_and_presets_need_the_standard_library_alone(name: str) -> None:
+@pytest.mark.parametrize("name", ["errors", "config", "fields", "layers", "presets"])
+def test_errors_settings_layers_and_presets_need_the_standard_library_alone(name: str) -> None:
     found = imports(ROOT / "stylize" / f"{name}.py")
     ours = {".".join(n.split(".")[:2]) for n in found if n.split(".")[0] == "stylize"}
-    assert ours <= {"stylize.errors", "stylize.config", "stylize.layers", "stylize.presets"}
+    names = ("errors", "config", "fields", "layers", "presets")
+    assert ours <= {f"stylize.{name}" for name in names}
     assert roots(found) - {"stylize"} <= sys.stdlib_module_names
 
 

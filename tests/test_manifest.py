@@ -26,7 +26,7 @@ from pipeline.manifest.reader import COLUMNS, Manifest, read_manifest
 from pipeline.manifest.table import ManifestError, Problem
 from pipeline.manifest.writer import cross, write_manifest, zip_
 from pipeline.records import InputRef, Pair
-from stylize.config import StyleConfig
+from stylize.config import SETTINGS, StyleConfig
 
 Write = Callable[..., str]
 
@@ -209,11 +209,11 @@ def test_every_problem_is_named_at_once_with_line_and_column(write: Write) -> No
         "ok.jpg,s.jpg,64,1\n"
     )
     assert problems(write(text)) == [
-        'line 2, column size: "12x" is not a number; it must be a whole number from 16 to 16384',
+        f'line 2, column size: "12x" is not a number; it must be {SETTINGS["size"].limit}',
         'line 3, column seed: "-1" is not allowed; '
         f"it must be a whole number from 0 to {2**63 - 1}",
         "line 3, column style: empty; name the picture whose style it gets",
-        'line 4, column size: "20000" is not allowed; it must be a whole number from 16 to 16384',
+        f'line 4, column size: "20000" is not allowed; it must be {SETTINGS["size"].limit}',
         "line 6: this row has 2 cells, the header 4; "
         "put a cell that holds a delimiter in quotation marks",
     ]
@@ -262,7 +262,7 @@ def test_a_bad_option_is_said_once_and_not_for_each_row(write: Write) -> None:
     path = write("content,style\na,b\nc,d\n")
     options = {"size": "big", "sise": "64"}
     assert problems(path, defaults=options) == [
-        'option size: "big" is not a number; it must be a whole number from 16 to 16384',
+        f'option size: "big" is not a number; it must be {SETTINGS["size"].limit}',
         "option sise: there is no such setting; the nearest is size",
     ]
 
@@ -713,6 +713,9 @@ def test_patterns_know_a_home_alternatives_and_folders_with_brackets(
     assert matches("[2024] Trip/*.jpg") == ["[2024] Trip/c.jpg"]
     assert matches("e[1].jpg") == ["e[1].jpg"]
     assert len(matches("**/*.jpg")) == 3
-    assert why_nothing_matches(["photos"]) == "; photos is a folder: write 'photos/*'"
+    assert (
+        why_nothing_matches(["photos"])
+        == "; photos is a folder: write 'photos/*', or add --recursive"
+    )
     assert why_nothing_matches(["gone/x/*.jpg"]) == "; there is no folder gone/x"
     assert why_nothing_matches(["photos/*.gif"]) == ""

@@ -299,7 +299,7 @@ def test_planning_touches_no_file_and_needs_records_and_settings_alone() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     ours = ["pipeline", "pipeline.plan", "pipeline.records"]
-    settings = ["config", "errors", "layers", "presets"]
+    settings = ["config", "errors", "fields", "layers", "presets"]
     ours += ["stylize", *(f"stylize.{name}" for name in settings)]
     assert done.stdout == f"{ours}\n", done.stderr
 

@@ -128,3 +128,64 @@ def test_a_cluster_is_joined_with_a_token_in_home(
             if folder in " ".join(process.info["cmdline"] or []):
                 process.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_own_mounts(script: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """A script of bash in which mounts are its own; skips the test where there are none such."""
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    try:
+        subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no mount namespace can be made here")
+    command = [*unshare, "bash", "-ec", script, "_", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+
+
+def test_folders_for_temporary_files_that_forbid_programs_are_no_hindrance(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    write_csv(tmp_path / "m.csv", [{"id": "a", "content": "c0.jpg"}])
+    script = """
+    mount -t tmpfs none /mnt; cp "$1"/* /mnt; shift
+    for place in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec,size=300m none $place; done
+    cd /; "$@"; stylize-batch status /mnt/m
+    """
+    path = f"{Path(COMMAND).parent}{os.pathsep}{os.environ['PATH']}"
+    done = in_own_mounts(script, tmp_path, COMMAND, "/mnt/m.csv", *TINY, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "1 ok" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shm", ["rw", "ro"])
+def test_a_read_only_system_runs_in_what_can_be_written_or_says_what_cannot(
+    shm: str, tmp_path: Path
+) -> None:
+    pictures(tmp_path, 1)
+    write_csv(tmp_path / "m.csv", [{"id": "a", "content": "c0.jpg"}])
+    script = f"""
+    mount -t tmpfs none /mnt; cp "$1"/* /mnt; command=$2; shift 2
+    for place in $(findmnt -rno TARGET | grep -vE '^/(mnt|proc|sys|dev)'); do
+      mount -o remount,bind,ro "$place" || true
+    done
+    mount -o remount,bind,{shm} /dev/shm; cd {"/mnt" if shm == "rw" else "/"}
+    tell() {{ echo "$1 $? $(tail -n +2 /mnt/said | wc -l) $(tail -1 /mnt/said)"; }}
+    set +e
+    "$command" /mnt/m.csv "$@" --progress none 2>/mnt/said; tell ray
+    "$command" /mnt/m.csv "$@" --in-process --force --progress none 2>/mnt/said; tell alone
+    "$command" explain /mnt/c0.jpg /mnt/s.png -o /mnt/e "$@" 2>/mnt/said; tell explain
+    "$command" pair /mnt/c0.jpg /mnt/s.png -o /usr/o.png "$@" 2>/mnt/said; tell pair
+    """
+    done = in_own_mounts(script, tmp_path, COMMAND, *TINY, HOME="/root", TMPDIR="/tmp")
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line[:3] != "1 p")
+    assert told["alone"][0] == "0"
+    assert told["pair"].startswith("5 0 stylize-batch: cannot write"), done.stdout
+    if shm == "rw":
+        assert told["ray"][0] == "0"
+        assert told["explain"][0] == "0"
+    else:
+        assert told["ray"].startswith("5 0 stylize-batch: Ray could not start here: /tmp cannot be")
+        assert told["explain"] == (
+            "5 0 stylize-batch: no folder for temporary files can be written; set TMPDIR to one "
+            "that can"
+        )
+    assert "matplotlib" not in done.stdout

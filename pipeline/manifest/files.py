@@ -61,8 +61,7 @@ def find_problems(
     rows: dict[str, set[int]] = {}
     for pair in pairs:
         for ref in pair.inputs:
-            column = "style" if ref.is_style else ref.role
-            first.setdefault(ref.path, (pair, column, ref.written))
+            first.setdefault(ref.path, (pair, ref.column, ref.written))
             rows.setdefault(ref.path, set()).add(pair.row)
     problems = []
     for path, (pair, column, name) in first.items():
@@ -83,9 +82,9 @@ def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]
     lines = pairs.lines if isinstance(pairs, Manifest) else {}
     first: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
-        paths = {ref.role: ref.path for ref in pair.inputs}
-        if "mask" in paths:
-            first.setdefault((paths["content"], paths["mask"]), pair)
+        for ref in pair.inputs:
+            if ref.is_mask:
+                first.setdefault((pair.inputs[0].path, ref.path), pair)
     return [
         Problem(pair.row, lines.get(pair.row), "mask", message)
         for (photograph, mask), pair in first.items()

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import re
+import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pipeline import storage
-from pipeline.records import PREVIEW
+from pipeline.records import PREVIEW, split_styles
 from pipeline.store.folder import OWN
 from pipeline.text import folded, quoted
 from stylize.config import FORMATS
 
-__all__ = ["default_id", "default_output", "id_problem", "output_problem"]
+__all__ = [
+    "check_pattern",
+    "default_id",
+    "default_output",
+    "id_problem",
+    "named_output",
+    "output_problem",
+]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_ +-][A-Za-z0-9_ .+-]*")  # nearly all names, and quickly told
+_PATHS = ("content", "style", "init", "mask")
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
 
@@ -27,12 +37,54 @@ def default_id(content: str, style: str, cells: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def default_output(content: str, styles: Sequence[str], pair_id: str) -> str:
-    """Return ``images/<content stem>.<style stem>.<pair_id>.png``, a name of at most 255 bytes."""
-    room = (_NAME_BYTES - len(f"..{_safe(pair_id)}.png".encode())) // 2
-    stems = (_stem(content), "+".join(_stem(style) for style in styles))
+def default_output(content: str, styles: Sequence[str], pair_id: str, format: str = "png") -> str:
+    """Return ``images/<content stem>.<style stem>.<pair_id>.<format>``, a name of at most 255
+    bytes."""
+    room = (_NAME_BYTES - len(f"..{_safe(pair_id)}.{format}".encode())) // 2
+    stems = (_stem(content), _stems(styles))
     photo, style = [_cut(_safe(stem), min(_STEM_BYTES, room)) for stem in stems]
-    return f"images/{photo}.{style}.{_safe(pair_id)}.png"
+    return f"images/{photo}.{style}.{_safe(pair_id)}.{format}"
+
+
+def check_pattern(pattern: str, columns: Collection[str]) -> str:
+    """Return what is wrong with a pattern of names, or "".
+
+    It has names of columns in braces, like ``{content}-{style}``, and may have folders.
+    """
+    try:
+        parts = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        return f"{quoted(pattern)}: {error}; write it like '{{content}}-{{style}}'"
+    names = [name for _, name, *_ in parts if name is not None]
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        return f"{quoted(pattern)} has a : or ! in braces; write names of columns alone"
+    for name in names:
+        if name not in columns:
+            near = difflib.get_close_matches(name[:64], list(columns), 1, cutoff=0.0)
+            return f"{quoted(pattern)}: there is no column {quoted(name)}; the nearest is {near[0]}"
+    return "" if names else f"{quoted(pattern)} names no column, so that all names would be one"
+
+
+def named_output(pattern: str, cells: Mapping[str, str], format: str) -> str:
+    """Return ``images/<pattern filled in>``, with an ending if the pattern has none of a format.
+
+    `cells` has the text of every column that the pattern names. Paths are shortened to the stems
+    of their names.
+    """
+    filled = {
+        name: _stems(split_styles(text)) if name in _PATHS else text for name, text in cells.items()
+    }
+    parts = [
+        literal + ("" if name is None else _safe(filled[name]))
+        for literal, name, _, _ in string.Formatter().parse(pattern)
+    ]
+    output = "images/" + "".join(parts)
+    has_ending = os.path.splitext(pattern)[1].lower() in FORMATS
+    return output if has_ending else f"{output}.{format}"
+
+
+def _stems(paths: Sequence[str]) -> str:
+    return "+".join(_stem(path) for path in paths)
 
 
 def _stem(path: str) -> str:

@@ -7,7 +7,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-__all__ = ["matches", "why_nothing_matches"]
+__all__ = ["below", "matches", "why_nothing_matches"]
+
+_ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg", ".jxl", ".png"),
+    *(".ppm", ".psd", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Endings of pictures, in lower case."""
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
@@ -26,12 +32,39 @@ def matches(pattern: str) -> list[str]:
     return [path for path in paths if os.path.isfile(path)]
 
 
+def below(pattern: str) -> dict[str, str]:
+    """Return the pictures in a folder and all folders in it, each with the folder that it is in.
+
+    A pattern stands for the files that match it, and its folders begin at the first ``*``. Hidden
+    files and folders are left out.
+    """
+    folder = os.path.expanduser(pattern)
+    if not os.path.isdir(folder):
+        base = os.path.dirname(folder)
+        while glob.has_magic(base) and not os.path.isdir(base):
+            base = os.path.dirname(base)
+        return {path: _folder_from(base, path) for path in matches(pattern)}
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in _ENDINGS:
+                path = os.path.join(place, name)
+                found[path] = _folder_from(folder, path)
+    return found
+
+
+def _folder_from(base: str, path: str) -> str:
+    folder = os.path.relpath(os.path.dirname(path) or ".", base or ".").replace(os.sep, "/")
+    return "" if folder == "." else folder
+
+
 def why_nothing_matches(patterns: Sequence[str]) -> str:
     """Return a likely reason, to append to a message, or ""."""
     for pattern in patterns:
         path = os.path.expanduser(pattern)
         if os.path.isdir(path):
-            return f"; {pattern} is a folder: write '{pattern}/*'"
+            return f"; {pattern} is a folder: write '{pattern}/*', or add --recursive"
         folder = os.path.dirname(path)
         while glob.has_magic(folder):
             folder = os.path.dirname(folder)

@@ -8,16 +8,33 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import storage
-from pipeline.manifest.names import default_id, default_output, id_problem, output_problem
+from pipeline.manifest.names import (
+    check_pattern,
+    default_id,
+    default_output,
+    id_problem,
+    named_output,
+    output_problem,
+)
 from pipeline.manifest.table import ManifestError, Problem, Row, folder_of, read_table
-from pipeline.records import InputRef, Pair, split_styles
+from pipeline.records import InputRef, Pair, numbered, split_styles
 from pipeline.text import folded, quoted, visible
-from stylize.config import SETTINGS, StyleConfig, parse_setting, side_problem
+from stylize.config import (
+    SETTINGS,
+    StyleConfig,
+    as_text,
+    depth_problem,
+    format_of,
+    masks_problem,
+    parse_setting,
+    side_problem,
+)
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
 
@@ -42,12 +59,15 @@ class Manifest(list[Pair]):
         self.notes = list(notes)
 
 
-def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Manifest:
+def read_manifest(
+    path: str, *, defaults: Mapping[str, str] | None = None, name: str = ""
+) -> Manifest:
     """Return every row of a csv, tsv, jsonl or Parquet manifest as a `Pair`.
 
     `defaults` are settings in text form, as options give them. Precedence: StyleConfig's defaults
     < the preset of `defaults` < the rest of `defaults` < the row's preset < the row's cells. A
-    row's preset replaces the one in `defaults`. An empty cell counts as not given.
+    row's preset replaces the one in `defaults`. An empty cell counts as not given. `name` is a
+    pattern for the outputs of rows that name none, see `names.named_output`.
     Raises `ManifestError` with all problems at once, and with the pairs of the rows without any.
     """
     try:
@@ -58,7 +78,7 @@ def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Ma
             [Problem(None, None, "", f"the manifest {quoted(path)} cannot be read: {reason}")]
         ) from error
     table = read_table(path, data)
-    reader = _Reader(folder_of(path), defaults or {}, table.problems)
+    reader = _Reader(folder_of(path), defaults or {}, table.problems, name)
     if not table.is_hopeless and reader.check_columns(table.columns, bool(table.rows)):
         broken = {problem.row for problem in table.problems}
         for row in table.rows:
@@ -76,8 +96,11 @@ def read_manifest(path: str, *, defaults: Mapping[str, str] | None = None) -> Ma
 class _Reader:
     """Turns rows into pairs, and keeps the ids and outputs that each row must have for itself."""
 
-    def __init__(self, folder: str, options: Mapping[str, str], problems: list[Problem]) -> None:
+    def __init__(
+        self, folder: str, options: Mapping[str, str], problems: list[Problem], name: str = ""
+    ) -> None:
         self.folder = folder
+        self.name = name
         self.problems = problems
         self.pairs: list[Pair] = []
         self.options: dict[str, Any] = {}
@@ -111,6 +134,9 @@ class _Reader:
                 if not name.startswith("meta"):
                     message += " (to pass a column of your own through, call it meta.NAME)"
                 self.problems.append(Problem(None, line, name, message))
+        if self.name and (message := check_pattern(self.name, ("row", *COLUMNS, *columns))):
+            self.problems.append(Problem(None, None, "", f"option name: {message}"))
+            return False
         return has_rows and not missing
 
     def check_folders(self) -> None:
@@ -136,14 +162,23 @@ class _Reader:
                 f"{len(config.style_blend)} weights for {len(styles)} styles; give each style one"
             )
             self._complain(row, "style_blend", message)
+        if config and len(config.masks) > 1:
+            if not all(mask.strip() for mask in config.masks):
+                text = quoted(config.mask)
+                self._complain(row, "mask", f"{text} has an empty name before or after a |")
+            elif len(config.masks) != len(styles):
+                self._complain(row, "mask", masks_problem(len(config.masks), len(styles)))
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
         own_id = row.cells.get("id", "")
         pair_id = own_id or default_id(content, style, cells)
         self._check_id(row, pair_id)
-        output = row.cells.get("output") or default_output(content, styles, pair_id)
-        if config and (problem := side_problem(os.path.splitext(output)[1], config.size)):
-            self._complain(row, "output", f"{quoted(output)}: {problem}")
+        output = row.cells.get("output", "")
+        if config and not output:
+            output = self._name_output(row, pair_id, config)
         if config is None or len(self.problems) > before or not self._claim_output(row, output):
+            return
+        config = self._with_format(row, output, config)
+        if len(self.problems) > before:
             return
         self.pairs.append(
             Pair(
@@ -156,6 +191,33 @@ class _Reader:
                 meta={k[5:]: v for k, v in row.cells.items() if k.startswith("meta.")},
             )
         )
+
+    def _name_output(self, row: Row, pair_id: str, config: StyleConfig) -> str:
+        """Return the output of a row that names none."""
+        content, style = row.cells.get("content", ""), row.cells.get("style", "")
+        if not self.name:
+            return default_output(content, split_styles(style), pair_id, config.format)
+        cells = {"id": pair_id, "row": str(row.number)}
+        for _, name, _, _ in string.Formatter().parse(self.name):
+            if name is None or name in cells:
+                continue
+            value = getattr(config, name) if name in SETTINGS else row.cells.get(name, "")
+            cells[name] = as_text(name, value)
+            if not cells[name]:
+                message = f"empty, and the name {quoted(self.name)} needs it; fill it in"
+                self._complain(row, name, message)
+        return named_output(self.name, cells, config.format)
+
+    def _with_format(self, row: Row, output: str, config: StyleConfig) -> StyleConfig:
+        """Return the settings with the format that the output's ending means."""
+        suffix = os.path.splitext(output)[1]
+        actual = format_of(suffix)
+        if problem := side_problem(suffix, config.side) or depth_problem(suffix, config.bits):
+            self._complain(row, "output", f"{quoted(output)}: {problem}")
+        if "output" in row.cells and row.cells.get("format", actual) not in (actual, ""):
+            message = f"{quoted(row.cells['format'])} differs from the ending of {quoted(output)}"
+            self._complain(row, "format", f"{message}; leave one of them out")
+        return config if config.format == actual else replace(config, format=actual)
 
     def _complain(self, row: Row, column: str, message: str) -> None:
         self.problems.append(Problem(row.number, row.line, column, message))
@@ -173,9 +235,8 @@ class _Reader:
     def _inputs(
         self, content: str, styles: Sequence[str], config: StyleConfig
     ) -> Iterator[InputRef]:
-        by_role = {"content": content, "style": styles[0]}
-        by_role |= {f"style{number}": style for number, style in enumerate(styles[1:], 2)}
-        by_role |= {"init": config.init_path, "mask": config.mask}
+        by_role = {"content": content, **numbered("style", styles), "init": config.init_path}
+        by_role |= numbered("mask", config.masks)
         for role, written in by_role.items():
             if written:
                 path = storage.join(self.folder, written) if self.folder else written
@@ -192,7 +253,8 @@ class _Reader:
             text = quoted(row.cells["style"])
             self._complain(row, "style", f"{text} has an empty name before or after a |")
         paths = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
-        paths += [(name, row.cells.get(name, "")) for name in ("init", "mask")]
+        paths += [("init", row.cells.get("init", ""))]
+        paths += [("mask", mask) for mask in split_styles(row.cells.get("mask", ""))]
         for column, path in paths:
             if message := _path_problem(path):
                 self._complain(row, column, message)
@@ -221,6 +283,8 @@ class _Reader:
             other, name = self._outputs[key]
             same = "is" if name == output else "differs only in case or form of accents from"
             message = f"{quoted(output)} {same} the output of {other.where}; choose another"
+            if self.name and not row.cells.get("output"):
+                message += ", or add {id} to --name"
         if message:
             self._complain(row, "output", message)
             return False

@@ -1,28 +1,43 @@
-"""Writing manifests, from two lists of files. Standard library only."""
+"""Writing manifests, from two lists of files and settings to cross."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import io
+import itertools
 import json
 import os
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline import storage
+from pipeline.manifest.names import default_id, default_output
 from pipeline.manifest.table import ENDINGS, folder_of
 from pipeline.records import join_styles, split_styles
 from pipeline.text import quoted
+from stylize.config import INIT_WORDS, SETTINGS, as_text, parse_setting
 
-__all__ = ["cross", "relative_path", "write_manifest", "zip_"]
+__all__ = [
+    "blends",
+    "cross",
+    "in_folders",
+    "relative_path",
+    "with_settings",
+    "write_manifest",
+    "zip_",
+]
+
+Rows = list[dict[str, str]]
 
 
-def cross(contents: Iterable[str], styles: Iterable[str]) -> list[dict[str, str]]:
+def cross(contents: Iterable[str], styles: Iterable[str]) -> Rows:
     """Return each content with each style, as rows for `write_manifest`."""
     styles = list(styles)
     return [{"content": content, "style": style} for content in contents for style in styles]
 
 
-def zip_(contents: Sequence[str], styles: Sequence[str]) -> list[dict[str, str]]:
+def zip_(contents: Sequence[str], styles: Sequence[str]) -> Rows:
     """Return the first content with the first style and so on, as rows for `write_manifest`.
 
     Raises `ValueError` if the lists differ in length.
@@ -32,6 +47,77 @@ def zip_(contents: Sequence[str], styles: Sequence[str]) -> list[dict[str, str]]
             f"{len(contents)} contents and {len(styles)} styles; zip needs as many of each"
         )
     return [{"content": c, "style": s} for c, s in zip(contents, styles, strict=True)]
+
+
+def blends(contents: Iterable[str], styles: Sequence[str], steps: int) -> Rows:
+    """Return each content in mixtures of two styles, from the first to the second in `steps` steps.
+
+    Raises `ValueError` unless there are two styles and two steps or more.
+    """
+    if len(styles) != 2:
+        raise ValueError(f"--blend-steps mixes two styles, and there are {len(styles)}")
+    if steps < 2:
+        raise ValueError(f"--blend-steps is {steps}; it must be 2 or more, the ends included")
+    shares = [round(step / (steps - 1), 4) for step in range(steps)]
+    texts = [f"{as_text('', 1 - share)}|{as_text('', share)}" for share in shares]
+    style = join_styles(styles)
+    return [{"content": c, "style": style, "style_blend": text} for c in contents for text in texts]
+
+
+def with_settings(rows: Iterable[dict[str, str]], settings: Sequence[str]) -> Rows:
+    """Return the rows with each combination of settings, given as ``NAME=VALUE,VALUE…``.
+
+    Values that contain commas themselves are separated by semicolons. An empty value leaves the
+    setting as it is. Raises `ValueError` for an unknown setting, a value that it cannot have, or
+    one that is there twice.
+    """
+    options = [_values_of(text) for text in settings]
+    names = [name for name, _ in options]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--set {name} is given twice; give all its values at once")
+    combinations = list(itertools.product(*([(n, v) for v in values] for n, values in options)))
+    return [{**row, **dict(chosen)} for row in rows for chosen in combinations]
+
+
+def _values_of(text: str) -> tuple[str, list[str]]:
+    name, equals, listed = text.partition("=")
+    name = name.strip()
+    if not equals:
+        raise ValueError(f"--set {quoted(text)}: write it like style_weight=10,70,200")
+    if name not in SETTINGS and not name.startswith("meta."):
+        near = difflib.get_close_matches(name[:64], list(SETTINGS), 1, cutoff=0.0)[0]
+        raise ValueError(f"--set {quoted(name)}: there is no such setting; the nearest is {near}")
+    separator = ";" if ";" in listed or name.endswith("_layers") else ","
+    values = [value.strip() for value in listed.split(separator)]
+    for value in values:
+        if value and name in SETTINGS:
+            parse_setting(name, value)  # raises
+        if values.count(value) > 1:
+            raise ValueError(f"--set {name} has {quoted(value)} twice; leave one out")
+    return name, values
+
+
+def in_folders(rows: Rows, folders: Mapping[str, str], manifest: str) -> Rows:
+    """Return the rows with outputs in the folders of their contents: content -> folder, or "".
+
+    `manifest` is the path that they will be written to.
+    """
+    placed = []
+    for row in rows:
+        cells = _as_written(row, folder_of(manifest))
+        content, style = cells.pop("content"), cells.pop("style")
+        settings = {name: text for name, text in cells.items() if name in SETTINGS}
+        pair_id = default_id(content, style, settings)
+        ending = settings.get("format", "png")
+        output = default_output(content, split_styles(style), pair_id, ending)
+        folder, name = posixpath.split(output)
+        placed.append({**row, "output": posixpath.join(folder, folders[row["content"]], name)})
+    return placed
+
+
+def _as_written(row: Mapping[str, str], folder: str) -> dict[str, str]:
+    return {k: _relative(k, v, folder) for k, v in row.items() if v}
 
 
 def write_manifest(path: str, rows: Iterable[Mapping[str, str]]) -> None:
@@ -44,7 +130,7 @@ def write_manifest(path: str, rows: Iterable[Mapping[str, str]]) -> None:
     if ending not in ENDINGS[:3]:
         raise ValueError(f"{quoted(path)} must end in {', '.join(ENDINGS[:2])} or {ENDINGS[2]}")
     folder = folder_of(path)
-    cells = [{k: _relative(k, v, folder) for k, v in row.items() if v} for row in rows]
+    cells = [_as_written(row, folder) for row in rows]
     if ending == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in cells)
     else:
@@ -60,11 +146,11 @@ def write_manifest(path: str, rows: Iterable[Mapping[str, str]]) -> None:
 
 def _relative(column: str, text: str, folder: str) -> str:
     """Return a cell whose paths are relative to the manifest's folder."""
-    if column not in ("content", "style", "mask"):
+    if column not in ("content", "style", "mask", "init") or text in INIT_WORDS:
         return text
     if column == "style" and "|" in text and os.path.exists(text):
         raise ValueError(f"{quoted(text)} contains a |, which separates styles; rename the file")
-    paths = split_styles(text) if column == "style" else (text,)
+    paths = split_styles(text) if column in ("style", "mask") else (text,)
     relative = join_styles(relative_path(path, folder) for path in paths)
     if any("\ud800" <= letter <= "\udfff" for letter in relative):
         raise ValueError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stylize.request import OnStep, Request, Step
     from stylize.transfer import Stylizer
 
-__all__ = ["Bench", "Evaluation", "bench", "multiply_adds"]
+__all__ = ["Bench", "Evaluation", "bench", "multiply_adds", "seconds_per_pixel"]
 
 SIZES = (256, 512, 1024)
 """Sides of the square pictures that are timed, pixels."""
@@ -144,6 +144,25 @@ def bench(
     )
 
 
+def seconds_per_pixel(device: str, dtype: str, threads: int) -> tuple[str, float]:
+    """Measure briefly, and return the device and the seconds of one pixel in one evaluation.
+
+    A GPU is measured with as many pictures together as a run would paint. Raises `ConfigError`.
+    """
+    import torch
+
+    from stylize import weights
+    from stylize.transfer import Stylizer
+
+    if threads:
+        torch.set_num_threads(threads)
+    stylizer = Stylizer(weights.load(), device=device, dtype=dtype)
+    size = SIZES[0]
+    batch = together(size) if stylizer.device.type == "cuda" else 1
+    seconds = _evaluation(stylizer, size, batch)
+    return f"{stylizer.device} ({_name(stylizer.device)})", seconds / (batch * size**2)
+
+
 def _evaluation(stylizer: Stylizer, size: int, batch: int) -> float:
     """Return the median seconds of a loss and its gradient at a square size, with L-BFGS's step."""
     from stylize.transfer import LOOK_EVERY
@@ -181,7 +200,7 @@ def _requests(
 
 def _pair(stylizer: Stylizer, config: StyleConfig) -> float:
     """Return the seconds for one pair at 512 px, painted with as many others as a run would."""
-    requests = _requests(config.size, together(config.size), config)
+    requests = _requests(config.side, together(config.side), config)
     return _seconds(lambda: stylizer.transfer_batch(requests), stylizer.device, 1) / len(requests)
 
 
@@ -190,7 +209,7 @@ def _pair_by_pixels(config: StyleConfig, at_512: Evaluation) -> float:
     the pixels of its stage."""
     from stylize.stages import plan_stages
 
-    stages = plan_stages((config.size, config.size), config)
+    stages = plan_stages((config.side, config.side), config)
     pixels = sum(math.prod(stage.size) * stage.evaluations for stage in stages)
     return pixels * at_512.seconds / at_512.size**2
 

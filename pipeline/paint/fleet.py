@@ -54,7 +54,7 @@ class Fleet:
 
     def batch(self, pair: Pair) -> int:
         """Return how many pairs of this size are painted together. One fills a CPU."""
-        return together(pair.config.size) if self.gpus else 1
+        return together(pair.config.side) if self.gpus else 1
 
 
 def size_fleet(

@@ -12,12 +12,12 @@ from pipeline import storage
 from pipeline.records import Input, InputRef
 from stylize.config import AT_ONCE, StyleConfig
 from stylize.errors import ImageReadError, StylizeError
-from stylize.image import Limits, decode, scaled
+from stylize.image import Limits, decode, opened
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from stylize.inputs import Painting
+    from stylize.inputs import Painting, Photograph
 
 __all__ = ["InputReader"]
 
@@ -37,11 +37,14 @@ class InputReader:
         self._paintings: dict[_PaintingKey, Painting] = {}
         self._decoding: defaultdict[_PaintingKey, threading.Lock] = defaultdict(threading.Lock)
 
-    def read(self, ref: InputRef, config: StyleConfig) -> tuple[Input, Image.Image | Painting]:
+    def read(
+        self, ref: InputRef, config: StyleConfig, *, transparent: bool = True
+    ) -> tuple[Input, Image.Image | Painting | Photograph]:
         """Hash and decode one input from the same bytes; make it as small as it is needed.
 
-        Raises `StylizeError`, naming the role and the path as written. One that could not even be
-        opened has an `OSError` as its cause.
+        `transparent` tells whether the result's format has an alpha. Raises `StylizeError`, naming
+        the role and the path as written. One that could not even be opened has an `OSError` as its
+        cause.
         """
         name = f"{ref.role} {ref.written}"
         path = storage.join(self._folder, ref.path)
@@ -55,24 +58,28 @@ class InputReader:
             raise ImageReadError(f"{name}: {error.strerror or error}") from error
         digest = hashlib.sha256(data).hexdigest()
         try:
-            picture = self._decoded(ref, data, digest, config)
+            picture = self._decoded(ref, data, digest, config, transparent)
         except StylizeError as error:
             raise type(error)(f"{name}: {error}") from error
         return Input(ref.role, ref.written, stat, digest), picture
 
     def _decoded(
-        self, ref: InputRef, data: bytes, digest: str, config: StyleConfig
-    ) -> Image.Image | Painting:
+        self, ref: InputRef, data: bytes, digest: str, config: StyleConfig, transparent: bool
+    ) -> Image.Image | Painting | Photograph:
+        from stylize.inputs import Photograph
+
         if ref.is_style:
             return self._painting(data, digest, config)
-        picture = decode(data, self._limits, "black" if ref.role == "mask" else "white")
-        return scaled(picture, config.size) if ref.role == "content" else picture
+        if ref.role == "content":
+            image = opened(data, self._limits)
+            return Photograph.of(image, config, transparent=transparent)
+        return decode(data, self._limits, "black" if ref.is_mask else "white")
 
     def _painting(self, data: bytes, digest: str, config: StyleConfig) -> Painting:
         """Return a style picture, decoded once while it is among the latest."""
         from stylize.inputs import Painting
 
-        key = (digest, config.style_side(config.size), config.margins)
+        key = (digest, config.style_side(config.side), config.margins)
         with self._decoding[key]:
             painting = self._paintings.get(key)
             if painting is None:

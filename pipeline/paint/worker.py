@@ -33,7 +33,7 @@ from pipeline.records import (
     settings_digest,
 )
 from pipeline.store.metadata import metadata, utc_now
-from stylize.config import ALGORITHM
+from stylize.config import ALGORITHM, StyleConfig, has_alpha
 from stylize.errors import (
     BlackError,
     DivergedError,
@@ -42,7 +42,7 @@ from stylize.errors import (
     TimeLimitError,
     WeightsError,
 )
-from stylize.image import encode, fit
+from stylize.image import encode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,12 +112,14 @@ class _Opened:
 
     pair: Pair
     row: Result
-    pictures: Mapping[str, Any]  # role -> PIL image, or `Painting` for a style
+    pictures: Mapping[str, Any]  # role -> PIL image; `Photograph`, or `Painting` for a style
+    config: StyleConfig  # the pair's, with the size in pixels
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the result, pixels."""
-        return fit(self.pictures["content"].size, self.pair.config.size)
+        size: tuple[int, int] = self.pictures["content"].picture.size
+        return size
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -245,9 +247,13 @@ class Worker:
         stylizer = self._stylizer(pair.config.backbone)
         inputs: list[Input] = []
         pictures: dict[str, Any] = {}
-        for ref in pair.inputs:
-            read, pictures[ref.role] = self._reader.read(ref, pair.config)
+        config = pair.config
+        transparent = has_alpha(PurePosixPath(pair.output).suffix)
+        for ref in pair.inputs:  # the content first
+            read, pictures[ref.role] = self._reader.read(ref, config, transparent=transparent)
             inputs.append(read)
+            if ref.role == "content":
+                config = config.sized(pictures["content"].size)
         key = pair_key(
             {read.role: read.sha256 for read in inputs},
             settings_digest(pair.config),
@@ -264,7 +270,7 @@ class Worker:
             dtype=str(stylizer.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
         )
-        return _Opened(pair, row, pictures)
+        return _Opened(pair, row, pictures, config)
 
     def _stylizer(self, backbone: str) -> Stylizer:
         from stylize import weights
@@ -349,14 +355,14 @@ class Worker:
             [picture for role, picture in pictures.items() if role.startswith("style")],
             opened.pair.config,
             pictures.get("init"),
-            pictures.get("mask"),
+            [picture for role, picture in pictures.items() if role.startswith("mask")],
             self._on_step(opened, together, first, started),
         )
 
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> OnStep:
         """Return the callback of a pair's steps. It ends the pair that must stop or is too late."""
         pair, steps = opened.pair, opened.pair.config.steps
-        share_of = share_done(opened.pictures["content"].size, opened.pair.config)
+        share_of = share_done(opened.size, opened.config)
 
         def on_step(step: Step, image: Tensor) -> None:
             if self._stopping.is_set():
@@ -395,7 +401,7 @@ class Worker:
         """Write a finished picture and return its row. Raises what the transfer ended in."""
         if isinstance(done, StylizeError):
             raise done
-        _check_not_black(done.image, opened.pictures["content"])
+        _check_not_black(done.image.convert("RGB"), opened.pictures["content"].picture)
         width, height = done.image.size
         row = replace(
             row,
@@ -417,7 +423,7 @@ class Worker:
             peak_memory=peak_memory(stylizer.device),
         )
         output = opened.pair.output
-        data = encode(done.image, PurePosixPath(output).suffix, metadata(row))
+        data = done.encode(PurePosixPath(output).suffix, metadata(row))
         storage.put(storage.output_path(self.job.out, output), data, point="picture")
         return replace(row, output_sha256=hashlib.sha256(data).hexdigest(), output_bytes=len(data))
 

@@ -45,13 +45,13 @@ def metadata(result: Result) -> str:
     It has only what is the same each time the same pair is painted, and file names without folders.
     """
     settings = json.loads(result.settings)
-    for name in ("init", "mask"):
-        settings[name] = PurePosixPath(settings[name]).name
+    settings["init"] = PurePosixPath(settings["init"]).name
+    settings["mask"] = _names(settings["mask"])
     facts = {
         "pair_id": result.pair_id,
         "key": result.key,
         "content": PurePosixPath(result.content).name,
-        "style": join_styles(PurePosixPath(style).name for style in split_styles(result.style)),
+        "style": _names(result.style),
         "output": result.output,
         "inputs": [
             {"role": i.role, "path": PurePosixPath(i.path).name, "sha256": i.sha256}
@@ -61,6 +61,11 @@ def metadata(result: Result) -> str:
         **{name: getattr(result, name) for name in _CARRIED},
     }
     return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
+
+
+def _names(cell: str) -> str:
+    """Return a cell of several paths without their folders."""
+    return join_styles(PurePosixPath(path).name for path in split_styles(cell))
 
 
 def carried(data: bytes, pair: Pair | None = None) -> Result | None:

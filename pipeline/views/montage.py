@@ -22,6 +22,7 @@ from pipeline.views.originals import Inputs, open_small, size_of
 from stylize.config import WEBP_SIDE
 from stylize.errors import ConfigError, StylizeError
 from stylize.image import fit
+from stylize.plot import prepare_matplotlib
 
 __all__ = ["draw", "montage"]
 
@@ -289,9 +290,12 @@ def _draw_inset(canvas: Image.Image, path: str, at: tuple[int, int], size: tuple
 def _font(size: int, plain: bool) -> ImageFont.FreeTypeFont:
     """Return Pillow's own font, or if not `plain` matplotlib's, which has more than ASCII."""
     if not plain:
-        import matplotlib
+        with contextlib.suppress(OSError):  # no folder can be written, which matplotlib needs
+            prepare_matplotlib()
+            import matplotlib
 
-        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+            path = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+            return ImageFont.truetype(path, size)
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font

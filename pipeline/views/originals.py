@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from pipeline import storage
 from pipeline.store.folder import OutFolder
+from stylize.colorspace import SRGB_PROFILE
 from stylize.errors import StylizeError
 from stylize.image import Limits, decode, own_limits, upright_size
 
@@ -59,7 +60,8 @@ def _open_plain_jpeg(data: bytes, side: int) -> Image.Image | None:
     try:
         with own_limits:
             image = Image.open(io.BytesIO(data))
-            if image.format != "JPEG" or image.mode != "RGB" or image.info.get("icc_profile"):
+            is_srgb = image.info.get("icc_profile", SRGB_PROFILE) == SRGB_PROFILE
+            if image.format != "JPEG" or image.mode != "RGB" or not is_srgb:
                 return None
             image.draft("RGB", (2 * side, 2 * side))
             return ImageOps.exif_transpose(image)
