@@ -17,8 +17,9 @@ import secrets
 import time
 import unicodedata
 import urllib.parse
+from collections.abc import Callable
 from stat import S_ISDIR, S_ISREG
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.crash import crash_point
 from pipeline.text import folded
@@ -295,7 +296,7 @@ def check_writable(path: str) -> None:
 
 def put(
     path: str,
-    data: bytes,
+    data: bytes | Callable[[BinaryIO], object],
     *,
     point: str = "",
     temp_folder: str | None = None,
@@ -305,8 +306,9 @@ def put(
 
     A local file is written to a temporary file beside it (or in `temp_folder`, on the same file
     system), synced and renamed; folders are made as needed. Object storage gets a single put.
-    `point` names the crash points ``<point>-temp-written`` and ``<point>-renamed``. Without `sync`
-    a power cut may leave the file empty: that is for files which are quickly made again.
+    `data` may be a function that writes to a file. `point` names the crash points
+    ``<point>-temp-written`` and ``<point>-renamed``. Without `sync` a power cut may leave the file
+    empty: that is for files which are quickly made again.
     Raises `StorageError`; the file that was at `path` is then still there.
     """
     local = local_path(path)
@@ -318,12 +320,21 @@ def put(
         if filesystem.type_name not in ("s3", "gcs", "abfs"):  # those have no folders
             filesystem.create_dir(os.path.dirname(key), recursive=True)
         with filesystem.open_output_stream(key) as stream:
-            stream.write(data)
+            if callable(data):
+                data(stream)
+            else:
+                stream.write(data)
     except OSError as error:
         raise storage_error(error, path) from error
 
 
-def _put_local(path: str, data: bytes, point: str, temp_folder: str | None, sync: bool) -> None:
+def _put_local(
+    path: str,
+    data: bytes | Callable[[BinaryIO], object],
+    point: str,
+    temp_folder: str | None,
+    sync: bool,
+) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     name = f".stylize-{_HOST}.tmp-{os.getpid()}-{secrets.token_hex(4)}"

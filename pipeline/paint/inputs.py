@@ -43,16 +43,17 @@ class InputReader:
         """Hash and decode one input from the same bytes; make it as small as it is needed.
 
         `transparent` tells whether the result's format has an alpha. Raises `StylizeError`, naming
-        the role and the path as written.
+        the role and the path as written. One that could not even be opened has an `OSError` as its
+        cause.
         """
         name = f"{ref.role} {ref.written}"
         path = storage.join(self._folder, ref.path)
         try:
             stat = storage.stat(path)  # before the bytes: a change in between is then seen
             data = storage.read_bytes(path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             why = storage.why_missing(path, ref.written)
-            raise ImageReadError(f"{name}: there is no such file{why}") from None
+            raise ImageReadError(f"{name}: there is no such file{why}") from error
         except OSError as error:
             raise ImageReadError(f"{name}: {error.strerror or error}") from error
         digest = hashlib.sha256(data).hexdigest()

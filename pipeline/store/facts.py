@@ -6,12 +6,12 @@ Only reads. Never imports torch or ray.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from pipeline import storage
-from pipeline.plan import Picture
+from pipeline.plan import Picture, settings_changed
 from pipeline.records import Input, Pair, Result, pair_key, settings_digest
 from pipeline.store.folder import OutFolder
 from pipeline.store.metadata import carried
@@ -40,7 +40,7 @@ class FileFacts:
         self._stats: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
         self._rows: dict[str, Result | None] = {}  # output -> the row that its picture carries
-        self._is_whole: dict[str, bool] = {}  # output -> whether that picture can be decoded
+        self._is_whole: dict[str, bool] = {}  # output -> whether it may be today's and is whole
 
     def key(self, pair: Pair, result: Result) -> str:
         """Return the pair's key by today's files and settings and the result's algorithm.
@@ -102,7 +102,10 @@ class FileFacts:
         return "changed" if carried_row is None or carried_row.key == result.key else "rowless"
 
     def adoptable(self, pair: Pair) -> Result | None:
-        """Return the row that the pair's picture carries, if its key is today's, else None."""
+        """Return the row that the pair's picture carries, if its key is today's, else None.
+
+        Inputs are hashed only if the picture has today's settings.
+        """
         row = self._row_of_picture(pair)
         if row is None or not self._is_whole[pair.output]:
             return None
@@ -124,6 +127,8 @@ class FileFacts:
         have changed, or its inputs may have been copied.
         """
         recorded = {source.role: source for source in result.inputs}
+        if self._is_stated(pair, result, recorded):
+            return result
         inputs = []
         for ref in pair.inputs:
             source = recorded[ref.role]
@@ -143,6 +148,16 @@ class FileFacts:
         )
         return clean(today)
 
+    def _is_stated(self, pair: Pair, result: Result, recorded: Mapping[str, Input]) -> bool:
+        """Return whether a finished pair's row is up to date, as nearly all are."""
+        today = (pair.row, pair.content, pair.style, pair.generated_id, pair.meta)
+        row = (result.row, result.content, result.style, result.generated_id, result.meta)
+        return today == row and all(
+            (recorded[ref.role].path, recorded[ref.role].stat)
+            == (ref.written, self._stats.get(ref.path))
+            for ref in pair.inputs
+        )
+
     def _row_of_picture(self, pair: Pair) -> Result | None:
         """Return the row that the picture at the pair's output carries. Each file is read once."""
         if pair.output not in self._rows:
@@ -152,8 +167,15 @@ class FileFacts:
                 data = b""
             row = carried(data, pair)
             self._rows[pair.output] = row
-            self._is_whole[pair.output] = row is not None and is_whole(data)
+            wanted = row is not None and self._has_todays_settings(pair, row)
+            self._is_whole[pair.output] = wanted and is_whole(data)
         return self._rows[pair.output]
+
+    def _has_todays_settings(self, pair: Pair, row: Result) -> bool:
+        """Return False if what a picture carries shows that it is not today's."""
+        # It carries no folders, so a path may differ and still be the same file.
+        changes = settings_changed(pair, row).keys() - {"init", "mask"}
+        return not changes and row.weights_sha256 == self._weights_sha256(pair.config.backbone)
 
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:
         weights = self._weights_sha256(pair.config.backbone)

@@ -1,58 +1,113 @@
-"""The lock of an output folder: one process writes at a time. Standard library and storage only."""
+"""The lock of an output folder: one process writes at a time, or one for each shard. Standard
+library and storage only."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterator, Mapping
 
 from pipeline import storage
 from pipeline.crash import crash_point
+from pipeline.shard import Shard
 from pipeline.store.folder import OutFolder
+from pipeline.text import count
 
-__all__ = ["Lock", "LockedError"]
+__all__ = ["Lock", "LockedError", "at_work", "changing", "runs_at_work"]
+
+_SHARD = re.compile(r"lock-(\d+)-of-(\d+)")
+_PATIENCE = 0.5  # seconds: whoever looks whether a lock is held holds it for a moment
 
 
 class LockedError(Exception):
-    """Another process is writing to this OUT. The message names it and says what to do."""
+    """Another process is writing to this OUT. The message names it and says what to do.
+
+    It is `passing` where a shard only tidies up after all others.
+    """
+
+    passing = False
 
 
 class Lock:
-    """The right to write to OUT, until `release` or the end of the process.
+    """The right to write to OUT, or to write the pairs of one shard, until `release` or the end of
+    the process.
 
-    It is an ``flock`` on ``_state/lock``. The system frees it when its holder dies, so a lock file
-    that is left over does no harm. Raises `LockedError`, or `StorageError` if OUT is not writable.
+    It is an ``flock`` on ``_state/lock``: exclusive for the whole of OUT, shared among the shards
+    of one number, each of which holds ``_state/lock-i-of-n``, too. The system frees it when its
+    holder dies, so a lock file that is left over does no harm. Raises `LockedError`, or
+    `StorageError` if OUT is not writable.
     """
 
-    def __init__(self, out: OutFolder, run_id: str) -> None:
-        import fcntl
-
+    def __init__(self, out: OutFolder, run_id: str, shard: Shard | None = None) -> None:
         storage.make_folder(out.state)
+        self._shard = shard
+        self._handles: list[int] = []  # that of the whole lock is the first
+        self._holder = {"pid": os.getpid(), "host": platform.node(), "run_id": run_id}
         try:
-            self._handle = os.open(out.lock, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = os.pread(self._handle, 10_000, 0)
-                os.close(self._handle)
-                raise LockedError(_refusal(str(out), text)) from None
-            self._write({"pid": os.getpid(), "host": platform.node(), "run_id": run_id})
+            self._acquire(out)
         except OSError as error:
+            self.release()
             raise storage.storage_error(error, out.lock) from error
+        except LockedError:
+            self.release()
+            raise
         crash_point("lock-taken")
 
-    def _write(self, holder: Mapping[str, object]) -> None:
+    def _acquire(self, out: OutFolder) -> None:
+        if not self._take(out.lock, shared=self._shard is not None):
+            raise _refusal(out, self._shard)
+        if self._shard is not None:
+            self._holder["shard"] = str(self._shard)
+            if not self._take(out.shard_lock(self._shard.name), shared=False):
+                raise _refusal(out, self._shard)
+            others = [name for name in _held_shards(out) if _count_of(name) != self._shard.count]
+            if others:
+                raise _refusal(out, self._shard)
+        self._write(self._handles[-1])
+
+    def _take(self, path: str, *, shared: bool) -> bool:
+        import fcntl
+
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._handles.append(handle)
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(_PATIENCE / 10)
+            else:
+                return True
+
+    def _write(self, handle: int) -> None:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, json.dumps({**holder, "started": now}).encode(), 0)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({**self._holder, "started": now}).encode(), 0)
+
+    def alone(self) -> bool:
+        """Return whether no other process writes to OUT; then none begins until `release`."""
+        import fcntl
+
+        if self._shard is None:
+            return True
+        try:
+            fcntl.flock(self._handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # the shared lock may be lost now, and nothing is written any more
+            return False
+        self._write(self._handles[0])
+        return True
 
     def release(self) -> None:
         """Give the lock back. A second call does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        while self._handles:
+            os.close(self._handles.pop())
 
     def __enter__(self) -> Lock:
         return self
@@ -61,10 +116,111 @@ class Lock:
         self.release()
 
 
-def _refusal(out: str, text: bytes) -> str:
+@contextlib.contextmanager
+def changing(out: OutFolder) -> Iterator[None]:
+    """Keep other shards from making ``run.json`` or ``index/`` meanwhile. Raises `StorageError`."""
+    import fcntl
+
     try:
-        holder = json.loads(text)
-        who = "process {pid} on {host} (run {run_id}, since {started})".format(**holder)
-    except (ValueError, KeyError, TypeError):
+        handle = os.open(out.shard_lock("changes"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise storage.storage_error(error, out.lock) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def at_work(out: OutFolder) -> list[str]:
+    """Return who writes to OUT now, in words: one run, or some shards of it."""
+    return [_holder(out, name) for name in _held(out)]
+
+
+def runs_at_work(out: OutFolder) -> list[str]:
+    """Return the ids of the runs that write to OUT now."""
+    return [str(facts["run_id"]) for name in _held(out) if (facts := _read(out, name))]
+
+
+def _held(out: OutFolder) -> list[str]:
+    shards = _held_shards(out)
+    return shards or (["lock"] if _is_held(os.path.join(out.state, "lock")) else [])
+
+
+def _held_shards(out: OutFolder) -> list[str]:
+    """Return the names of the locks of shards that are held, in order."""
+    try:
+        names = [name for name in os.listdir(out.state) if _SHARD.fullmatch(name)]
+    except OSError:
+        return []
+    held = [name for name in names if _is_held(os.path.join(out.state, name))]
+    return sorted(held, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+
+
+def _count_of(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _is_held(path: str) -> bool:
+    """Return whether another process, or this one, holds a lock. It is taken for a moment."""
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _read(out: OutFolder, name: str) -> Mapping[str, object]:
+    try:
+        facts = json.loads(storage.read_bytes(os.path.join(out.state, name)))
+        return facts if isinstance(facts, dict) else {}
+    except (ValueError, OSError):
+        return {}
+
+
+def _holder(out: OutFolder, name: str) -> str:
+    """Return in words who holds a lock."""
+    facts = _read(out, name)
+    try:
+        who = "process {pid} on {host} (run {run_id}, since {started})".format(**facts)
+    except KeyError:
         who = "another process, which has just started"
-    return f"{out!r} is in use by {who}; wait until it is done, stop it, or choose another --out"
+    match = _SHARD.fullmatch(name)
+    return f"shard {match[1]}/{match[2]}: {who}" if match else who
+
+
+def _refusal(out: OutFolder, shard: Shard | None) -> LockedError:
+    """Return why a lock cannot be had, and what to do about it."""
+    held = _held_shards(out)
+    same = f"lock-{shard.name}" if shard else ""
+    others = [name for name in held if shard and _count_of(name) != shard.count]
+    if same in held and not others:
+        return LockedError(
+            f"{str(out)!r} has its {_holder(out, same)}; wait until it is done, stop it, or choose "
+            "another shard"
+        )
+    theirs = others or ([] if shard else held)
+    if theirs:
+        n = _count_of(theirs[0])
+        wanted = "all of it" if shard is None else f"shard {shard}"
+        return LockedError(
+            f"{str(out)!r} is in use by {count(len(theirs), 'shard')} of {n} "
+            f"({_holder(out, theirs[0])}), and {wanted} cannot be painted beside them; use --shard "
+            f"I/{n}, wait until they are done, or choose another --out"
+        )
+    refusal = LockedError(
+        f"{str(out)!r} is in use by {_holder(out, 'lock')}; wait until it is done, stop it, or "
+        "choose another --out"
+    )
+    refusal.passing = shard is not None and "shard" in _read(out, "lock")
+    return refusal
