@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -105,7 +105,8 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
         line = f"skipped row {pair.row} ({visible(pair.pair_id)}): {visible(reason)}"
         note(line, options.progress)
     pictures, index = (storage.join(options.out, name) for name in ("images", "index"))
-    tell(f"{describe(ledger)} Pictures: {pictures}/  Index: {index}/")
+    shard = f"shard {options.shard}, " if options.shard else ""
+    tell(f"{shard}{describe(ledger)} Pictures: {pictures}/  Index: {index}/")
     code, message = verdict(ledger, options.out, finished.log)
     if code is not Exit.DONE:
         if options.progress == "json":
@@ -114,7 +115,7 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
 
 
 @app.command("plan")
-@with_options("out", "name", *_WEIGHTS, *_WHICH, "verify_inputs")
+@with_options("out", "name", *_WEIGHTS, "shard", *_WHICH, "verify_inputs")
 def plan_command(
     manifest: Manifest,
     options: Options,
@@ -341,24 +342,36 @@ def doctor_command(options: Options, as_json: Json = False) -> None:
 
 
 @app.command("status")
-def status_command(out: OutArgument, as_json: Json = False) -> None:
+def status_command(
+    out: OutArgument,
+    as_json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="a line every few seconds on how it goes, until Ctrl-C")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="seconds between lines with --watch")] = 10,
+) -> None:
     """Count the pairs of an output folder and their failures by cause, also during a run."""
     from collections import Counter
 
     folder = _existing(out)
-    from pipeline.store.index import read_results
+    if watch:
+        _watch(folder, every)
+    from pipeline.store.index import read_failures, read_statuses
+    from pipeline.store.lock import at_work
     from pipeline.store.log import latest_log
 
-    results = read_results(folder)
-    counts = Counter(result.status for result in results.values())
-    failures = [result for result in results.values() if result.status != "ok"]
-    log = latest_log(folder)
+    counts = Counter(read_statuses(folder).values())
+    failures = read_failures(folder) if counts.keys() - {"ok"} else []
+    log, workers = latest_log(folder), at_work(folder)
     if as_json:
         names = ("pair_id", "row", "status", "error_type", "error_message", "attempt")
         rows = [{name: getattr(failure, name) for name in names} for failure in failures]
-        tell(json.dumps({"counts": counts, "failures": rows, "log": log}, indent=1))
+        facts = {"counts": counts, "failures": rows, "log": log, "at_work": workers}
+        tell(json.dumps(facts, indent=1))
         return
     tell(", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no rows yet")
+    for line in workers:
+        tell(f"at work: {visible(line)}")
     causes = Counter((failure.status, failure.error_type) for failure in failures)
     for (status, kind), number in causes.most_common():
         tell(f"{status}: {number} x {kind}")
@@ -370,6 +383,18 @@ def status_command(out: OutArgument, as_json: Json = False) -> None:
             tell(f"  … and {number - 20} more")
     if failures and log:
         tell(f"log of the last run: {log}")
+
+
+def _watch(folder: OutFolder, every: float) -> NoReturn:
+    import datetime
+    import time
+
+    from pipeline.store.watch import look
+
+    while True:
+        tell(f"{time.strftime('%H:%M:%S')}  {look(folder, datetime.datetime.now(datetime.UTC))}")
+        flush()
+        time.sleep(every)
 
 
 @app.command("montage")
@@ -434,6 +459,28 @@ def report_command(
     tell(report.write_report(folder, say))
 
 
+@app.command("merge")
+def merge_command(
+    outs: Annotated[list[str], typer.Argument(help="output folders of runs")],
+    new: Annotated[str, typer.Option("--out", "-o", help="output folder to write")],
+) -> None:
+    """Copy the pictures and the index of several output folders into one."""
+    from pipeline.store.folder import OutFolder
+    from pipeline.store.merge import ClashError, merge
+
+    sources, target = [_existing(out) for out in outs], OutFolder(new)
+    try:
+        merged = merge(sources, target)
+    except ClashError as error:
+        say_problems([visible(problem) for problem in error.problems])
+        raise Refused(2, f"{count(len(error.problems), 'problem')}; nothing was merged") from error
+    for line in merged.notes:
+        say(visible(line))
+    for name in merged.missing:
+        say(f"{visible(name)}: the picture is missing; the next run paints it")
+    tell(f"{new}: {count(merged.rows, 'row')}, {count(merged.copied, 'picture')} copied")
+
+
 @app.command("compact")
 def compact_command(out: OutArgument) -> None:
     """Merge the index into one file that holds each pair once."""
@@ -441,7 +488,7 @@ def compact_command(out: OutArgument) -> None:
     from pipeline.store.lock import Lock
 
     folder = _existing(out)
-    with Lock(folder, "compact", say), Index(folder, "compact") as index:
+    with Lock(folder, "compact", say=say), Index(folder, "compact") as index:
         index.compact()
     for problem in index.problems:
         say(problem)

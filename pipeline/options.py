@@ -89,8 +89,14 @@ class Options(PaintOptions):
         0, "workers; 0: one or two for each GPU, otherwise as many as cores allow", least=0
     )
     address: str = _option("", "a Ray cluster to join", variable="RAY_ADDRESS")
+    wait_nodes: float = _option(
+        600.0, "seconds that a cluster has to offer a node that can work", least=0
+    )
     max_failures: int = _option(
         20, "stop after N failures in a row with the same cause; 0: never", least=0
+    )
+    shard: str = _option(
+        "", "paint part i of n, like 1/3, beside other drivers; slurm: by the array's task"
     )
     limit: int = _option(0, "paint at most N pairs; 0: all", least=0)
     only: tuple[str, ...] = _option((), "paint only the pair with this id; may be repeated")

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 from pipeline.records import Pair, Result
 from stylize.config import OF_THE_FILE, SETTINGS, StyleConfig, as_text
 
-__all__ = ["Facts", "Picture", "Plan", "pending", "taken_outputs"]
+__all__ = ["Facts", "Picture", "Plan", "pending", "settings_changed", "taken_outputs"]
 
 Picture = Literal["ok", "missing", "changed", "rowless"]
 """The state of the file at a pair's output: see `Facts.picture`."""
@@ -148,8 +148,11 @@ def _judge(pair: Pair, result: Result | None, facts: Facts, options: _Options) -
     picture = facts.picture(pair, recorded)
     if picture == "missing":
         return verdict if verdict.action == "todo" else _Verdict("todo", "picture is missing")
-    # A crash after the picture and before its row leaves a picture that is newer than the row.
-    if verdict.action == "todo" and not options.force and (row := facts.adoptable(pair)):
+    # A crash after the picture and before its row leaves a picture that is newer than the row. One
+    # that is as the row says is not today's, or the row would be. It need not be read.
+    is_the_rows = picture == "ok" and recorded is not None and recorded.status == "ok"
+    may_be_adopted = verdict.action == "todo" and not options.force and not is_the_rows
+    if may_be_adopted and (row := facts.adoptable(pair)):
         return row
     if picture == "changed":
         return _judge_foreign(verdict, recorded, options.redo_changed)
@@ -227,11 +230,19 @@ def _difference(pair: Pair, result: Result, facts: Facts) -> str:
 
 def _settings_changed(pair: Pair, result: Result) -> str:
     """Return the first settings that differ from the row's, as "steps 100 -> 200, …", or ""."""
+    changes = settings_changed(pair, result)
+    words = [f"{name} {old or 'none'} -> {new or 'none'}" for name, (old, new) in changes.items()]
+    more = [f"{len(words) - 3} more"] if len(words) > 3 else []
+    return ", ".join(words[:3] + more)
+
+
+def settings_changed(pair: Pair, result: Result) -> dict[str, tuple[str, str]]:
+    """Return (the row's value, today's value) of each setting that differs, as text, by name."""
     try:
         before = json.loads(result.settings)
     except ValueError:
-        return ""
-    changes = []
+        return {}
+    changes = {}
     for name in OF_THE_FILE:  # which rows of older versions lack
         before.setdefault(name, getattr(StyleConfig, name))
     for name in SETTINGS:
@@ -246,6 +257,5 @@ def _settings_changed(pair: Pair, result: Result) -> str:
             continue
         old, new = as_text(name, before[name]), as_text(name, value)
         if old != new:
-            changes.append(f"{name} {old or 'none'} -> {new or 'none'}")
-    more = [f"{len(changes) - 3} more"] if len(changes) > 3 else []
-    return ", ".join(changes[:3] + more)
+            changes[name] = old, new
+    return changes

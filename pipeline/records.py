@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from stylize.config import ALGORITHM, BETWEEN, StyleConfig
@@ -144,7 +144,7 @@ class Input:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """One attempt at one pair: a row of the index. `status` is ok or one of `FAILURES`.
 
@@ -199,6 +199,7 @@ class Result:
     output_etag: str = ""  # of the picture on object storage
     meta: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
+    unopened: bool = False  # an input could not be opened here; for the driver, not for the index
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -215,9 +216,15 @@ def settings_digest(config: StyleConfig, algorithm: int = ALGORITHM) -> str:
 def objective(pair: Pair) -> tuple[object, ...]:
     """Return what pairs must have in common to be painted together, as far as the manifest tells.
 
-    The worker adds the size of the photograph, which only the file tells.
+    The worker adds the size of the photograph, which only the file tells. Seeds may differ: each
+    picture begins from its own.
     """
-    return settings_digest(pair.config), len(pair.inputs)
+    return _seedless_digest(pair.config), len(pair.inputs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _seedless_digest(config: StyleConfig) -> str:
+    return replace(config, seed=0).digest()
 
 
 def preview_of(output: str) -> str:

@@ -32,12 +32,14 @@ from pipeline.paint.ray_driver import run_ray
 from pipeline.paint.worker import Job
 from pipeline.plan import Plan, pending, taken_outputs
 from pipeline.records import FAILURES, Pair, Result, Status, Task
+from pipeline.shard import Shard, parse_shard
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results
+from pipeline.store.index import Index, read_results, read_statuses
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import RunLog
+from pipeline.store.watch import PLANNED
 from pipeline.text import count, quoted
 from stylize import __version__
 from stylize.errors import ConfigError
@@ -62,19 +64,26 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     began = time.monotonic()
     out = OutFolder(options.out)
     whole = _read(manifest, settings, out, options.name)
-    pairs = _selected(whole, options)
+    shard = parse_shard(options.shard, os.environ)
+    pairs = _selected(whole, options, shard)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    lock = _lock(out, run_id, options)
+    run_id += f".{shard.name}" if shard else ""
+    lock = _lock(out, run_id, options, shard)
     try:
-        out.remove_leftovers()
-        with RunLog(out, run_id) as log, Index(out, run_id) as index:
+        out.remove_leftovers(probes=shard is None)
+        with (
+            RunLog(out, run_id, shard.count if shard else 1) as log,
+            Index(out, run_id, shard=shard, alone=lock.alone) as index,
+        ):
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
             session = _Session(out, whole, pairs, options, index, log, lock)
             plan, results = session.plan()
             out.fix(inputs=folder_of_inputs(manifest, out))
             session.carry_out(plan, results)
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
-        log.write("run ended", **{**asdict(ledger), "skipped": len(ledger.skipped)})
+        if shard is not None and lock.alone():
+            out.remove_leftovers()  # of shards that were killed
+        log.write("run ended", **{**vars(ledger), "skipped": len(ledger.skipped)})
         return Finished(ledger, log.path)
     finally:
         lock.release()
@@ -89,7 +98,7 @@ def make_plan(
     """
     out = OutFolder(options.out)
     whole = _read(manifest, settings, out, options.name)
-    pairs = _selected(whole, options)
+    pairs = _selected(whole, options, parse_shard(options.shard, os.environ))
     for note in whole.notes:
         say(note)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
@@ -108,8 +117,14 @@ def _read(manifest: str, settings: Mapping[str, str], out: OutFolder, name: str)
     return pairs
 
 
-def _selected(pairs: Manifest, options: Options) -> list[Pair]:
+def _selected(pairs: Manifest, options: Options, shard: Shard | None) -> list[Pair]:
     """Return the pairs that were asked for. Raises `ConfigError`."""
+    if shard is not None:
+        return [pair for pair in _named(pairs, options) if shard.has(pair.pair_id)]
+    return _named(pairs, options)
+
+
+def _named(pairs: Manifest, options: Options) -> list[Pair]:
     if not options.only:
         return list(pairs)
     ids = {pair.pair_id for pair in pairs}
@@ -178,13 +193,13 @@ def folder_of_inputs(manifest: str, out: OutFolder) -> str:
     return os.path.relpath(folder, os.path.realpath(out.root))
 
 
-def _lock(out: OutFolder, run_id: str, options: Options) -> Lock:
+def _lock(out: OutFolder, run_id: str, options: Options, shard: Shard | None) -> Lock:
     say = Progress([], style=options.progress).note
     while True:
         try:
-            return Lock(out, run_id, say)
-        except LockedError:
-            if not options.wait:
+            return Lock(out, run_id, shard, say)
+        except LockedError as error:
+            if not (options.wait or error.passing):
                 raise
             time.sleep(1)
 
@@ -234,7 +249,9 @@ class _Session:
         with self.progress:
             self._adopt(plan)
             self._restate(plan, results)
-        if tasks := self._tasks(plan, results):
+        tasks = self._tasks(plan, results)
+        self.log.write(PLANNED, todo=len(tasks))
+        if tasks:
             backbones = sorted({task.pair.config.backbone for task in tasks})
             paths = self.backbones.paths(backbones)
             self.backbones.fix()
@@ -263,8 +280,8 @@ class _Session:
     def _restate(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """Write the rows of finished pairs again where the manifest's other columns, its order or
         the dates of inputs have changed."""
-        todays = {p.pair_id: self.facts.restate(p, results[p.pair_id]) for p in plan.done}
-        changed = [today for pair_id, today in todays.items() if today != results[pair_id]]
+        todays = (self.facts.restate(pair, results[pair.pair_id]) for pair in plan.done)
+        changed = [today for today in todays if today != results[today.pair_id]]
         if changed:
             self.index.restate(changed)
 
@@ -306,6 +323,7 @@ class _Session:
             options.threads,
             options.device,
             options.address,
+            options.wait_nodes,
             rows=len(self.pairs),
             side=max(pair.config.side for pair in self.pairs),
         )
@@ -354,6 +372,9 @@ class _Session:
     def on_status(self, statuses: Sequence[Status]) -> None:
         self.progress.status(statuses)
 
+    def status_every(self) -> float:
+        return self.progress.every
+
     def on_note(self, line: str) -> None:
         self.log.write("note", text=line)
         self.progress.note(line)
@@ -388,7 +409,7 @@ class _Session:
         """Balance the books: what is in the closed index must be what was counted."""
         damaged = len(self.index.problems) > self.told  # only a merge reads all columns of a file
         self._tell_problems()
-        recorded = read_results(self.out)
+        recorded = read_statuses(self.out)
         painted = self.counts["ok"]
         failed = sum(self.counts[kind] for kind in FAILURES)
         left = len(plan.todo) - painted - failed
@@ -407,7 +428,7 @@ class _Session:
             bugs=self.bugs,
             # One that was edited by hand and is kept has its picture all the same.
             skipped_without_picture=any(
-                pair_id not in recorded or recorded[pair_id].status != "ok" for pair_id in skipped
+                pair_id not in recorded or recorded[pair_id] != "ok" for pair_id in skipped
             ),
             index_damaged=damaged,
             limited=bool(self.options.limit) and len(plan.todo) > self.options.limit,

@@ -159,7 +159,7 @@ def _as_in_the_run(picture: str) -> dict[str, str]:
     path = os.path.realpath(storage.local_path(picture) or picture)
     for parent in Path(path).parents:
         out = OutFolder(str(parent))
-        if out.has_index:
+        if out.has_index and out.has_state:
             output = Path(path).relative_to(parent).as_posix()
             rows: list[Result] = [r for r in read_results(out).values() if r.output == output]
             originals = Inputs(out)

@@ -82,20 +82,9 @@ def read(
 
     Raises `StylizeError`.
     """
-    values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
     from stylize.inputs import Photograph
 
-    actual = format_of(suffix)
-    if values.setdefault("format", actual) != actual:
-        raise ConfigError(
-            f"--format {values['format']} differs from the ending of -o, {suffix}; leave one of "
-            "them out"
-        )
-    config = StyleConfig.of(values.pop("preset", "default"), **values)
-    config.shares(len(styles))
-    if problem := depth_problem(suffix, config.bits):
-        raise ConfigError(f"-o: {problem}")
-
+    config = _settings_for(settings, len(styles), suffix)
     inputs: list[Mapping[str, str]] = []
 
     def photograph(data: bytes) -> Photograph:
@@ -125,6 +114,22 @@ def read(
         masks=[picture(role, path) for role, path in numbered("mask", config.masks).items()],
         inputs=inputs,
     )
+
+
+def _settings_for(settings: Mapping[str, str], styles: int, suffix: str) -> StyleConfig:
+    """Return the settings of a result with this suffix. Raises `ConfigError`."""
+    values: dict[str, Any] = {name: parse_setting(name, text) for name, text in settings.items()}
+    actual = format_of(suffix)
+    if values.setdefault("format", actual) != actual:
+        raise ConfigError(
+            f"--format {values['format']} differs from the ending of -o, {suffix}; leave one of "
+            "them out"
+        )
+    config = StyleConfig.of(values.pop("preset", "default"), **values)
+    config.shares(styles)
+    if problem := depth_problem(suffix, config.bits):
+        raise ConfigError(f"-o: {problem}")
+    return config
 
 
 def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:

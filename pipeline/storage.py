@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import platform
 import re
@@ -17,8 +18,9 @@ import secrets
 import time
 import unicodedata
 import urllib.parse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from stat import S_ISDIR, S_ISREG
+from typing import BinaryIO
 
 from pipeline import objects
 from pipeline.crash import crash_point
@@ -397,7 +399,7 @@ def check_writable(path: str) -> None:
 
 def put(
     path: str,
-    data: bytes,
+    data: bytes | Callable[[BinaryIO], object],
     *,
     point: str = "",
     temp_folder: str | None = None,
@@ -410,9 +412,10 @@ def put(
     system), synced and renamed; folders are made as needed. Object storage gets a single put, with
     `attributes`. Return the ETag, "" on a disk.
 
-    `point` names the crash points ``<point>-temp-written`` and ``<point>-renamed``: before and
-    after the put. Without `sync` a power cut may leave the file empty: that is for files which are
-    quickly made again. Raises `StorageError`; the file that was at `path` is then still there.
+    `data` may be a function that writes to a file. `point` names the crash points
+    ``<point>-temp-written`` and ``<point>-renamed``: before and after the put. Without `sync` a
+    power cut may leave the file empty: that is for files which are quickly made again. Raises
+    `StorageError`; the file that was at `path` is then still there.
     """
     local = local_path(path)
     try:
@@ -420,11 +423,20 @@ def put(
             _put_local(local, data, point, temp_folder, sync)
             return ""
         _at(point, "temp-written")
-        etag = objects.put(path, data, attributes)
+        etag = objects.put(path, as_bytes(data), attributes)
         _at(point, "renamed")
         return etag
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def as_bytes(data: bytes | Callable[[BinaryIO], object]) -> bytes:
+    """Return what is to be written, also where a function writes it."""
+    if not callable(data):
+        return data
+    file = io.BytesIO()
+    data(file)
+    return file.getvalue()
 
 
 def _at(point: str, step: str) -> None:
@@ -432,7 +444,13 @@ def _at(point: str, step: str) -> None:
         crash_point(f"{point}-{step}")
 
 
-def _put_local(path: str, data: bytes, point: str, temp_folder: str | None, sync: bool) -> None:
+def _put_local(
+    path: str,
+    data: bytes | Callable[[BinaryIO], object],
+    point: str,
+    temp_folder: str | None,
+    sync: bool,
+) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     name = f".stylize-{_HOST}.tmp-{os.getpid()}-{secrets.token_hex(4)}"

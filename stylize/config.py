@@ -6,6 +6,7 @@ Standard library only, so that the command line and the manifest reader need not
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -106,7 +107,11 @@ INIT_WORDS = ("matched", "content", "style", "noise")
 """Words that `init` may be; any other text is the path of a picture."""
 
 
-_LATER_SETTINGS: Mapping[str, tuple[int, object]] = {"motifs": (3, 1.0), "margins": (3, "keep")}
+_LATER_SETTINGS: Mapping[str, tuple[int, object]] = {
+    "motifs": (3, 1.0),
+    "margins": (3, "keep"),
+    "content_norm": (4, 1.0),
+}
 """Settings that came after the first version of the algorithm: the version that brought each, and
 the value that paints as earlier versions did."""
 
@@ -284,13 +289,10 @@ class StyleConfig(_PresetGuard):
     )
 
     def __post_init__(self) -> None:
-        for name, setting in SETTINGS.items():
-            value = setting.checked(name, getattr(self, name))
-            if setting.parse not in (
-                fields.parse_whole,
-                fields.parse_size,
-            ):  # 5 and 5.0 must have the same text and digest
-                value = fields.as_float(value)
+        for name in SETTINGS:
+            given = getattr(self, name)
+            is_default = given is getattr(StyleConfig, name)  # most are, in 100,000 rows
+            value = _default(name) if is_default else _checked(name, given)
             object.__setattr__(self, name, value)
         if self.backbone != "auto":
             for name in ("content_layers", "style_layers"):
@@ -365,7 +367,7 @@ class StyleConfig(_PresetGuard):
 
     def to_json(self) -> str:
         """Return the settings as JSON with sorted keys, so that equal settings give equal text."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(vars(self), sort_keys=True, separators=(",", ":"))
 
     def without_folders(self) -> StyleConfig:
         """Return the settings as written into a picture: init and mask without their folders."""
@@ -380,7 +382,7 @@ class StyleConfig(_PresetGuard):
         version of the algorithm is left out unless it was changed, so that pictures made before
         remain up to date. So are the settings of the file. Its format shows in its name.
         """
-        values = dataclasses.asdict(self)
+        values = dict(vars(self))
         del values["preset"], values["format"]
         for name in OF_THE_FILE:
             if values[name] == getattr(StyleConfig, name):
@@ -409,6 +411,20 @@ SETTINGS: Mapping[str, Setting] = {
     f.name: f.metadata["setting"] for f in dataclasses.fields(StyleConfig)
 }
 """All settings by name, in the order in which help shows them."""
+
+
+def _checked(name: str, raw: object) -> object:
+    """Return a value as configs have it. Raises `ConfigError` naming value and limit."""
+    setting = SETTINGS[name]
+    value = setting.checked(name, raw)
+    if setting.parse in (fields.parse_whole, fields.parse_size):
+        return value
+    return fields.as_float(value)  # 5 and 5.0 must have the same text and digest
+
+
+@functools.cache
+def _default(name: str) -> object:
+    return _checked(name, getattr(StyleConfig, name))
 
 
 def parse_setting(name: str, text: str) -> Any:

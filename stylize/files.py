@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = ["sync_folder", "write_atomic"]
 
@@ -16,7 +17,7 @@ _NO_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)
 
 def write_atomic(
     path: str | os.PathLike[str],
-    data: bytes,
+    data: bytes | Callable[[BinaryIO], object],
     *,
     temporary: str | os.PathLike[str] | None = None,
     sync: bool = True,
@@ -24,6 +25,7 @@ def write_atomic(
 ) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut.
 
+    `data` may be a function that writes to a file, so that not all of it is in memory at once.
     It writes a temporary file, by default beside the file, syncs it, renames it, and syncs the
     folder, which must exist. `temporary` must be on the same file system. Without `sync` a power
     cut may leave the file empty. `at` is told "temp-written" and "renamed", for tests that die in
@@ -35,7 +37,10 @@ def write_atomic(
         temporary = target.with_name(f".{secrets.token_hex(6)}.tmp-{os.getpid()}")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -165,8 +165,10 @@ class Inputs:
 
     def check_like(self, other: Inputs) -> None:
         """Raise `ConfigError` unless this transfer and the other can be optimised together."""
-        if self.config.digest() != other.config.digest():
-            raise ConfigError("the settings of pictures in one batch differ; they must be the same")
+        if self.config.digest() != replace(other.config, seed=self.config.seed).digest():
+            raise ConfigError(
+                "the settings of pictures in one batch differ; they must be the same, except seed"
+            )
         if self.stages != other.stages:
             sizes = " and ".join("{}x{}".format(*s.stages[-1].size) for s in (self, other))
             raise ConfigError(f"pictures in one batch are {sizes}; they must be of one size")

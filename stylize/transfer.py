@@ -15,8 +15,8 @@ how `Stylizer.transfer_batch` goes about it, with the module that has the detail
    - `_minimize` minimises it by L-BFGS (`optimize`).
 3. `_finish`: put back the photograph's colours and masked parts, and round to 8 bits (`image`).
 
-Pictures with equal sizes and settings form a batch. They are optimised in one tensor (B, 3, H, W),
-but independently of each other.
+Pictures with equal sizes and settings form a batch; only seeds may differ. They are optimised in
+one tensor (B, 3, H, W), but independently of each other.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ class Stylizer:
         memory and its own end, so the result is as if painted alone, and one that diverges does not
         affect the others: its entry in the result is the `DivergedError`.
 
-        Raises `ConfigError` where sizes, settings or the numbers of styles differ, `ImageError` for
-        inputs that cannot be used, and `DivergedError` if all pictures with the same stages
-        diverge.
+        Seeds may differ. Raises `ConfigError` where sizes, other settings or the numbers of styles
+        differ, `ImageError` for inputs that cannot be used, and `DivergedError` if all pictures
+        with the same stages diverge.
         """
         with undisturbed(self.device):
             return self._paint(requests)
@@ -227,9 +227,11 @@ class Stylizer:
         for stage in stages:
             shared: dict[object, Style] = {}
             inputs = [self.stage_inputs(transfer.inputs, stage, shared) for transfer in transfers]
-            start = torch.cat(
-                [start_of(config, pictures, self.weights.mean) for pictures in inputs]
-            )
+            starts = [
+                start_of(transfer.config, pictures, self.weights.mean)  # each by its own seed
+                for transfer, pictures in zip(transfers, inputs, strict=True)
+            ]
+            start = torch.cat(starts)
             minimum = self._minimize(transfers, inputs, stage, _start(config, start, coarser))
             result = inputs[0].frame.crop(minimum.image)
             coarser = _Coarser(result.clamp(0, 1) if config.clamp else result, start)

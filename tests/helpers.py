@@ -152,6 +152,7 @@ def check_whole(out: Path) -> None:
     state = {name for name in files if name.startswith("_state/")}
     files -= {name for name in state if name.startswith("_state/weights/")}  # for a cluster
     files -= {name for name in state if name.startswith("_state/log/")}
+    files -= {name for name in state if name.startswith("_state/lock-")}  # of shards
     assert state & files <= {"_state/run.json", "_state/lock"}
     assert {n for n in files - state if not n.startswith("index/")} == named
 

@@ -4,6 +4,7 @@ The nodes are real ones of Ray, each with its own raylet, all on this machine.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from helpers import (
     TINY,
     check_whole,
     cli,
+    index_rows,
     painters,
     pictures,
     start,
@@ -40,7 +42,7 @@ common = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={**common, "include_dashboard": False})
 print(cluster.address, cluster.head_node.all_processes["gcs_server"][0].process.pid, flush=True)
 for line in sys.stdin:
-    node = cluster.add_node(**common, wait=True, **json.loads(line))
+    node = cluster.add_node(**{**common, "wait": True, **json.loads(line)})
     print(node.all_processes["raylet"][0].process.pid, flush=True)
 cluster.shutdown()
 """
@@ -84,6 +86,41 @@ def manifest(folder: Path, number: int) -> Path:
     return write_csv(folder / "m.csv", rows)
 
 
+def with_code(folder: Path, name: str, code: str) -> dict[str, str]:
+    """The environment of a node whose Python finds this module first."""
+    (folder / "code").mkdir()
+    (folder / "code" / f"{name}.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join([str(folder / "code"), os.environ.get("PYTHONPATH", "")])}
+
+
+WITHOUT_THE_PACKAGE = """
+import sys
+
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "pipeline":
+            raise ModuleNotFoundError("No module named 'pipeline'", name="pipeline")
+
+sys.meta_path.insert(0, Nowhere())
+"""
+
+# Nothing below a folder is there for the processes of the node.
+WITHOUT_A_FOLDER = """
+import builtins, errno, os
+
+def guarded(original):
+    def call(path, *arguments, **options):
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(FOLDER):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return original(path, *arguments, **options)
+    return call
+
+for module, name in ((builtins, "open"), (os, "stat"), (os, "open"), (os, "listdir")):
+    setattr(module, name, guarded(getattr(module, name)))
+"""
+
+
+@pytest.mark.timeout(600)
 def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -96,7 +133,7 @@ def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
         wait_for(lambda: painters(raylet.pid))
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
-        _, stderr = driver.communicate(timeout=200)
+        _, stderr = driver.communicate(timeout=400)
     finally:
         driver.kill()
     assert driver.returncode == 0, stderr
@@ -107,10 +144,7 @@ def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
 
 def test_fewer_pairs_than_nodes_and_a_node_that_cannot_work(nodes: Nodes, tmp_path: Path) -> None:
     """The broken one has a torch that cannot be imported."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "torch.py").write_text("raise ImportError('no torch for this machine')")
-    nodes.add(env_vars={"PYTHONPATH": str(broken)})
+    nodes.add(env_vars=with_code(tmp_path, "torch", "raise ImportError('not for this machine')"))
     path = manifest(tmp_path, 1)
     done = cli(path, *TINY, "--address", nodes.address)
     assert done.returncode == 0, done.stderr
@@ -119,9 +153,137 @@ def test_fewer_pairs_than_nodes_and_a_node_that_cannot_work(nodes: Nodes, tmp_pa
     path = manifest(tmp_path, 6)
     done = cli(path, *SLOW, "--address", nodes.address)
     assert done.returncode == 0, done.stderr
-    assert "one worker fewer: " in done.stderr
-    assert "no torch for this machine" in done.stderr
+    assert done.stderr.count("one node fewer: ") == 1
+    assert "not for this machine" in done.stderr
     check_whole(path.with_suffix(""))
+
+
+def test_a_node_that_lacks_the_inputs_is_named_and_left_out_and_no_pair_fails(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    path = manifest(tmp_path / "inputs", 12)
+    code = f"FOLDER = {str(tmp_path / 'inputs')!r}" + WITHOUT_A_FOLDER
+    nodes.add(env_vars=with_code(tmp_path, "sitecustomize", code))
+    missing = write_csv(
+        tmp_path / "inputs" / "m.csv",
+        [{"id": f"g{n}", "content": f"c{n}.jpg"} for n in (*range(12), 99)],
+    )
+    assert path == missing
+    out = tmp_path / "out"
+    slow = tiny(steps=40, plateau=0, optimizer="adam")
+    done = cli(path, *slow, "--address", nodes.address, "--out", out)
+    assert done.returncode == 3, done.stderr
+    assert statuses(out) == {**{f"g{n}": "ok" for n in range(12)}, "g99": "failed"}
+    assert done.stderr.count("one node fewer: ") == 1, done.stderr
+    assert "cannot open what other nodes can" in done.stderr
+    assert index_rows(out)["g99"]["error_message"] == "content c99.jpg: there is no such file"
+
+
+def test_a_node_that_lacks_out_or_the_package_is_named_once_in_plain_words(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    out = tmp_path / "out"
+    code = f"FOLDER = {str(out)!r}" + WITHOUT_A_FOLDER
+    nodes.add(num_cpus=2, env_vars=with_code(tmp_path / "a", "sitecustomize", code))
+    bare = with_code(tmp_path / "b", "sitecustomize", WITHOUT_THE_PACKAGE)
+    nodes.add(num_cpus=2, env_vars=bare)
+    path = manifest(tmp_path, 8)
+    done = cli(path, *SLOW, "--address", nodes.address, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("one node fewer: ") == 2, done.stderr
+    assert "cannot read the output folder" in done.stderr
+    assert "stylize-batch is not installed there (No module named 'pipeline')" in done.stderr
+    assert "TemporaryActor" not in done.stderr
+    check_whole(out)
+
+
+def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """The GPU is one by name only: the workers that it is granted to paint on the CPU."""
+    path = manifest(tmp_path, 6)
+    gone = cli(
+        *(path, *TINY, "--address", nodes.address, "--device", "cuda", "--wait-nodes", 25),
+        STYLIZE_LOGICAL_GPUS="1",
+    )
+    assert gone.returncode == 5
+    assert "waiting for a node with a GPU, at most 0:25 (--wait-nodes 25)" in gone.stderr
+    assert "a node with a GPU did not join within 0:25" in gone.stderr
+
+    slow = tiny(steps=300, plateau=0, optimizer="adam")
+    auto = start(path, *slow, "--address", nodes.address, STYLIZE_LOGICAL_GPUS="1")
+    waits = None
+    try:
+        wait_for(lambda: "worker started" in log_of(tmp_path / "m"))
+        other = manifest(tmp_path / "other", 3)
+        waits = start(
+            *(other, *TINY, "--address", nodes.address, "--device", "cuda", "--batch", 1),
+            STYLIZE_LOGICAL_GPUS="1",
+        )
+        wait_for(lambda: "waiting for a node with a GPU" in log_of(tmp_path / "other" / "m"))
+        raylet = nodes.add(num_gpus=2, num_cpus=2)
+        _, stderr = waits.communicate(timeout=100)
+        assert waits.returncode == 0, stderr
+        wait_for(lambda: painters(raylet.pid))  # of the run that began on the CPU
+        _, stderr = auto.communicate(timeout=200)
+        assert auto.returncode == 0, stderr
+        check_whole(tmp_path / "m")
+    finally:
+        auto.kill()
+        if waits:
+            waits.kill()
+
+
+# The first pair that a node tries finds the GPU full of what others hold.
+FULL_AT_FIRST = """
+import importlib.machinery, os, sys
+
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        if name != "pipeline.paint.worker":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            transfer = module.Worker._transfer
+
+            def full_at_first(self, *arguments):
+                try:
+                    os.close(os.open(FILE, os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    return transfer(self, *arguments)
+                raise module.DeviceFullError("here: other programs hold 70 of the 80 GB of a GPU")
+
+            module.Worker._transfer = full_at_first
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Hook())
+"""
+
+
+@pytest.mark.slow
+def test_a_full_gpu_rests_for_a_minute_and_its_pair_is_painted_all_the_same(tmp_path: Path) -> None:
+    code = f"FILE = {str(tmp_path / 'tried')!r}" + FULL_AT_FIRST
+    env = with_code(tmp_path, "sitecustomize", code)
+    path = manifest(tmp_path, 3)
+    began = time.monotonic()
+    done = cli(path, *TINY, "--workers", 1, timeout=300, **env)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began > 60
+    assert done.stderr.count("it gets no pairs until there is room again") == 1
+    assert statuses(path.with_suffix("")) == {f"g{n}": "ok" for n in range(3)}
+    assert {row["attempt"] for row in index_rows(path.with_suffix("")).values()} == {1}
+
+
+def log_of(out: Path) -> str:
+    """What the runs of an output folder have logged."""
+    return "".join(path.read_text() for path in (out / "_state" / "log").glob("*.jsonl"))
 
 
 def test_an_address_without_a_cluster_is_refused_at_once(tmp_path: Path) -> None:

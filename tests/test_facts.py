@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -106,6 +107,36 @@ def test_a_run_broken_off_between_picture_and_row_is_not_taken_for_an_edit(house
     assert house.verdict(100) == "todo: picture has other settings, from a run that was interrupted"
     assert house.verdict(300).startswith("todo: settings changed: steps 100 -> 300")
     assert house.verdict(300, force=True) == "todo: forced"
+
+
+def test_a_changed_option_is_planned_without_reading_a_picture_or_an_input(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def counted(read: Callable[[str], Any]) -> Callable[[str], Any]:
+        def call(path: str) -> Any:
+            reads.append(Path(path).name)
+            return read(path)
+
+        return call
+
+    house.record(house.paint(100))
+    for name in ("read_bytes", "sha256"):
+        monkeypatch.setattr(storage, name, counted(getattr(storage, name)))
+    assert house.verdict(200) == "todo: settings changed: steps 100 -> 200"
+    assert reads == ["m.csv"]
+    reads.clear()
+    assert house.verdict(100) == "done"
+    assert reads == ["m.csv"]
+    # A picture that is newer than its row is looked at; it has other settings than are wanted.
+    house.paint(300)
+    reads.clear()
+    assert house.verdict(200) == "todo: settings changed: steps 100 -> 200"
+    assert sorted(reads) == ["a.png", "m.csv"]
+    reads.clear()
+    assert house.verdict(300) == "adopt"
+    assert sorted(reads) == ["a.png", "c.png", "m.csv", "s.png"]
 
 
 def test_a_picture_up_to_a_second_younger_than_its_row_is_not_hashed(

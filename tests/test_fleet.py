@@ -1,11 +1,14 @@
-"""How many workers with how many threads, and which pairs go together."""
+"""How many workers with how many threads, which pairs go together, and who is asked when."""
 
+import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from pipeline.paint.caller import ClusterError
-from pipeline.paint.fleet import WORKER_MEMORY, Fleet, Wanted, order, size_fleet
+from pipeline.paint.fleet import WORKER_MEMORY, Fleet, Headcount, Wanted, order, size_fleet
+from pipeline.paint.polls import A_SECOND, Polls
 from pipeline.records import InputRef, Pair, Task
 from stylize.config import StyleConfig
 
@@ -84,3 +87,40 @@ def test_pairs_of_one_objective_are_together_where_they_are_optimised_together()
     assert as_written == [50.0, 70.0] * 40
     grouped = [task.pair.config.style_weight for task in order(tasks, by_objective=True)]
     assert sorted(grouped) in (grouped, grouped[::-1])  # which is first does not matter
+
+
+def test_a_cluster_without_a_gpu_may_yet_get_one_and_a_machine_may_not() -> None:
+    there = Wanted(device="cuda", address="auto")
+    assert size_fleet(nodes((4, 0)), there, 100) == Fleet(1, 1, 1)  # one request, for autoscalers
+    assert size_fleet(nodes((4, 0)), replace(there, device="auto", rows=9)).gpus == 0
+    with pytest.raises(ClusterError, match="--device cuda: Ray sees no GPU"):
+        size_fleet(nodes((4, 0)), replace(there, address=""))
+
+
+def test_nodes_that_join_raise_the_number_of_workers_and_those_left_out_lower_it() -> None:
+    has = {"a": {"CPU": 2.0}, "b": {"CPU": 4.0}}
+    headcount = Headcount(Fleet(2, 1, 0), grows=True)
+    assert headcount.see({"a": has["a"]})
+    assert not headcount.see({"a": has["a"]})
+    assert headcount.most == 3  # one request more than there is room for
+    assert headcount.see(has)
+    assert headcount.most == 7
+    headcount.leave_out({"a": has["a"]})
+    assert headcount.most == 3
+    headcount.leave_out({})
+    assert headcount.workers == 1
+
+
+def test_a_thousand_workers_are_asked_no_more_often_than_twenty_and_each_gets_its_turn() -> None:
+    for workers in (0, 1, 4, 20, 1000):
+        polls, asked, looks = Polls(0.5), Counter[int](), 0
+        for tick in range(1200):  # a minute
+            turn = polls.turn(tick / 20, workers)
+            looks += turn is not None
+            asked.update(turn or ())
+        assert looks == 120
+        assert sum(asked.values()) <= 60 * A_SECOND
+        assert set(asked) == set(range(workers))
+        if workers and workers <= A_SECOND / 2:
+            assert set(asked.values()) == {120}  # a few are asked at each look
+    assert Polls(math.inf).turn(9.0, 5) is None  # nobody looks

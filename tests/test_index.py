@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -26,7 +27,7 @@ from pipeline.storage import StorageError
 from pipeline.store.folder import Fixed, OutFolder
 from pipeline.store.index import Index, read_index, read_results
 from pipeline.store.lock import Lock, LockedError
-from pipeline.store.rows import SCHEMA, Stamp, newest
+from pipeline.store.rows import SCHEMA, Stamp, newest, to_table
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
 
@@ -84,7 +85,7 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
     )
     assert SCHEMA.names == columns.split()
     fields = {field.name for field in dataclasses.fields(Result)}
-    assert set(SCHEMA.names) == fields - {"traceback"}
+    assert set(SCHEMA.names) == fields - {"traceback", "unopened"}
     assert SCHEMA.field("loss").type == pa.float64()
     assert SCHEMA.field("started_at").type == pa.timestamp("us", tz="UTC")
     assert SCHEMA.field("meta").type == pa.map_(pa.string(), pa.string())
@@ -763,3 +764,48 @@ def test_what_leads_to_no_file_or_may_not_be_read_is_told_in_one_line(tmp_path: 
     run.mkdir()
     with pytest.raises(StorageError, match=r"run.json': is a directory; check the path"):
         out.read_fixed()
+
+
+_MERGE = """
+import resource, sys
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index
+
+def peak():
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+index = Index(OutFolder(sys.argv[1]), "r2")
+before = peak()
+index.compact()
+print(peak() - before)
+"""
+
+
+def test_a_merge_keeps_the_loss_curves_of_few_pairs_in_memory_at_a_time(tmp_path: Path) -> None:
+    """Twenty parts, each with 8 MB of curves; all of them at once take 877 MB."""
+    steps, pairs = 400, 1000
+    rows = to_table([result(f"p{n}") for n in range(pairs)])
+    kind = SCHEMA.field("loss_curve").type
+    numbers = np.random.default_rng(0).random(steps * pairs, dtype=np.float32)
+    columns = [pa.array(np.tile(np.arange(steps, dtype=np.int32), pairs))]
+    columns += [pa.array(numbers)] * 5
+    fields = [kind.value_type.field(at) for at in range(6)]
+    offsets = pa.array(range(0, steps * pairs + 1, steps), pa.int32())
+    curves = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, fields=fields))
+    out = tmp_path / "out"
+    with Index(OutFolder(out), "r1", alone=lambda: False) as index:  # it merges nothing
+        at = SCHEMA.get_field_index("loss_curve")
+        for part in range(20):
+            ids = pa.array([f"p{part}-{n}" for n in range(pairs)])
+            table = rows.set_column(0, SCHEMA.field(0), ids)
+            output = SCHEMA.get_field_index("output")
+            names = pa.array([f"images/{part}-{n}.png" for n in range(pairs)])
+            table = table.set_column(output, SCHEMA.field(output), names)
+            index.add(table.set_column(at, SCHEMA.field(at), curves.cast(kind)))
+    merged = subprocess.run(
+        [sys.executable, "-c", _MERGE, str(out)], capture_output=True, text=True, check=True
+    )
+    assert len(parts(out)) == 1
+    assert int(merged.stdout) < 500  # 877 where all parts are read at once
+    assert read_index(out).num_rows == 20 * pairs

@@ -11,6 +11,7 @@ def test_the_private_names_of_ray_that_are_replaced_are_there() -> None:
     """Where this fails, a new version of Ray has other names: see `ray_session`."""
     node = importlib.import_module("ray._private.node").Node
     assert [name for name in UNUSED_STARTERS if not callable(getattr(node, name, None))] == []
+    assert callable(importlib.import_module("ray._private.state").actors)
     assert importlib.import_module("ray._private.worker")._worker_logs_enabled in (True, False)
     assert callable(importlib.import_module("ray._raylet").Config.initialize)
 

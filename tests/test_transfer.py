@@ -774,6 +774,21 @@ def test_a_batch_gives_what_separate_runs_give(bundled: Weights, settings: dict[
         assert np.abs(pixels(together.image) - pixels(alone.image)).max() <= 1
 
 
+def test_seeds_differ_within_a_batch_and_each_gives_the_picture_that_it_gives_alone(
+    bundled: Weights,
+) -> None:
+    exact = Stylizer(bundled, device="cpu", dtype="float64")
+    config = small(steps=20, scales=2, coarsest=16, motifs=1, init="noise")
+    requests = [Request(PHOTO, PAINTING, replace(config, seed=seed)) for seed in (0, 1, 2)]
+    results = exact.transfer_batch(requests)
+    for request, together in zip(requests, results, strict=True):
+        assert isinstance(together, StyleResult)
+        assert together.config.seed == request.config.seed
+        alone = paint_alone(exact, request)
+        assert np.abs(pixels(together.image) - pixels(alone.image)).max() <= 1
+    assert len({pixels(r.image).tobytes() for r in results if isinstance(r, StyleResult)}) == 3
+
+
 def test_a_batch_in_float32_ends_within_1_percent_of_separate_runs(stylizer: Stylizer) -> None:
     # At 96 px, with all layers and until it is level: rounding sways a loss that still falls fast.
     config = StyleConfig.of("draft", size=96, steps=100)

@@ -1,6 +1,7 @@
 """Workers in this process: groups, what they share, and memory that does not suffice."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.paint.worker import Job, Worker
-from pipeline.records import InputRef, Pair, Result, Task
+from pipeline.paint.worker import DeviceFullError, Job, Worker
+from pipeline.records import InputRef, Pair, Result, Task, objective
 from stylize.config import StyleConfig
 from stylize.image import decode
 from stylize.transfer import Request, Stylizer
@@ -60,6 +61,24 @@ def test_pairs_of_one_size_are_painted_together_as_they_are_alone(job: Job) -> N
         alone = run(Worker(job), name)[name]
         assert alone.batch == 1
         assert alone.loss == pytest.approx(result.loss, rel=1e-3)
+
+
+def test_a_seed_for_each_pair_leaves_them_together_and_each_its_own_key(job: Job) -> None:
+    alike = pairs("a", "b", "c")
+    seeded = [
+        dataclasses.replace(pair, config=dataclasses.replace(CONFIG, init="noise", seed=seed))
+        for seed, pair in enumerate(alike)
+    ]
+    assert len({objective(pair) for pair in seeded}) == 1
+    rows = Worker(job).run([Task(pair) for pair in seeded])
+    assert [(row.status, row.batch) for row in rows if row] == [("ok", 3)] * 3
+    assert [json.loads(row.settings)["seed"] for row in rows if row] == [0, 1, 2]
+    for row, pair in zip(rows, seeded, strict=True):
+        (alone,) = Worker(job).run([Task(pair)])
+        assert alone
+        assert row
+        assert alone.key == row.key
+        assert alone.loss == pytest.approx(row.loss, rel=1e-3)
 
 
 def test_a_painting_is_decoded_once_for_all_its_pairs(
@@ -122,3 +141,56 @@ def test_the_time_limit_of_pairs_together_holds_for_their_halves_too(
     assert [r.status for r in within.values()] == ["ok"] * 4
     beyond = run(Worker(dataclasses.replace(job, timeout=0.9)), "a", "b", "c", "d")
     assert [r.status for r in beyond.values()] == ["timeout"] * 4
+
+
+def test_groups_grow_again_after_a_want_of_memory_that_passed(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits, tried = 1, []
+    transfer_batch = Stylizer.transfer_batch
+
+    def short(stylizer: Stylizer, requests: Sequence[Request]) -> object:
+        tried.append(len(requests))
+        if len(requests) > fits:
+            raise MemoryError
+        return transfer_batch(stylizer, requests)
+
+    monkeypatch.setattr(Stylizer, "transfer_batch", short)
+    worker = Worker(job)
+    run(worker, *"abcd")
+    assert tried == [4, 2, 1, 1, 1, 1]
+    fits, tried[:] = 4, []
+    batches = [run(worker, *"abcd")["a"].batch for _ in range(4)]
+    assert batches == [4] * 4  # one group to the time limit, however it is painted
+    assert tried[-1] == 4
+    assert len(tried) < 12
+    fits = 1
+    run(worker, *"abcd")
+    tried[:] = []
+    for _ in range(3):  # the second time it takes longer until more is tried
+        run(worker, *"abcd")
+    assert max(tried) <= 2
+
+
+def test_a_gpu_that_others_have_filled_fails_no_pair_and_one_that_is_too_small_does(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(stylizer: Stylizer, requests: Sequence[Request]) -> object:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Stylizer, "transfer_batch", short)
+    assert run(Worker(job), "a")["a"].status == "failed"
+    monkeypatch.setattr("pipeline.paint.worker.crowded", lambda device: "others hold 70 of 80 GB")
+    with pytest.raises(DeviceFullError, match="others hold 70 of 80 GB"):
+        run(Worker(job), "a", "b")
+
+
+def test_a_row_says_whether_an_input_could_not_even_be_opened(job: Job) -> None:
+    Path(job.folder, "a.png").unlink()
+    Path(job.folder, "b.png").write_bytes(b"no picture")
+    rows = run(Worker(job), "a", "b", "c")
+    assert {name: (row.status, row.unopened) for name, row in rows.items()} == {
+        "a": ("failed", True),
+        "b": ("failed", False),
+        "c": ("ok", False),
+    }

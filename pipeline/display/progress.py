@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "Pace", "Progress", "shown"]
 
 _STATUS_EVERY = 10.0  # seconds between status lines while no pair finishes
+_LOOK_EVERY = 0.5  # seconds between looks at the workers on a terminal
 _TELLING = 0.1  # the share of a pair after which its time left can be told
 _RESULT_EVERY = 1.0  # seconds between plain lines of painted pairs
 
@@ -231,6 +232,11 @@ class Progress:
         if self._screen:
             self._guard(self._screen.stop)
             self._screen = None
+
+    @property
+    def every(self) -> float:
+        """The seconds between two looks at the workers that this display needs."""
+        return {"live": _LOOK_EVERY, "none": math.inf}.get(self._style, _STATUS_EVERY / 2)
 
     @property
     def _done(self) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "output_problem",
 ]
 
+_PLAIN = re.compile(r"[A-Za-z0-9_ +-][A-Za-z0-9_ .+-]*")  # nearly all names, and quickly told
 _PATHS = ("content", "style", "init", "mask")
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
@@ -93,6 +94,8 @@ def _stem(path: str) -> str:
 
 def _safe(name: str) -> str:
     """Return a name that every file system accepts, without reserved characters or leading dots."""
+    if _PLAIN.fullmatch(name):
+        return name
     safe = "".join("_" if _is_control(c) or c in '/\\:*?"<>|' else c for c in name)
     return re.sub(r"^\.+", lambda dots: "_" * len(dots[0]), safe) or "_"
 
@@ -101,13 +104,19 @@ def _cut(text: str, limit: int) -> str:
     return text.encode()[:limit].decode(errors="ignore")
 
 
+def _has_control(text: str) -> bool:
+    if text.isascii() and text.isprintable():
+        return False
+    return any(_is_control(letter) for letter in text)
+
+
 def _is_control(letter: str) -> bool:
     return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def id_problem(pair_id: str) -> str | None:
     """Return what is wrong with an id, or None."""
-    if pair_id in (".", "..") or any(_is_control(c) or c in "/\\" for c in pair_id):
+    if pair_id in (".", "..") or "/" in pair_id or "\\" in pair_id or _has_control(pair_id):
         return f"{quoted(pair_id)} contains a /, a \\ or a control character, or is . or .."
     size = len(pair_id.encode(errors="replace"))
     if not 0 < size <= _ID_BYTES:
@@ -117,24 +126,28 @@ def id_problem(pair_id: str) -> str | None:
 
 def output_problem(output: str) -> str | None:
     """Return what is wrong with an output as a path below OUT, or None. Links are not checked."""
-    shown = quoted(output)
+    problem = _problem_of_output(output)
+    return f"{quoted(output)} {problem}" if problem else None
+
+
+def _problem_of_output(output: str) -> str:
     parts = output.split("/")
     first = folded(parts[0])
-    if any(_is_control(c) or c == "\\" for c in output):
-        return f"{shown} contains a backslash or a control character; separate folders by /"
+    if "\\" in output or _has_control(output):
+        return "contains a backslash or a control character; separate folders by /"
     if storage.is_uri(output) or output.startswith("/") or re.match(r"[A-Za-z]:", output):
-        return f"{shown} is not a path below the output folder; write it like images/a.png"
+        return "is not a path below the output folder; write it like images/a.png"
     if any(part.strip() in ("", ".", "..") for part in parts):
-        return f"{shown} contains an empty name, . or ..; write it like images/a.png"
+        return "contains an empty name, . or ..; write it like images/a.png"
     if first in OWN:
-        return f"{shown} lies in {first}/, which is reserved for the index; use another folder"
+        return f"lies in {first}/, which is reserved for the index; use another folder"
     if first in ("report", "report.html"):
-        return f"{shown} lies in {first}, which `stylize-batch report` writes; use another folder"
+        return f"lies in {first}, which `stylize-batch report` writes; use another folder"
     if output.lower().endswith(PREVIEW):
-        return f"{shown} is a name that `--preview-every` writes to; use another name"
+        return "is a name that `--preview-every` writes to; use another name"
     if os.path.splitext(output)[1].lower() not in FORMATS:
-        return f"{shown} must end in {', '.join(FORMATS)}"
+        return f"must end in {', '.join(FORMATS)}"
     longest = max(len(part.encode(errors="replace")) for part in parts)
     if longest > _NAME_BYTES:
-        return f"{shown} contains a name of {longest} bytes; the limit is {_NAME_BYTES} bytes"
-    return None
+        return f"contains a name of {longest} bytes; the limit is {_NAME_BYTES} bytes"
+    return ""

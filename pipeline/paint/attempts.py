@@ -11,7 +11,7 @@ from pipeline.records import Result, Task
 from pipeline.store.metadata import utc_now
 from stylize import __version__
 from stylize.config import ALGORITHM
-from stylize.errors import StylizeError
+from stylize.errors import ImageReadError, StylizeError
 
 __all__ = ["BUG", "failed_row", "is_short_of_memory", "new_row"]
 
@@ -55,7 +55,15 @@ def failed_row(row: Result, error: BaseException, status: str = "failed") -> Res
         kind = f"{BUG}{kind}"
         trace = "".join(traceback.format_exception(error))
     message = str(error) or type(error).__name__
-    return replace(row, status=status, error_type=kind, error_message=message, traceback=trace)
+    closed = isinstance(error, ImageReadError) and isinstance(error.__cause__, OSError)
+    return replace(
+        row,
+        status=status,
+        error_type=kind,
+        error_message=message,
+        traceback=trace,
+        unopened=closed,
+    )
 
 
 def is_short_of_memory(error: BaseException) -> bool:

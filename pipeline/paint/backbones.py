@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.manifest.table import ManifestError, Problem
 from pipeline.records import Pair
 from pipeline.store.folder import OutFolder
+from pipeline.store.lock import changing
 from stylize import weights
 from stylize.config import StyleConfig
 from stylize.errors import ConfigError, WeightsError
@@ -126,8 +127,22 @@ class Backbones:
         return {backbone: self._paths[backbone] for backbone in backbones}
 
     def fix(self) -> None:
-        """Fix for later runs what this one uses."""
-        self._out.fix(backbone=self._auto, weights=self._hashes)
+        """Fix for later runs what this one uses.
+
+        Raises `UnableError` where another shard has just fixed something else.
+        """
+        with changing(self._out):
+            fixed = self._out.read_fixed()
+            theirs = {name: fixed.weights.get(name, ours) for name, ours in self._hashes.items()}
+            another = bool(fixed.backbone) and self._auto not in ("", fixed.backbone)
+            if another or theirs != self._hashes:
+                began = fixed.backbone or "other weights"
+                raise UnableError(
+                    f"another shard has begun this output with {began}, and this machine has other "
+                    "weights; give all of them the same with --weights"
+                )
+            weights = {**fixed.weights, **self._hashes}
+            self._out.fix(backbone=self._auto or fixed.backbone, weights=weights)
 
     def _find(self, backbone: str) -> None:
         try:

@@ -33,7 +33,10 @@ class Caller(Protocol):
         """Some attempts ended. What is not recorded here is lost."""
 
     def on_status(self, statuses: Sequence[Status]) -> None:
-        """Each worker's pair in hand."""
+        """Each worker's pair in hand, as it was when the worker was asked last."""
+
+    def status_every(self) -> float:
+        """Return the seconds between two calls of `on_status`; infinite: none is needed."""
 
     def on_note(self, line: str) -> None:
         """Something the user should know."""

@@ -30,6 +30,7 @@ class Wanted:
     threads: int = 0  # CPU threads of each worker
     device: str = "auto"
     address: str = ""  # of a cluster to join; "" starts Ray here
+    wait_nodes: float = 600.0  # seconds that a cluster has to offer a node to work on
     rows: int = 0  # of the whole manifest; 0: unknown
     side: int = 512  # of its largest picture, pixels
 
@@ -69,10 +70,12 @@ def size_fleet(
     cores: 2 workers x 1 thread take 0.90 of the time of 1 x 2), because part of the work between
     convolutions runs on one thread. The number of threads depends on the whole manifest, not on
     what is left of it, so that a resumed run has the same and writes the same bytes.
-    Raises `ClusterError` for a device that is not there.
+    Raises `ClusterError` for a device that is not there. A cluster may yet get a node that has it.
     """
     cpus = max(1, sum(int(node.get("CPU", 0)) for node in nodes))
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if wanted.device == "cuda" and not gpus and wanted.address:
+        return Fleet(wanted.workers or 1, cpus=1.0, gpus=1.0)
     if wanted.device == "cuda" and not gpus:
         raise ClusterError("--device cuda: Ray sees no GPU; use --device cpu, or --address")
     if gpus and wanted.device in ("auto", "cuda"):
@@ -138,9 +141,16 @@ class Headcount:
         one_more = self.grows and not fewer
         return max(1, self.workers + one_more - fewer)
 
-    def see(self, nodes: Nodes) -> None:
-        """Count the nodes that joined. Work that others refused may go there."""
-        if self.grows and nodes.keys() - self._known:
-            self._known |= nodes.keys()
-            self.refused = 0
-            self.workers = max(self.workers, self.fleet.room(list(nodes.values())))
+    def see(self, nodes: Nodes) -> bool:
+        """Count the nodes that joined; return whether there are any. Work that others refused may
+        go there."""
+        if not self.grows or not nodes.keys() - self._known:
+            return False
+        self._known |= nodes.keys()
+        self.refused = 0
+        self.workers = max(self.workers, self.fleet.room(list(nodes.values())))
+        return True
+
+    def leave_out(self, rest: Nodes) -> None:
+        """Count on the rest of the nodes alone."""
+        self.workers = min(self.workers, max(1, self.fleet.room(list(rest.values()))))

@@ -48,16 +48,17 @@ class InputReader:
         """Hash and decode one input from the same bytes; make it as small as it is needed.
 
         `transparent` tells whether the result's format has an alpha. Raises `StylizeError`, naming
-        the role and the path as written.
+        the role and the path as written. One that could not even be opened has an `OSError` as its
+        cause.
         """
         name = f"{ref.role} {ref.written}"
         path = storage.join(self._folder, ref.path)
         try:
             stat, data = self._bytes(ref, path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             why = storage.why_missing(path, ref.written)
             where = f" at {storage.shown(path)}" if storage.is_remote(path) else ""
-            raise ImageReadError(f"{name}: there is no such file{where}{why}") from None
+            raise ImageReadError(f"{name}: there is no such file{where}{why}") from error
         except OSError as error:
             raise ImageReadError(f"{name}: {error.strerror or error}") from error
         digest = hashlib.sha256(data).hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pipeline.paint.caller import Caller, ClusterError
 from pipeline.paint.fleet import Wanted, order
-from pipeline.paint.worker import DeviceLostError, Job, NotReadyError, Worker
+from pipeline.paint.worker import DeviceFullError, DeviceLostError, Job, NotReadyError, Worker
 from pipeline.records import Status, Task
 
 __all__ = ["run_local"]
@@ -32,5 +32,5 @@ def run_local(tasks: Sequence[Task], job: Job, wanted: Wanted, caller: Caller) -
             (result,) = worker.run([task])
             if result is not None:
                 caller.on_results([result])
-    except (NotReadyError, DeviceLostError) as error:
+    except (NotReadyError, DeviceLostError, DeviceFullError) as error:
         raise ClusterError(str(error)) from error

@@ -7,46 +7,48 @@ back into the queue, as `recovery` decides.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.paint.attempts import failed_row, new_row
 from pipeline.paint.caller import Caller, ClusterError, Stop
 from pipeline.paint.fleet import Fleet, Headcount, Nodes, Wanted, order, size_fleet
+from pipeline.paint.polls import Polls
+from pipeline.paint.ray_actor import actor_options, actor_type, elsewhere, end_of
+from pipeline.paint.ray_nodes import NodeWatch
 from pipeline.paint.ray_session import (
     Actor,
     Ray,
     Reference,
     alive_nodes,
     first_line,
+    home_of,
     logical_gpus,
+    missing_module,
     session,
 )
+from pipeline.paint.reach import Reach
 from pipeline.paint.recovery import DEATHS, Death, Decision, Recovery, What
 from pipeline.paint.resources import kernel_kills, memory_limit
-from pipeline.paint.worker import DeviceLostError, Job, Worker
+from pipeline.paint.worker import DeviceFullError, Job, NotReadyError
 from pipeline.records import Result, Status, Task, objective
-from pipeline.text import count
+from pipeline.text import count, duration
 
 __all__ = ["run_ray"]
 
 _GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
 _STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
-_POLL = 0.5  # seconds between looks at what the workers are doing
 _WAIT = 0.2  # seconds that an answer is waited for at a time
-_START = 300.0  # seconds without any worker or result before the cluster counts as unable
+_START = 300.0  # seconds without any worker or result before a Ray started here counts as unable
 _LOST = 20.0  # seconds of the same before it is asked whether it is there at all
-_COUNT = 5.0  # seconds between looks at the nodes of a cluster
 _HEAD = 40.0  # seconds that its head may not answer; after 60 Ray ends the process itself
 _STARTS = 3  # workers in a row that die as they start, before the run counts on fewer
-_STDERR_BYTES = 20_000  # of each worker's standard error that go into the log
+_REST = 60.0  # seconds that a worker gets no pairs after its GPU was found full
 
 
 def run_ray(tasks: Sequence[Task], job: Job, wanted: Wanted, caller: Caller) -> None:
@@ -59,15 +61,18 @@ def run_ray(tasks: Sequence[Task], job: Job, wanted: Wanted, caller: Caller) -> 
         caller.on_started()
         nodes = list(alive_nodes(ray).values())
         fleet = size_fleet(nodes, wanted, len(tasks), memory_limit())
-        real_gpus = bool(fleet.gpus) and not logical_gpus()
-        job = replace(
-            job,
-            threads=wanted.threads or max(1, int(fleet.cpus)),
-            device=job.device if real_gpus else _without_gpu(job.device),
-            expect_gpu=real_gpus,
-        )
-        queue = order(tasks, by_objective=bool(fleet.gpus))
-        _Driver(ray, queue, job, fleet, wanted, caller).run()
+        _Driver(ray, tasks, job, fleet, wanted, caller).run()
+
+
+def _fitted(job: Job, fleet: Fleet, wanted: Wanted) -> Job:
+    """Return the job as the workers of a fleet are to do it."""
+    real_gpus = bool(fleet.gpus) and not logical_gpus()
+    return replace(
+        job,
+        threads=wanted.threads or max(1, int(fleet.cpus)),
+        device=job.device if real_gpus else _without_gpu(job.device),
+        expect_gpu=real_gpus,
+    )
 
 
 def _without_gpu(device: str) -> str:
@@ -95,38 +100,10 @@ class _Seat:
     tasks: list[Task] = field(default_factory=list)  # in hand
     began: float = 0.0
     kernel_kills: int = 0  # for memory, when the tasks were begun
+    rests_until: float = 0.0  # its GPU was full
+    is_old: bool = False  # of a fleet that another one replaces
     asked: Reference | None = None  # the answer to status()
     status: Status = field(default_factory=Status)
-
-
-class _NodeWatch:
-    """The nodes of a cluster, looked at by a thread of its own: a cluster may take long to answer,
-    and one whose head is gone never does."""
-
-    def __init__(self, ray: Ray) -> None:
-        self._ray = ray
-        self._latest = time.monotonic(), alive_nodes(ray)  # replaced as a whole, never changed
-        self._over = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._keep_looking, daemon=True).start()
-
-    def end(self) -> None:
-        self._over.set()
-
-    @property
-    def nodes(self) -> Nodes:
-        return self._latest[1]
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the cluster last answered."""
-        return time.monotonic() - self._latest[0]
-
-    def _keep_looking(self) -> None:
-        while not self._over.wait(_COUNT):
-            with contextlib.suppress(Exception):  # no answer is what `silence` shows
-                self._latest = time.monotonic(), alive_nodes(self._ray)
 
 
 class _Driver:
@@ -135,39 +112,41 @@ class _Driver:
     def __init__(
         self,
         ray: Ray,
-        queue: Sequence[Task],
+        tasks: Sequence[Task],
         job: Job,
         fleet: Fleet,
         wanted: Wanted,
         caller: Caller,
     ) -> None:
         self.ray = ray
-        self.queue = deque(queue)
-        self.job = job
-        self.fleet = fleet
+        self.wanted = wanted
+        self.given_job = job
+        self.queue = deque(tasks)
         self.caller = caller
         self.on_cluster = bool(wanted.address)
-        self.headcount = Headcount(fleet, grows=self.on_cluster and not wanted.workers)
         self.recovery = Recovery(self.on_cluster)
-        self.watch = _NodeWatch(ray)
+        self.reach = Reach()
+        self.watch = NodeWatch(ray)
         self.seats: list[_Seat] = []
-        self.refusals: list[str] = []  # of workers that cannot work, not told yet
+        self.left_out: set[str] = set()  # nodes that cannot work
+        self.refusals: list[str] = []  # of workers and nodes that cannot work, not told yet
         self.failed_starts = 0
         self.stopping_since = 0.0
         self.progressed = time.monotonic()
-        self.polled = 0.0
-        self.actor_class = ray.remote(**_actor_options(fleet))(_actor_type(ray))
+        self.told_waiting = False  # that there is no node to work on
+        self.polls = Polls(caller.status_every())
+        self._equip(fleet)
 
     def run(self) -> None:
         if self.on_cluster:
             self.watch.start()
         try:
-            while self.queue or self.recovery.waits or self._busy():
+            while self.queue or self.recovery.waits or self.reach.tasks or self._busy():
                 stop = self.caller.stop_requested()
                 if stop and not self._wind_down(stop):
                     return
                 if not stop:
-                    self.headcount.see(self.watch.nodes)
+                    self._follow_nodes()
                     self._hire()
                 self._wait()
                 self._judge_waiting()
@@ -177,6 +156,53 @@ class _Driver:
             self.watch.end()
             for seat in list(self.seats):
                 self._dismiss(seat)
+
+    def _equip(self, fleet: Fleet) -> None:
+        """Take workers of this kind from now on. Others end with the pairs that they have in
+        hand."""
+        for seat in list(self.seats):
+            seat.is_old = True
+            if seat.starting is not None:
+                self._dismiss(seat)
+        self.fleet = fleet
+        self.job = _fitted(self.given_job, fleet, self.wanted)
+        self.headcount = Headcount(fleet, grows=self.on_cluster and not self.wanted.workers)
+        self.queue = deque(order(list(self.queue), by_objective=bool(fleet.gpus)))
+        self.actor_class = self.ray.remote(**actor_options(fleet))(actor_type(self.ray))
+
+    def _follow_nodes(self) -> None:
+        """Count the nodes that joined, and change to GPUs where the first one of them has some."""
+        nodes = self._nodes()
+        if self.headcount.see(nodes) and not self.wanted.workers:
+            fleet = size_fleet(list(nodes.values()), self.wanted, len(self.queue), memory_limit())
+            at_work = any(seat.starting is None for seat in self.seats)
+            another = (fleet.cpus, fleet.gpus) != (self.fleet.cpus, self.fleet.gpus)
+            if fleet.gpus and another and not (at_work and self.fleet.gpus):
+                self._equip(fleet)
+                self.headcount.see(nodes)
+        if not self.on_cluster or self.told_waiting or self.fleet.room(list(nodes.values())):
+            return
+        self.told_waiting = True
+        self.caller.on_note(f"waiting for {self._lacking()}, at most {self._patience_in_words()}")
+
+    def _nodes(self) -> Nodes:
+        """Return the nodes that may work."""
+        nodes = self.watch.nodes
+        return {node: has for node, has in nodes.items() if node not in self.left_out}
+
+    def _able(self) -> list[str]:
+        """Return the nodes with room for a worker."""
+        return [node for node, has in self._nodes().items() if self.fleet.room([has])]
+
+    def _lacking(self) -> str:
+        """Return what kind of node there is none of."""
+        return "a node with a GPU" if self.fleet.gpus else f"a node with {self.fleet.cpus:g} CPUs"
+
+    def _patience(self) -> float:
+        return self.wanted.wait_nodes if self.on_cluster else _START
+
+    def _patience_in_words(self) -> str:
+        return f"{duration(self._patience())} (--wait-nodes {self._patience():g})"
 
     def _busy(self) -> list[_Seat]:
         return [seat for seat in self.seats if seat.painting is not None]
@@ -194,29 +220,49 @@ class _Driver:
 
     def _hire(self) -> None:
         """Give idle workers a task, and ask for more workers while tasks are left over."""
-        for seat in self.seats:
-            if seat.starting is None and seat.painting is None and self.queue:
-                self._give(seat)
+        for seat in list(self.seats):
+            if seat.starting is None and seat.painting is None:
+                self._employ(seat)
         most = self.headcount.most
         starting = [seat for seat in self.seats if seat.starting is not None]
-        while len(self.seats) > most and starting:
+        number = sum(not seat.is_old for seat in self.seats)
+        while number > most and starting:
             self._dismiss(starting.pop())
-        pending = len(starting)
-        while len(self.seats) < most and pending < len(self.queue):
-            actor = self.actor_class.remote(self.job)
+            number -= 1
+        wanted = len(self.queue) + len(self.reach.tasks) - len(starting)
+        for _ in range(min(wanted, most - number)):
+            avoided = self.left_out | (self.reach.closed if not self.queue else set())
+            actor = self.actor_class.options(**elsewhere(avoided)).remote(self.job)
             self.seats.append(_Seat(actor, starting=actor.ready.remote()))
-            pending += 1
 
-    def _give(self, seat: _Seat) -> None:
-        in_hand = [task for other in self._busy() for task in other.tasks]
-        if self.recovery.must_wait(self.queue[0], in_hand):
+    def _employ(self, seat: _Seat) -> None:
+        """Give an idle worker a task, or end it where there can be none for it."""
+        node = seat.place.node
+        if seat.is_old or node in self.left_out:
+            self._dismiss(seat)
+        elif time.monotonic() < seat.rests_until:
             return
-        seat.tasks = self._take()
+        elif (task := self.reach.take(node)) is not None:
+            self._give(seat, [task])
+        elif self.queue and not self.reach.is_suspect(node):
+            in_hand = [task for other in self._busy() for task in other.tasks]
+            if not self.recovery.must_wait(self.queue[0], in_hand):
+                self._give(seat, self._take())
+        elif self._is_in_the_way():
+            self._dismiss(seat)
+
+    def _is_in_the_way(self) -> bool:
+        """Return whether an idle worker has the place that one on another node should have."""
+        wanted = self.reach.tasks and set(self._able()) - self.reach.closed
+        return bool(wanted) and len(self.seats) >= self.headcount.most
+
+    def _give(self, seat: _Seat, tasks: list[Task]) -> None:
+        seat.tasks = tasks
         seat.began = time.monotonic()
         seat.kernel_kills = kernel_kills()
-        first = seat.tasks[0].pair
-        seat.status = Status(first.pair_id, 0, first.config.steps, batch=len(seat.tasks))
-        seat.painting = seat.actor.run.remote(seat.tasks)
+        first = tasks[0].pair
+        seat.status = Status(first.pair_id, 0, first.config.steps, batch=len(tasks))
+        seat.painting = seat.actor.run.remote(tasks)
 
     def _take(self) -> list[Task]:
         """Return the next task, and those behind it that can be painted together with it."""
@@ -248,15 +294,17 @@ class _Driver:
                 waiting[awaited] = seat
         if not waiting:
             time.sleep(0.05)
+            self._check_cluster()
             return
         answers, _ = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
         for answer in answers:
-            self.progressed = time.monotonic()
             seat = waiting[answer]
             if seat.starting is not None:
                 self._readied(seat)
             else:
                 self._finished(seat)
+            if not seat.rests_until:  # a GPU that is still full is no progress
+                self.progressed = time.monotonic()
         self._check_cluster()
 
     def _check_cluster(self) -> None:
@@ -267,46 +315,87 @@ class _Driver:
         idle = time.monotonic() - self.progressed
         if idle < _LOST or self._busy():
             return
-        if not alive_nodes(self.ray):
+        if not (self.watch.nodes if self.on_cluster else alive_nodes(self.ray)):
             raise ClusterError("Ray itself ended: it has no node left; run again to go on")
-        if idle > _START:
-            raise ClusterError(
-                f"no worker could start within {_START:.0f} s; the cluster has too few free "
-                f"resources (each worker wants {self.fleet.cpus:g} CPUs, {self.fleet.gpus:g} GPUs)"
-            )
+        if idle > self._patience():
+            raise ClusterError(self._why_idle())
+
+    def _why_idle(self) -> str:
+        """Return why no pair is at work, and what to do about it."""
+        if self.refusals:
+            return self.refusals[-1]
+        if any(seat.rests_until for seat in self.seats):
+            return "every GPU is full of what other programs hold; end them, or run again later"
+        waited = self._patience_in_words() if self.on_cluster else duration(_START)
+        if self.on_cluster and not self.fleet.room(list(self._nodes().values())):
+            return f"{self._lacking()} did not join within {waited}; start one, or wait longer"
+        return (
+            f"no worker could start within {waited}; the cluster has too few free resources "
+            f"(each worker wants {self.fleet.cpus:g} CPUs, {self.fleet.gpus:g} GPUs)"
+        )
 
     def _readied(self, seat: _Seat) -> None:
         try:
             seat.place = Place(*self.ray.get(seat.starting))
         except self.ray.exceptions.RayTaskError as error:
-            self._refused(seat, str(error.cause))
+            self._refused(seat, error.cause)
         except self.ray.exceptions.RayError as error:
             self.failed_starts += 1
-            if self.failed_starts < _STARTS:
+            if module := missing_module(error):
+                self._refused(seat, ModuleNotFoundError(module))
+            elif self.failed_starts < _STARTS:
                 self._dismiss(seat)
             else:
-                self._refused(seat, f"workers die as they start: {first_line(error)}")
+                self._refused(seat, RuntimeError(f"workers die as they start: {first_line(error)}"))
         else:
             seat.starting = None
             self.failed_starts = 0
             self.caller.on_event("worker started", **seat.place._asdict())
             for refusal in self.refusals:
-                self._tell_refusal(refusal)
+                self.caller.on_note(refusal)
             self.refusals = []
 
-    def _refused(self, seat: _Seat, reason: str) -> None:
-        """A worker cannot work. The run goes on as long as there is another one."""
+    def _refused(self, seat: _Seat, error: BaseException) -> None:
+        """A worker cannot work. The run goes on as long as there is another one.
+
+        Where the reason holds for its whole node, no other worker is tried there.
+        """
+        node, name = home_of(self.ray, seat.actor)
         self._dismiss(seat)
+        if isinstance(error, ModuleNotFoundError) and "pipeline" in str(error):
+            error = NotReadyError(
+                f"{name}: stylize-batch is not installed there ({error}); install the same version "
+                "in the Python that Ray runs with"
+            )
+        elif isinstance(error, ImportError):
+            error = NotReadyError(f"{name}: {error}")
+        if self.on_cluster and node and isinstance(error, NotReadyError):
+            self._leave_out(node, str(error))
+            return
         self.headcount.refused += 1
-        if any(other.starting is None for other in self.seats):
-            self._tell_refusal(reason)
-        elif self.seats:
-            self.refusals.append(reason)
+        self._tell_refusal(f"one worker fewer: {error}", str(error), self.seats)
+
+    def _leave_out(self, node: str, reason: str) -> None:
+        """Give a node no more work. Its workers end with what they have in hand."""
+        if node in self.left_out:
+            return
+        self.left_out.add(node)
+        nodes = self._nodes()
+        self.headcount.leave_out(nodes)
+        able = self.fleet.room(list(nodes.values()))
+        self._tell_refusal(f"one node fewer: {reason}", reason, able or self._busy())
+
+    def _tell_refusal(self, line: str, reason: str, others: object) -> None:
+        """Tell why there is less to work with, once something works. Raises `ClusterError` if
+        there is nothing else."""
+        if any(
+            seat.starting is None and seat.place.node not in self.left_out for seat in self.seats
+        ):
+            self.caller.on_note(line)
+        elif others:
+            self.refusals.append(line)
         else:
             raise ClusterError(reason)
-
-    def _tell_refusal(self, reason: str) -> None:
-        self.caller.on_note(f"one worker fewer: {reason}")
 
     def _finished(self, seat: _Seat) -> None:
         answer, tasks = seat.painting, seat.tasks
@@ -316,19 +405,58 @@ class _Driver:
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, storage.StorageError):
                 raise error.cause from None
+            if isinstance(error.cause, DeviceFullError):
+                self._let_rest(seat, tasks, str(error.cause))
+                return
             for task in tasks:  # `Worker.run` catches what a pair can do, so this is a bug
                 self._record(replace(failed_row(new_row(task), error.cause), traceback=str(error)))
         except self.ray.exceptions.RayError as error:
             self._died(seat, tasks, error)
         else:
+            seat.rests_until = 0.0
             # What was stopped stays pending.
             stopped = [task for task, row in zip(tasks, rows, strict=True) if row is None]
             self.queue.extendleft(stopped)
-            if painted := [row for row in rows if row is not None]:
+            if painted := self._readable(seat, tasks, rows):
                 self.recovery.painted({row.pair_id for row in painted})
                 if not self.stopping_since:
                     self._hire()  # before what takes the disk's time
                 self.caller.on_results(painted)
+
+    def _let_rest(self, seat: _Seat, tasks: Sequence[Task], why: str) -> None:
+        """Give a worker whose GPU is full no pairs for a while. They are no pairs' failures."""
+        self._put_first([task for task in tasks if not self._is_painted(task)])
+        if not seat.rests_until:
+            self.caller.on_note(f"{why}; it gets no pairs until there is room again")
+        seat.rests_until = time.monotonic() + _REST
+
+    def _readable(
+        self, seat: _Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
+    ) -> list[Result]:
+        """Return the rows to record. A pair whose input could not be opened on this node is kept
+        for another one, and where others can open what a node could not, that node is left out."""
+        painted = []
+        for task, row in zip(tasks, rows, strict=True):
+            if row is not None and row.unopened and self.on_cluster:
+                now, visible = time.monotonic(), self._can_open(task)
+                self.reach.could_not_open(task, row, seat.place.node, now, driver_can=visible)
+            elif row is not None:
+                painted.append(row)
+                for node, failure in self.reach.opened(row.pair_id).items():
+                    self._leave_out(
+                        node,
+                        f"{failure.host} cannot open what other nodes can ("
+                        f"{failure.error_message}); mount the inputs there too, by the same path",
+                    )
+        return painted
+
+    def _can_open(self, task: Task) -> bool:
+        """Whether this process finds the inputs of a pair."""
+        folder = self.job.folder
+        try:
+            return all(storage.exists(storage.join(folder, r.path)) for r in task.pair.inputs)
+        except OSError:
+            return False
 
     def _record(self, row: Result) -> None:
         self.caller.on_results([replace(row, finished_at=row.started_at)])
@@ -362,6 +490,8 @@ class _Driver:
         stopping = bool(self.stopping_since)
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
+        for row in self.reach.give_up(self._able(), time.monotonic()):
+            self.caller.on_results([row])
 
     def _carry_out(self, decision: Decision) -> None:
         what, death = decision.what, decision.death
@@ -430,7 +560,7 @@ class _Driver:
     def _dismiss(self, seat: _Seat) -> None:
         """End a worker, dead or alive."""
         self.seats.remove(seat)
-        said = _end_of(seat.place.stderr)
+        said = end_of(seat.place.stderr)
         self.caller.on_event("worker ended", **seat.place._asdict(), said=said)
         with contextlib.suppress(Exception):
             self.ray.kill(seat.actor)
@@ -438,10 +568,11 @@ class _Driver:
     # --- looking ---
 
     def _look(self) -> None:
-        """Ask what the workers are doing, without waiting for the answers."""
-        if time.monotonic() - self.polled < _POLL:
+        """Ask what some workers are doing, without waiting for the answers."""
+        busy = self._busy()
+        turn = self.polls.turn(time.monotonic(), len(busy))
+        if turn is None:
             return
-        self.polled = time.monotonic()
         asked = {seat.asked: seat for seat in self.seats if seat.asked is not None}
         answers = list(asked)
         if answers:
@@ -453,63 +584,7 @@ class _Driver:
                 status: Status = self.ray.get(answer)
                 if status.pair_id in {task.pair.pair_id for task in seat.tasks}:
                     seat.status = status
-        for seat in self._busy():
-            if seat.asked is None:
-                seat.asked = seat.actor.status.remote()
+        for at in turn:
+            if busy[at].asked is None:
+                busy[at].asked = busy[at].actor.status.remote()
         self.caller.on_status([seat.status for seat in self.seats])
-
-
-def _actor_options(fleet: Fleet) -> Mapping[str, Any]:
-    """Return what Ray grants each actor. It never restarts one by itself."""
-    gpus = {"num_gpus": fleet.gpus} if fleet.gpus else {}
-    return {
-        "num_cpus": fleet.cpus,
-        "max_restarts": 0,
-        "max_task_retries": 0,
-        "concurrency_groups": {"control": 1},
-        **gpus,
-    }
-
-
-def _actor_type(ray: Any) -> type:
-    """Return `Worker` as an actor. Questions have a thread of their own, beside the tasks."""
-
-    class StyleWorker(Worker):
-        def ready(self) -> Any:
-            device = super().ready()
-            return ray.get_runtime_context().get_node_id(), device, _path_of(2)
-
-        def run(self, tasks: Sequence[Task]) -> list[Result | None]:
-            try:
-                return super().run(tasks)
-            except DeviceLostError as error:  # this process is of no use any more
-                print(f"worker ends: {error}", file=sys.stderr, flush=True)
-                os._exit(70)
-
-        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-        def status(self) -> Status:
-            return super().status()
-
-        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-        def stop(self) -> None:
-            super().stop()
-
-    return StyleWorker
-
-
-def _path_of(descriptor: int) -> str:
-    """Return the path of an open file, "" where the system does not tell."""
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:
-        return ""
-
-
-def _end_of(path: str) -> str:
-    """Return the last lines of a text file; "" where it is not on this machine."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(-min(_STDERR_BYTES, os.path.getsize(path)), os.SEEK_END)
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

@@ -12,6 +12,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -26,7 +27,17 @@ from pipeline.paint.fleet import Nodes, Wanted
 from pipeline.paint.ray_folder import ray_folder
 from pipeline.paint.resources import cores
 
-__all__ = ["Actor", "Ray", "Reference", "alive_nodes", "first_line", "logical_gpus", "session"]
+__all__ = [
+    "Actor",
+    "Ray",
+    "Reference",
+    "alive_nodes",
+    "first_line",
+    "home_of",
+    "logical_gpus",
+    "missing_module",
+    "session",
+]
 
 UNUSED_STARTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 """The methods of Ray's `Node` that start processes of no use on one machine: for its autoscaler,
@@ -70,6 +81,9 @@ class ActorClass(Protocol):
     def remote(self, *arguments: object) -> Actor:
         """Ask for a new process with an instance of the class."""
 
+    def options(self, **options: object) -> ActorClass:
+        """Return the class with other options."""
+
 
 class Ray(Protocol):
     """The part of the module `ray` that is used."""
@@ -97,6 +111,25 @@ class Ray(Protocol):
 def alive_nodes(ray: Ray) -> Nodes:
     """Return the resources of each node that is alive, by its id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def home_of(ray: Ray, actor: Actor) -> tuple[str, str]:
+    """Return the id and the host name of the node where an actor is or was, "" if unknown.
+
+    An actor that could not even be made cannot be asked, so the cluster is.
+    """
+    with contextlib.suppress(Exception):
+        state = importlib.import_module("ray._private.state")
+        node = state.actors(actor._actor_id.hex())["Address"]["NodeID"]  # type: ignore[attr-defined]
+        names = {known["NodeID"]: known["NodeManagerHostname"] for known in ray.nodes()}
+        return node, names[node]
+    return "", "a node"
+
+
+def missing_module(error: BaseException) -> str:
+    """Return the words about a module that an actor's class needed and did not find, or ""."""
+    found = re.search(r"No module named '[^']+'", str(error))
+    return found[0] if found else ""
 
 
 def logical_gpus() -> int:

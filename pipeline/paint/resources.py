@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cores", "kernel_kills", "memory_limit", "peak_memory"]
+__all__ = ["cores", "crowded", "kernel_kills", "memory_limit", "peak_memory"]
 
 
 def peak_memory(device: torch.device) -> int:
@@ -26,6 +26,20 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def crowded(device: torch.device) -> str:
+    """Return in words how much of a GPU other processes hold, "" if it is less than half."""
+    if device.type != "cuda":
+        return ""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    if others < total / 2:
+        return ""
+    name = torch.cuda.get_device_name(device)
+    return f"other programs hold {others / 1e9:.1f} of the {total / 1e9:.1f} GB of {name}"
 
 
 def kernel_kills(root: str = "/") -> int:

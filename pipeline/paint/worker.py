@@ -21,7 +21,7 @@ from pipeline.options import PaintOptions
 from pipeline.paint.attempts import failed_row, is_short_of_memory, new_row
 from pipeline.paint.backbones import local_weights
 from pipeline.paint.inputs import InputReader
-from pipeline.paint.resources import peak_memory
+from pipeline.paint.resources import crowded, peak_memory
 from pipeline.records import (
     Input,
     Pair,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from stylize.request import OnStep, Request, Step, StyleResult
     from stylize.transfer import Stylizer
 
-__all__ = ["DeviceLostError", "Job", "NotReadyError", "Worker"]
+__all__ = ["DeviceFullError", "DeviceLostError", "Job", "NotReadyError", "Worker"]
 
 _THREADS = 8
 """How many pictures are decoded at once: each may have hundreds of megabytes."""
@@ -80,6 +80,31 @@ class NotReadyError(Exception):
 
 class DeviceLostError(Exception):
     """The GPU failed in a way that this process cannot recover from. No pair's fault."""
+
+
+class DeviceFullError(Exception):
+    """Other programs hold the GPU's memory. It may have room again later. No pair's fault."""
+
+
+@dataclass
+class _Room:
+    """How much may be painted at once, by what did not fit and what did since then."""
+
+    pixels: float = math.inf
+    _painted: int = 0  # groups, since it last changed
+    _patience: int = 4  # groups, before more is tried again
+    _grown: bool = False  # more was tried again
+
+    def short(self, pixels: int) -> None:
+        """So much did not fit. If it was more than before, it was tried too soon."""
+        self._patience = min(64, 2 * self._patience) if self._grown else self._patience
+        self.pixels, self._painted, self._grown = pixels // 2, 0, False
+
+    def painted(self) -> None:
+        """What was tried did fit. A want of memory may have passed."""
+        self._painted += 1
+        if self._painted >= self._patience and self.pixels < math.inf:
+            self.pixels, self._painted, self._grown = 2 * self.pixels, 0, True
 
 
 @dataclass(frozen=True)
@@ -111,7 +136,7 @@ class Worker:
         self.on_status = on_status
         self._reader = InputReader(job.folder, job.limits)
         self._stylizers: dict[str, Stylizer] = {}
-        self._fits = math.inf  # pixels of pictures that are painted together
+        self._room = _Room()
         self._stopping = threading.Event()
         self._status = Status()
 
@@ -157,7 +182,7 @@ class Worker:
         """Make each attempt and return its row; None for one that was stopped and stays pending.
 
         Pairs of one size and objective are painted together. Raises `storage.StorageError` where a
-        picture cannot be written, and `DeviceLostError`: neither is a pair's fault.
+        picture cannot be written, `DeviceLostError` and `DeviceFullError`: none is a pair's fault.
         """
         self._set_threads()
         rows: dict[str, Result | None] = {}
@@ -205,7 +230,7 @@ class Worker:
 
         try:
             return work()
-        except storage.StorageError:
+        except (storage.StorageError, DeviceFullError):
             raise
         except TimeLimitError as error:
             return failed(error, status="timeout")
@@ -301,22 +326,31 @@ class Worker:
             self._request(opened, together, opened is group[0], started) for opened in group
         ]
         pixels = len(group) * math.prod(group[0].size)
-        if pixels <= self._fits or len(group) == 1:
+        if pixels <= self._room.pixels or len(group) == 1:
             try:
-                return list(stylizer.transfer_batch(requests))
+                done = list(stylizer.transfer_batch(requests))
             except Exception as error:
                 if not is_short_of_memory(error):
                     raise
-                self._fits = pixels // 2
+                self._room.short(pixels)
+            else:
+                self._room.painted()
+                return done
             _free_memory(stylizer)
         if len(group) > 1:
             half = len(group) // 2
             return [
-                done
+                result
                 for part in (group[:half], group[half:])
-                for done in self._transfer(stylizer, part, started, together)
+                for result in self._transfer(stylizer, part, started, together)
             ]
-        return [_with_less_memory(stylizer, requests[0])]
+        try:
+            return [_with_less_memory(stylizer, requests[0])]
+        except Exception as error:
+            _free_memory(stylizer)
+            if is_short_of_memory(error) and (why := crowded(stylizer.device)):
+                raise DeviceFullError(f"{socket.gethostname()}: {why}") from error
+            raise
 
     def _request(self, opened: _Opened, together: int, first: bool, started: float) -> Request:
         from stylize.request import Request

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import BinaryIO
 
 from pipeline import objects, storage
 from pipeline.crash import crash_point
@@ -81,7 +82,9 @@ class Bucket:
     def is_as_recorded(self, look: Look, result: Result) -> bool:
         return bool(look.etag) and look.etag == result.output_etag
 
-    def found(self, output: str, pair: Pair | None) -> Found:
+    def found(
+        self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True
+    ) -> Found:
         try:
             head = objects.head(self.path(output))
             row = from_attributes(head.attributes, pair)
@@ -94,7 +97,8 @@ class Bucket:
         row = carried(data, pair)
         if row is None:
             return Found(None, False)
-        return Found(replace(row, output_etag=head.etag), is_whole(data))
+        row = replace(row, output_etag=head.etag)
+        return Found(row, wanted(row) and is_whole(data))
 
     def free_bytes(self) -> float:
         return float("inf")
@@ -108,7 +112,8 @@ class Bucket:
             self._parts[version] = data
         return self._parts[version]
 
-    def put_part(self, name: str, data: bytes) -> None:
+    def put_part(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
+        data = storage.as_bytes(data)
         crash_point("part-temp-written")
         uri = self.path("index", name)
         try:
@@ -138,11 +143,13 @@ class Bucket:
             storage.put(self.path("_state", "damaged", target), storage.read_bytes(source))
         storage.remove(source)
 
-    def remove_leftovers(self) -> None:
+    def remove_leftovers(self, *, probes: bool) -> None:
+        if not probes:
+            return
         names = [name for name in self.names(self.path("_state")) if name.startswith("probe-")]
         objects.delete([self.path("_state", name) for name in names])
 
-    def hold(self, holder: Mapping[str, object], say: Callable[[str], None]) -> Lease:
+    def lease(self, holder: Mapping[str, object], say: Callable[[str], None]) -> Lease:
         return Lease(self._written, self.path("_state", "lock"), holder, say)
 
     def journal(self) -> _Nothing:

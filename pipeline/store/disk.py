@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.records import Pair, Result
-from pipeline.store.medium import OWN, Found, Look, refusal
+from pipeline.store.medium import OWN, Found, Look
 from pipeline.store.metadata import carried
 from stylize.files import sync_folder
 from stylize.image import is_whole
@@ -76,13 +76,15 @@ class Disk:
         finished = datetime.fromisoformat(result.finished_at).timestamp()
         return look.modified <= finished + 1
 
-    def found(self, output: str, pair: Pair | None) -> Found:
+    def found(
+        self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True
+    ) -> Found:
         try:
             data = storage.read_bytes(self.path(*output.split("/")))
         except OSError:
             data = b""
         row = carried(data, pair)
-        return Found(row, row is not None and is_whole(data))
+        return Found(row, row is not None and wanted(row) and is_whole(data))
 
     def free_bytes(self) -> float:
         return shutil.disk_usage(self._root).free
@@ -90,7 +92,7 @@ class Disk:
     def read_part(self, name: str) -> bytes | str:
         return self.path("index", name)
 
-    def put_part(self, name: str, data: bytes) -> None:
+    def put_part(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
         # The temporary file is not in index/, because readers take every file there for a part.
         storage.put(self.path("index", name), data, point="part", temp_folder=self.path("_state"))
 
@@ -119,57 +121,22 @@ class Disk:
         except OSError as error:
             raise storage.storage_error(error, target) from error
 
-    def remove_leftovers(self) -> None:
+    def remove_leftovers(self, *, probes: bool) -> None:
         storage.sweep_temporaries(self._root)
+        if not probes:
+            return
         for name in os.listdir(self.path("_state")):
             if name.startswith("probe-"):
                 storage.remove(self.path("_state", name))
 
-    def hold(self, holder: Mapping[str, object], say: Callable[[str], None]) -> _Flock:
-        storage.make_folder(self.path("_state"))
-        return _Flock(self._written, self.path("_state", "lock"), holder)
+    def lease(self, holder: Mapping[str, object], say: Callable[[str], None]) -> None:
+        return None
 
     def journal(self) -> _Journal:
         return _Journal(self.path("_state", "journal"))
 
     def log_file(self, path: str) -> _LogFile:
         return _LogFile(path)
-
-
-class _Flock:
-    """A lock of the system, which frees it when its holder dies. The file may stay."""
-
-    def __init__(self, out: str, path: str, holder: Mapping[str, object]) -> None:
-        import fcntl
-
-        try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = os.pread(self._handle, 10_000, 0)
-                os.close(self._handle)
-                raise refusal(out, _holder(text)) from None
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, json.dumps(holder).encode(), 0)
-        except OSError as error:
-            raise storage.storage_error(error, path) from error
-
-    def check(self) -> None:
-        pass  # the system does not take it away
-
-    def release(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-
-def _holder(text: bytes) -> Mapping[str, object]:
-    with contextlib.suppress(ValueError):
-        holder = json.loads(text)
-        if isinstance(holder, dict):
-            return holder
-    return {}
 
 
 class _Journal:

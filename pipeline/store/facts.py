@@ -6,11 +6,12 @@ Only reads. Never imports torch or ray.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline import storage
-from pipeline.plan import Picture
+from pipeline.plan import Picture, settings_changed
 from pipeline.records import Input, InputRef, Pair, Result, pair_key, settings_digest
 from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
@@ -112,7 +113,10 @@ class FileFacts:
         return "changed" if carried_row is None or carried_row.key == result.key else "rowless"
 
     def adoptable(self, pair: Pair) -> Result | None:
-        """Return the row that the pair's picture carries, if its key is today's, else None."""
+        """Return the row that the pair's picture carries, if its key is today's, else None.
+
+        Inputs are hashed only if the picture has today's settings.
+        """
         found = self._found_at(pair)
         row = found.row
         if row is None or not found.is_whole:
@@ -132,6 +136,8 @@ class FileFacts:
         have changed, or its inputs may have been copied.
         """
         recorded = {source.role: source for source in result.inputs}
+        if self._is_stated(pair, result, recorded):
+            return result
         inputs = []
         for ref in pair.inputs:
             source = recorded[ref.role]
@@ -153,6 +159,16 @@ class FileFacts:
         )
         return clean(today)
 
+    def _is_stated(self, pair: Pair, result: Result, recorded: Mapping[str, Input]) -> bool:
+        """Return whether a finished pair's row is up to date, as nearly all are."""
+        today = (pair.row, pair.content, pair.style, pair.generated_id, pair.meta)
+        row = (result.row, result.content, result.style, result.generated_id, result.meta)
+        return today == row and all(
+            (recorded[ref.role].path, recorded[ref.role].stat)
+            == (ref.written, self._stats.get(ref.path))
+            for ref in pair.inputs
+        )
+
     def _today(self, ref: InputRef, row: Result) -> Input:
         """Return an input as it is today. It is hashed unless the row tells that of this stat."""
         stat = self._stat(ref.path)
@@ -164,8 +180,16 @@ class FileFacts:
     def _found_at(self, pair: Pair) -> Found:
         """Return what the picture at the pair's output carries. Each file is read once."""
         if pair.output not in self._found:
-            self._found[pair.output] = self.out.medium.found(pair.output, pair)
+            self._found[pair.output] = self.out.medium.found(
+                pair.output, pair, functools.partial(self._has_todays_settings, pair)
+            )
         return self._found[pair.output]
+
+    def _has_todays_settings(self, pair: Pair, row: Result) -> bool:
+        """Return False if what a picture carries shows that it is not today's."""
+        # It carries no folders, so a path may differ and still be the same file.
+        changes = settings_changed(pair, row).keys() - {"init", "mask"}
+        return not changes and row.weights_sha256 == self._weights_sha256(pair.config.backbone)
 
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:
         weights = self._weights_sha256(pair.config.backbone)

@@ -8,7 +8,7 @@ OUT/
   report.html  report/       what `stylize-batch report` wrote
   _state/
     run.json                 values that the first run fixed: see `Fixed`
-    lock                     held by the process that writes to OUT
+    lock                     held by the process that writes to OUT; lock-1-of-3 by that shard
     journal/                 rows that are in no part yet (on a disk)
     log/                     one file for each run: see `store.log`
     damaged/                 damaged files that were moved out of the way
@@ -101,6 +101,10 @@ class OutFolder:
     def lock(self) -> str:
         return self._below("_state", "lock")
 
+    def shard_lock(self, name: str) -> str:
+        """Return the path of the lock of one shard, or of another part of the state."""
+        return self._below("_state", f"lock-{name}")
+
     @property
     def log(self) -> str:
         return self._below("_state", "log")
@@ -161,9 +165,9 @@ class OutFolder:
 
     # --- tidying, under the lock ---
 
-    def remove_leftovers(self) -> None:
+    def remove_leftovers(self, *, probes: bool = True) -> None:
         """Remove the temporary files and probes of runs that were killed."""
-        self.medium.remove_leftovers()
+        self.medium.remove_leftovers(probes=probes)
 
     # --- values that the first run fixes ---
 

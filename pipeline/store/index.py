@@ -1,21 +1,23 @@
 """The Parquet index of OUT: its journal, parts, compaction, recovery and reading.
 
-Besides the reader of Parquet manifests, only this module reads or writes Parquet files. rows.py
-defines what a row is and which row of a pair counts.
+Besides pieces.py and the reader of Parquet manifests, only this module reads or writes Parquet
+files. rows.py defines what a row is and which row of a pair counts.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import os
 import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 
 import pyarrow as pa
@@ -25,14 +27,20 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.records import Result
+from pipeline.shard import Shard
 from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
+from pipeline.store.lock import changing
+from pipeline.store.pieces import GROUP, read_pieces, with_pictures, write_pieces
 from pipeline.store.rows import (
     EMPTY,
+    PICTURE,
     SCHEMA,
+    Stamp,
     clean,
     conform,
     from_line,
+    newest_positions,
     only_newest,
     to_line,
     to_results,
@@ -40,13 +48,25 @@ from pipeline.store.rows import (
 )
 from pipeline.text import count
 
-__all__ = ["Index", "read_curves", "read_index", "read_results"]
+__all__ = [
+    "Index",
+    "read_columns",
+    "read_curves",
+    "read_failures",
+    "read_index",
+    "read_results",
+    "read_statuses",
+]
 
 _PART = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
 _SEGMENT = re.compile(r".+-\d+\.jsonl")
 _UNREADABLE = (pa.ArrowException, OSError, ValueError)
 _MOST_PARTS = 16  # then they are merged; not at once, since a reader may just have listed them
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
+
+
+class _DamagedError(Exception):
+    """A part turned out to be damaged after a part of it was used."""
 
 
 # --- reading OUT, safe while a run writes ---
@@ -71,6 +91,26 @@ def read_results(out: OutFolder) -> dict[str, Result]:
     Loss curves are not read: they are (). Raises `StorageError` if OUT cannot be read.
     """
     return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
+
+
+def read_columns(out: OutFolder, columns: Sequence[str]) -> pa.Table:
+    """Return the newest row of each pair with some columns, beside those that say which it is.
+
+    Raises `StorageError` if OUT cannot be read.
+    """
+    return _load(out, [*dict.fromkeys((*Stamp._fields, *PICTURE, "row", *columns))])
+
+
+def read_statuses(out: OutFolder) -> dict[str, str]:
+    """Return the status of each pair by pair id: much less than its row. Raises `StorageError`."""
+    table = read_columns(out, ["status"])
+    return dict(zip(table["pair_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def read_failures(out: OutFolder) -> list[Result]:
+    """Return the newest results of the pairs that failed. Raises `StorageError`."""
+    table = _load(out, _LIGHT)
+    return list(to_results(table.filter(pc.not_equal(table["status"], "ok"))))
 
 
 def read_curves(
@@ -178,7 +218,7 @@ def _column_names(out: OutFolder, name: str) -> tuple[str, ...]:
 
 def _encode(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=4096, write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
     return bytes(sink.getvalue())
 
 
@@ -210,10 +250,12 @@ def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
 class Index:
     """The only writer of OUT's index, made under a `Lock`.
 
-    Creating it recovers what earlier runs left and begins a new epoch. A result is safe once
-    `append` or `extend` returns: its line of the journal is on the disk. On object storage it is
-    safe because its picture carries its row; a failure is safe after `seal`. `problems` says in
-    words which files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
+    Creating it recovers what earlier runs left and begins a new epoch. With `shard`, other shards
+    write beside it: it leaves their journals alone, and merges parts only if `alone` says that it
+    is the last. `run_id` then ends with the shard's name. A result is safe once `append` or
+    `extend` returns: its line of the journal is on the disk. On object storage it is safe because
+    its picture carries its row; a failure is safe after `seal`. `problems` says in words which
+    files were damaged and moved to ``_state/damaged``. Raises `StorageError`.
     """
 
     def __init__(
@@ -221,6 +263,8 @@ class Index:
         out: OutFolder,
         run_id: str,
         *,
+        shard: Shard | None = None,
+        alone: Callable[[], bool] = lambda: True,
         rows_per_part: int = 256,
         seconds_per_part: float = 30.0,
     ) -> None:
@@ -231,6 +275,8 @@ class Index:
         self.seq = 0
         self.problems: list[str] = []
         self._out = out
+        self._shard = shard
+        self._alone = alone
         self._rows_per_part = rows_per_part
         self._seconds_per_part = seconds_per_part
         self._segment = 0  # number of the newest segment or part of this run
@@ -284,14 +330,24 @@ class Index:
         """
         self.seal()
         results = self._stamped(results)
-        curves = _load(self._out, SCHEMA.names).select(["pair_id", "loss_curve"]).combine_chunks()
-        table = to_table(results)
-        sources = pc.index_in(table["pair_id"], value_set=curves["pair_id"])
-        column = SCHEMA.get_field_index("loss_curve")
-        field = SCHEMA.field(column)
-        table = table.set_column(column, field, curves["loss_curve"].take(sources))
-        self._put_next_part(table)
+        self._put_pieces(SCHEMA, lambda: self._with_curves(results))
         self.seq += len(results)
+
+    def _with_curves(self, results: Sequence[Result]) -> Iterator[pa.Table]:
+        """Yield results as tables, with the loss curves that the index has of their pairs."""
+        left = {result.pair_id: result for result in results}
+        at = SCHEMA.get_field_index("loss_curve")
+        columns = ["pair_id", "loss_curve"]
+        for piece in self._kept(self._parts(), lambda pair_id: pair_id in left, columns):
+            table = to_table([left.pop(pair_id) for pair_id in piece["pair_id"].to_pylist()])
+            yield table.set_column(at, SCHEMA.field(at), piece["loss_curve"])
+        if left:
+            yield to_table(list(left.values()))
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows of another index as they are, as a part. Raises `StorageError`."""
+        self.seal()
+        self._put_next_part(conform(table, SCHEMA.names))
 
     def seal(self) -> None:
         """Turn the open segment into a part. Raises `StorageError`; the segment then stays."""
@@ -315,6 +371,10 @@ class Index:
     def close(self) -> None:
         """Seal the open segment, and merge parts where needed. Raises `StorageError`."""
         self.seal()
+        if not self._alone():
+            return
+        for name in _segments(self._out):  # of other shards, which are gone
+            self._seal_left_over(name)
         if parts := self._parts_to_merge():
             self._merge(parts)
 
@@ -388,17 +448,22 @@ class Index:
         try:
             return _read_part(self._out, name, columns)
         except _UNREADABLE as error:
-            if not _is_damage(error):
-                raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
-            source = self._out.medium.read_part(name)
-            size = len(source) if isinstance(source, bytes) else _size(source)
-            reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
-            self._out.medium.set_aside(self._out.index, name)
-            self.problems.append(
-                f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
-                "from the pictures that are whole"
-            )
+            self._put_aside(name, error)
             return None
+
+    def _put_aside(self, name: str, error: Exception) -> None:
+        """Move a damaged part to ``_state/damaged``. Raises `StorageError` for trouble of the
+        system."""
+        if not _is_damage(error):
+            raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
+        source = self._out.medium.read_part(name)
+        size = len(source) if isinstance(source, bytes) else _size(source)
+        reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
+        self._out.medium.set_aside(self._out.index, name)
+        self.problems.append(
+            f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
+            "from the pictures that are whole"
+        )
 
     # --- merging parts ---
 
@@ -433,19 +498,21 @@ class Index:
         A crash in between leaves rows twice with the same epoch and seq, and readers take either.
         """
         crash_point("compaction-begun")
-        tables = {name: table for name in parts if (table := self._try_read(name)) is not None}
-        if not tables:
+        without = set(without)
+        while names := [name for name in self._parts() if name in parts]:
+            schema = self._schema_of(names)
+            pieces = functools.partial(self._kept, names, lambda pair_id: pair_id not in without)
+            with contextlib.suppress(_DamagedError):  # it was put aside: again, without it
+                self._put_pieces(schema, pieces)
+                break
+        else:
             return
-        merged = only_newest(pa.concat_tables(tables.values(), promote_options="default"))
-        if without:
-            ids = pa.array(sorted(without), pa.string())
-            merged = merged.filter(pc.invert(pc.is_in(merged["pair_id"], ids)))
-        self._put_in_place_of(list(tables), merged)
+        self._remove_merged(names)
 
-    def _put_in_place_of(self, names: Sequence[str], merged: pa.Table) -> None:
-        self._small = [name for name in self._small if name not in names]
-        self._put_next_part(merged)
+    def _remove_merged(self, names: Collection[str]) -> None:
+        """Remove parts whose rows are in another."""
         crash_point("compaction-merged")
+        self._small = [name for name in self._small if name not in names]
         for name in names:
             storage.remove(storage.join(self._out.index, name))
             crash_point("compaction-input-deleted")
@@ -457,8 +524,57 @@ class Index:
         crash_point("compaction-begun")
         tables = {n: table for n in self._small if (table := self._try_read(n)) is not None}
         if tables:
-            merged = pa.concat_tables(tables.values(), promote_options="default")
-            self._put_in_place_of(list(tables), merged)
+            self._put_next_part(pa.concat_tables(tables.values(), promote_options="default"))
+            self._remove_merged(tables)
+
+    def _put_pieces(self, schema: pa.Schema, pieces: Callable[[], Iterator[pa.Table]]) -> None:
+        """Write a part piece by piece, since loss curves of many pairs fill the memory."""
+        self._segment = self._next_segment()
+        write = functools.partial(write_pieces, schema=schema, pieces=pieces, order=_by_row)
+        self._out.medium.put_part(f"part-{self._segment_name()}.parquet", write)
+
+    def _schema_of(self, parts: Iterable[str]) -> pa.Schema:
+        """Return `SCHEMA` with the columns that later versions added to some parts."""
+        unknown: dict[str, pa.Field] = {}
+        for name in parts:
+            with contextlib.suppress(*_UNREADABLE):
+                with _open(self._out, name) as raw:
+                    fields = {field.name: field for field in pq.read_schema(raw)}
+                unknown |= {name: f for name, f in fields.items() if name not in SCHEMA.names}
+        return pa.schema([*SCHEMA, *unknown.values()])
+
+    def _kept(
+        self,
+        parts: Sequence[str],
+        wanted: Callable[[str], bool],
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield the newest row of each pair that is wanted, each with its picture, in pieces.
+
+        Damaged parts are put aside; raises `_DamagedError` if that shows after the first piece.
+        """
+        light = [*dict.fromkeys((*Stamp._fields, *PICTURE))]
+        tables = {name: t for name in parts if (t := self._try_read(name, light)) is not None}
+        table = pa.concat_tables([EMPTY.select(light), *(t.select(light) for t in tables.values())])
+        ids = table["pair_id"].to_pylist()
+        positions = zip(*(array.to_pylist() for array in newest_positions(table)), strict=True)
+        chosen = sorted(pair for pair in positions if wanted(ids[pair[0]]))
+        rows = [row for row, _ in chosen]
+        pictures = table.select(PICTURE).take(pa.array([at for _, at in chosen], pa.int64()))
+        del table, ids, chosen
+        first = start = 0  # of the rows that are kept, and of all
+        for name in tables:
+            try:
+                with _open(self._out, name) as raw:
+                    for piece in read_pieces(raw, columns):
+                        last = bisect.bisect_left(rows, start + len(piece), first)
+                        if last > first:
+                            kept = piece.take(pa.array([row - start for row in rows[first:last]]))
+                            yield with_pictures(kept, pictures.slice(first, last - first))
+                        first, start = last, start + len(piece)
+            except _UNREADABLE as error:
+                self._put_aside(name, error)
+                raise _DamagedError from error
 
     # --- recovery ---
 
@@ -466,16 +582,20 @@ class Index:
         """Bring the files that earlier runs left into order, and find this run's epoch."""
         storage.make_folder(self._out.journal)
         empty = f"part-{self.run_id}-000000.parquet"
-        self._out.medium.begin_index(empty, _encode(EMPTY))
+        with changing(self._out):
+            self._out.medium.begin_index(empty, _encode(EMPTY))
+        latest, whole = 0, 0
         for name in _segments(self._out):
-            self._seal_left_over(name)
+            if self._is_own(name):
+                self._seal_left_over(name)
+            else:
+                latest = max(latest, self._epoch_of_segment(name))
         names = self._out.medium.names(self._out.index)
         parts = [name for name in names if _PART.fullmatch(name)]
         for name in names:
             if name not in parts:
                 self.problems.append(f"index/{name!r} is not part of the index and is not read")
         _fetch(self._out, parts)
-        latest, whole = 0, 0
         for name in parts:
             table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
             if table is not None:
@@ -485,6 +605,20 @@ class Index:
         self.epoch = latest + 1
         if not whole:  # all were damaged, or somebody removed them
             self._put_part(f"{self.run_id}-000000", EMPTY)
+
+    def _is_own(self, segment: str) -> bool:
+        """Return whether a segment is this shard's, or any at all where there are no shards."""
+        run = segment.removesuffix(".jsonl").rpartition("-")[0]
+        return self._shard is None or run.endswith(f".{self._shard.name}")
+
+    def _epoch_of_segment(self, name: str) -> int:
+        """Return the highest epoch of another shard's segment, which may become a part meanwhile:
+        the parts are looked at later."""
+        try:
+            results, *_ = _read_segment(os.path.join(self._out.journal, name))
+        except FileNotFoundError:
+            return 0
+        return max((result.epoch for result in results), default=0)
 
     def _seal_left_over(self, name: str) -> None:
         """Turn a segment that an earlier run left into a part."""

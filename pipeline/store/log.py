@@ -16,7 +16,7 @@ from pipeline.store.metadata import utc_now
 
 __all__ = ["MOST_BYTES", "RunLog", "latest_log"]
 
-_MOST_LOGS = 20  # of the newest runs; older ones are removed
+_MOST_LOGS = 20  # of the newest runs of each driver; older ones are removed
 MOST_BYTES = 10_000_000  # of one log
 
 
@@ -27,9 +27,9 @@ class RunLog:
     refuse the next picture or row, and that ends it.
     """
 
-    def __init__(self, out: OutFolder, run_id: str) -> None:
+    def __init__(self, out: OutFolder, run_id: str, drivers: int = 1) -> None:
         storage.make_folder(out.log)
-        for name in _logs(out)[: -_MOST_LOGS + 1]:
+        for name in _logs(out)[: -_MOST_LOGS * drivers + 1]:
             with contextlib.suppress(storage.StorageError):
                 storage.remove(storage.join(out.log, name))
         self.path = storage.join(out.log, f"{run_id}.jsonl")

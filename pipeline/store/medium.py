@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from pipeline.records import Pair, Result
 
@@ -20,6 +20,7 @@ __all__ = [
     "LogFile",
     "Look",
     "Medium",
+    "in_words",
     "refusal",
 ]
 
@@ -29,7 +30,12 @@ OWN = ("index", "_state")
 
 
 class LockedError(Exception):
-    """Another process is writing to this OUT. The message names it and says what to do."""
+    """Another process is writing to this OUT. The message names it and says what to do.
+
+    It is `passing` where a shard only tidies up after all others.
+    """
+
+    passing = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class Found:
     """What a picture carries."""
 
     row: Result | None  # None: the file is not ours, or is gone
-    is_whole: bool  # whether it can be decoded
+    is_whole: bool  # whether it has a row that is wanted, and can be decoded
 
 
 class Hold(Protocol):
@@ -120,8 +126,10 @@ class Medium(Protocol):
     def is_as_recorded(self, look: Look, result: Result) -> bool:
         """Return whether the file is surely the one that a row describes, size apart."""
 
-    def found(self, output: str, pair: Pair | None) -> Found:
-        """Return what the picture at an output carries now."""
+    def found(
+        self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True
+    ) -> Found:
+        """Return what the picture at an output carries now. Decoded is only what is wanted."""
 
     def free_bytes(self) -> float:
         """Return the free space in bytes."""
@@ -129,8 +137,11 @@ class Medium(Protocol):
     def read_part(self, name: str) -> bytes | str:
         """Return a part's bytes, or the local path that opens it. Raises `OSError`."""
 
-    def put_part(self, name: str, data: bytes) -> None:
-        """Write a part of the index. Raises `StorageError`."""
+    def put_part(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
+        """Write a part of the index; `data` may be a function that writes to a file.
+
+        Raises `StorageError`.
+        """
 
     def begin_index(self, name: str, data: bytes) -> None:
         """Make the index with its first part, unless there is one. Raises `StorageError`."""
@@ -138,11 +149,11 @@ class Medium(Protocol):
     def set_aside(self, folder: str, name: str) -> None:
         """Move a damaged file of a folder to ``_state/damaged``. Raises `StorageError`."""
 
-    def remove_leftovers(self) -> None:
-        """Remove what killed runs left half-written, and their probes."""
+    def remove_leftovers(self, *, probes: bool) -> None:
+        """Remove what killed runs left half-written, and if wanted their probes."""
 
-    def hold(self, holder: Mapping[str, object], say: Callable[[str], None]) -> Hold:
-        """Take the right to write to OUT for this process.
+    def lease(self, holder: Mapping[str, object], say: Callable[[str], None]) -> Hold | None:
+        """Take the right to write to OUT for this process, or return None: a disk has `flock`.
 
         Raises `LockedError`, and `StorageError` if OUT cannot be written.
         """
@@ -154,12 +165,17 @@ class Medium(Protocol):
         """Return a log to which lines are added."""
 
 
+def in_words(holder: Mapping[str, object]) -> str:
+    """Return in words which process holds a lock."""
+    try:
+        return "process {pid} on {host} (run {run_id}, since {started})".format(**holder)
+    except KeyError:
+        return "another process, which has just started"
+
+
 def refusal(out: str, holder: Mapping[str, object]) -> LockedError:
     """Return what is said where another process holds OUT."""
-    try:
-        who = "process {pid} on {host} (run {run_id}, since {started})".format(**holder)
-    except KeyError:
-        who = "another process, which has just started"
     return LockedError(
-        f"{out!r} is in use by {who}; wait until it is done, stop it, or choose another --out"
+        f"{out!r} is in use by {in_words(holder)}; wait until it is done, stop it, or choose "
+        "another --out"
     )

@@ -20,13 +20,16 @@ from pipeline.records import Input, Result
 
 __all__ = [
     "EMPTY",
+    "PICTURE",
     "SCHEMA",
     "Stamp",
     "clean",
     "conform",
     "from_line",
     "newest",
+    "newest_positions",
     "only_newest",
+    "stamps",
     "to_line",
     "to_results",
     "to_table",
@@ -109,7 +112,7 @@ The units are in the metadata of the fields.
 EMPTY: pa.Table = pa.Table.from_batches([], SCHEMA)
 """A table without rows. `SCHEMA.empty_table()` would import pandas if it is installed: 0.4 s."""
 
-_PICTURE = ("key", "output_sha256", "output_bytes", "output_etag")
+PICTURE = ("key", "output_sha256", "output_bytes", "output_etag")
 """The columns that describe the picture."""
 
 
@@ -128,7 +131,7 @@ def newest(rows: Iterable[Stamp]) -> list[tuple[int, int]]:
 
     The newest row has the highest epoch and seq; clocks do not count. Both positions are usually
     the same. They differ after a failed attempt, which leaves the picture of an earlier row in
-    place: the failed row then gets the columns `_PICTURE` of that picture, so that dropping the
+    place: the failed row then gets the columns `PICTURE` of that picture, so that dropping the
     earlier row loses nothing.
 
     A pair whose picture another pair has painted over is left out. This happens when the settings
@@ -158,20 +161,48 @@ def _age(row: Stamp) -> tuple[int, int, bool]:
     return row.epoch or 0, row.seq or 0, bool(row.output_sha256)
 
 
+def stamps(table: pa.Table) -> Iterator[Stamp]:
+    """Yield the stamp of each row of a table."""
+    columns = [table[name].to_pylist() for name in Stamp._fields]
+    return (Stamp(*values) for values in zip(*columns, strict=True))
+
+
+def newest_positions(table: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Return what `newest` returns for the rows of a table, as two arrays.
+
+    Most pairs have one row, and an output of their own. Only the others are looked at one by one.
+    """
+    care = pc.or_(
+        pc.is_in(table["pair_id"], value_set=_repeated(table["pair_id"])),
+        pc.is_in(table["output"], value_set=_repeated(table["output"])),
+    )
+    plain = pc.indices_nonzero(pc.invert(care))
+    at = pc.indices_nonzero(care).to_pylist()
+    picked = newest(stamps(table.select(Stamp._fields).take(pa.array(at, pa.uint64()))))
+    rows, pictures = (
+        pa.array([at[position[column]] for position in picked], pa.uint64()) for column in (0, 1)
+    )
+    return pa.concat_arrays([plain, rows]), pa.concat_arrays([plain, pictures])
+
+
+def _repeated(column: pa.ChunkedArray) -> pa.Array:
+    counts = pc.value_counts(column)
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
 def only_newest(table: pa.Table) -> pa.Table:
     """Return the rows that `newest` picks, each with the columns of the picture that is there."""
-    columns = [table[name].to_pylist() for name in Stamp._fields]
-    positions = newest(Stamp(*values) for values in zip(*columns, strict=True))
-    if len(positions) == len(table) and all(row == picture for row, picture in positions):
+    rows, pictures = newest_positions(table)
+    if len(rows) == len(table) and rows.equals(pictures):
         return table
-    result = table.take([row for row, _ in positions])
-    pictures = [picture for _, picture in positions]
-    for name in _PICTURE:
+    result = table.take(rows)
+    for name in PICTURE:
         column = result.schema.get_field_index(name)
         result = result.set_column(column, table.field(name), table[name].take(pictures))
     return result
 
 
+_AT_ONCE = 16_384  # rows
 _FIELDS = {f.name: f for f in dataclasses.fields(Result) if f.name in SCHEMA.names}
 
 
@@ -202,7 +233,10 @@ def to_table(results: Sequence[Result]) -> pa.Table:
 
 def _column(name: str, values: list[Any]) -> pa.Array:
     if name == "inputs":
-        values = [[dataclasses.asdict(item) for item in inputs] for inputs in values]
+        values = [
+            [{"role": i.role, "path": i.path, "stat": i.stat, "sha256": i.sha256} for i in inputs]
+            for inputs in values
+        ]
     elif name == "meta":
         values = [[(str(k), str(v)) for k, v in meta.items()] for meta in values]
     elif name in ("started_at", "finished_at"):
@@ -232,6 +266,11 @@ def _escaped(value: _Value) -> _Value | str:
 
 def to_results(table: pa.Table) -> Iterator[Result]:
     """Yield the rows of a table as results, without loss curves."""
+    for start in range(0, len(table), _AT_ONCE):  # columns as lists take more than as arrays
+        yield from _to_results(table.slice(start, _AT_ONCE))
+
+
+def _to_results(table: pa.Table) -> Iterator[Result]:
     columns = []
     for name, field in _FIELDS.items():
         if name == "loss_curve":

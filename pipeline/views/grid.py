@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.records import Result, split_styles
@@ -270,7 +270,8 @@ def _value(result: Result, name: str, option: str = "") -> object:
     settings = _settings(result.settings)
     if name in settings:
         return settings[name]
-    columns = [c for c in vars(result) if c not in ("loss_curve", "inputs", "settings", "meta")]
+    beside = ("loss_curve", "inputs", "settings", "meta")
+    columns = [f.name for f in fields(Result) if f.name not in beside]
     if name not in columns:
         known = [*settings, *columns, *(f"meta.{key}" for key in result.meta)]
         raise _unknown(name, option, known)

@@ -1,0 +1,192 @@
+"""Merging of several output folders into one. Never imports torch or ray.
+
+Nothing is written to the folders that are merged. Pictures come first and rows last, so that a
+merge that was killed is carried on by the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import storage
+from pipeline.records import Result
+from pipeline.store.folder import OutFolder
+from pipeline.store.index import Index, read_index, read_results
+from pipeline.store.lock import Lock, LockedError, at_work
+from pipeline.text import folded, quoted
+
+__all__ = ["ClashError", "Merged", "merge"]
+
+
+class ClashError(Exception):
+    """Output folders that cannot become one. `problems` says why, each in one line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass
+class Merged:
+    """The outcome of `merge`. Names are relative to an output folder."""
+
+    rows: int = 0  # in the new index
+    copied: int = 0  # pictures
+    missing: list[str] = field(default_factory=list)  # pictures that a row names and nobody has
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Owned:
+    """The row of a pair, and the folder that has it."""
+
+    out: OutFolder
+    row: Result
+
+    @property
+    def rank(self) -> tuple[bool, bool, str]:
+        """A picture counts more than a failure, and of two failures the later one."""
+        ok = self.row.status == "ok"
+        return ok, bool(self.row.output_sha256), "" if ok else self.row.finished_at
+
+
+def merge(sources: Sequence[OutFolder], new: OutFolder) -> Merged:
+    """Copy the pictures and the newest rows of output folders into `new`.
+
+    What `new` has already stays. Raises `ClashError` before anything is written if two folders have
+    different pictures of a pair, one output for different pairs, or different weights;
+    `LockedError` if a run writes to one of them; `StorageError`.
+    """
+    for out in (*sources, new):
+        if out.medium.is_remote:
+            raise storage.StorageError(
+                f"{str(out)!r} is on object storage, and merge takes folders; copy it to one first"
+            )
+    sources = [out for out in sources if not storage.same_file(out.root, new.root)]
+    for out in sources:
+        if workers := at_work(out):
+            raise LockedError(f"{str(out)!r} is in use by {workers[0]}; wait until it is done")
+    has_rows = new.has_index and bool(read_results(new))
+    folders = [*([new] if has_rows else []), *sources]
+    rows = {out.root: read_results(out) for out in folders}
+    owned = _choose(folders, rows)
+    merged = Merged(rows=len(owned), notes=_notes(folders))
+    with Lock(new, "merge"), Index(new, f"merge-{secrets.token_hex(3)}") as index:
+        new.remove_leftovers()
+        new.fix(**_fixed(folders, new))
+        for one in owned.values():
+            if one.out is not new and one.row.output_sha256:
+                _copy(one, new, merged)
+        for out in sources:
+            ids = [pair_id for pair_id, one in owned.items() if one.out is out]
+            if ids:
+                index.add(_rows_of(out, ids))
+    return merged
+
+
+def _choose(
+    folders: Sequence[OutFolder], rows: Mapping[str, Mapping[str, Result]]
+) -> dict[str, _Owned]:
+    """Return the row of each pair that counts. Raises `ClashError`."""
+    problems = _different_weights(folders)
+    owned: dict[str, _Owned] = {}
+    for out in folders:
+        for pair_id, row in rows[out.root].items():
+            one, before = _Owned(out, row), owned.get(pair_id)
+            if before is None or one.rank > before.rank:
+                owned[pair_id] = one
+            if before and before.row.status == row.status == "ok" and before.row.key != row.key:
+                problems.append(
+                    f"pair {quoted(pair_id)} has different pictures in {quoted(str(before.out))} "
+                    f"and {quoted(str(out))}; give one of them another id, or remove one with prune"
+                )
+    owners: dict[str, _Owned] = {}
+    for one in owned.values():
+        other = owners.setdefault(folded(one.row.output), one)
+        if other is not one:
+            problems.append(
+                f"{quoted(one.row.output)} is the output of {quoted(other.row.pair_id)} in "
+                f"{quoted(str(other.out))} and of {quoted(one.row.pair_id)} in "
+                f"{quoted(str(one.out))}; name another output in one of the manifests"
+            )
+    if problems:
+        raise ClashError(problems)
+    return owned
+
+
+def _different_weights(folders: Iterable[OutFolder]) -> list[str]:
+    problems = []
+    seen: dict[str, tuple[str, OutFolder]] = {}  # what is fixed -> its value, and where
+    for out in folders:
+        fixed = out.read_fixed()
+        values = {f"weights of {name}": sha256 for name, sha256 in fixed.weights.items()}
+        values |= {"backbone for auto": fixed.backbone} if fixed.backbone else {}
+        for what, value in values.items():
+            before, where = seen.setdefault(what, (value, out))
+            if before != value:
+                problems.append(
+                    f"the {what}: {before[:12]} in {quoted(str(where))}, {value[:12]} in "
+                    f"{quoted(str(out))}; pictures of one output folder have the same"
+                )
+    return problems
+
+
+def _fixed(folders: Sequence[OutFolder], new: OutFolder) -> dict[str, object]:
+    """Return what ``run.json`` of the new folder says."""
+    all_fixed = [out.read_fixed() for out in folders]
+    inputs = _folders_of_inputs(folders)
+    backbone = next((fixed.backbone for fixed in all_fixed if fixed.backbone), "")
+    weights = {name: sha for fixed in all_fixed for name, sha in fixed.weights.items()}
+    first = inputs[0] if inputs else os.pardir
+    if not storage.is_uri(first):
+        first = os.path.relpath(first, os.path.realpath(new.root))
+    return {"backbone": backbone, "weights": weights, "inputs": first}
+
+
+def _folders_of_inputs(folders: Iterable[OutFolder]) -> list[str]:
+    """Return where relative paths of inputs start, for each folder: a URI, or an absolute path."""
+    found = []
+    for out in folders:
+        inputs = out.read_fixed().inputs
+        is_uri = storage.is_uri(inputs)
+        found.append(inputs if is_uri else os.path.realpath(os.path.join(out.root, inputs)))
+    return found
+
+
+def _notes(folders: Sequence[OutFolder]) -> list[str]:
+    inputs = _folders_of_inputs(folders)
+    others = [out for out, folder in zip(folders, inputs, strict=True) if folder != inputs[0]]
+    return [
+        f"the manifest of {str(out)!r} is in another folder than that of {str(folders[0])!r}; "
+        "report and montage find no originals of its pairs"
+        for out in others
+    ]
+
+
+def _copy(one: _Owned, new: OutFolder, merged: Merged) -> None:
+    """Copy a picture with its time, by which a plan knows that nobody has edited it."""
+    source, output = one.out.path(one.row.output), one.row.output
+    target = storage.output_path(new.absolute, output)
+    try:
+        stat = storage.stat(source)
+        if os.path.exists(target) and storage.stat(target) == stat:
+            return  # by a merge that was killed
+        data = storage.read_bytes(source)
+    except OSError:
+        merged.missing.append(output)
+        return
+    storage.put(target, data)
+    time = int(stat.partition(":")[2])
+    os.utime(target, ns=(time, time))
+    merged.copied += 1
+
+
+def _rows_of(out: OutFolder, pair_ids: Sequence[str]) -> pa.Table:
+    table = read_index(out)
+    return table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
