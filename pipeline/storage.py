@@ -34,6 +34,7 @@ __all__ = [
     "OutsideError",
     "StorageError",
     "absolute",
+    "as_bytes",
     "check_writable",
     "current_folder",
     "exists",
