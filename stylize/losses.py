@@ -180,41 +180,41 @@ def content_loss(
     positions count where F is farthest from P. With a weight (B, 1, h, w) each d_k is multiplied by
     it.
     """
-    unit = None if norm == 1 else energy(target)
-    return power_mean(mean_of_powers(features, target, weight, norm, unit), norm, unit)
+    if norm == 1:
+        return _distances(features, target, weight).mean(dim=(1, 2, 3))
+    distances = _distances(features, target, weight).mean(dim=1)
+    # The greatest as the unit cancels, and keeps powers and their gradients in float32's range.
+    unit = distances.detach().amax(dim=(1, 2)).clamp(min=1e-30)
+    powers: Tensor = (distances / unit[:, None, None]) ** norm
+    return power_mean(powers.mean(dim=(1, 2)), norm, unit)
+
+
+def _distances(features: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    squared = (_at_least_float32(features) - _at_least_float32(target)).square()
+    return squared if weight is None else weight * squared
 
 
 def mean_of_powers(
-    features: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    norm: float = 1,
-    unit: Tensor | None = None,
+    features: Tensor, target: Tensor, weight: Tensor | None, norm: float, unit: Tensor
 ) -> Tensor:
     """Return the mean over positions of (d_k / unit)^norm, see `content_loss`, (B,).
 
     The means of the parts of a picture, weighted by their areas, add up to that of the whole. The
-    `unit` (B,) keeps high powers in the range of float32; None is 1.
+    parts share a unit (B,).
     """
-    squared = (_at_least_float32(features) - _at_least_float32(target)).square()
-    if weight is not None:
-        squared = weight * squared
     if norm == 1:
-        return squared.mean(dim=(1, 2, 3))
-    distance = squared.mean(dim=1)
-    if unit is not None:
-        distance = distance / unit[:, None, None]
-    power: Tensor = distance**norm
-    return power.mean(dim=(1, 2))
+        return _distances(features, target, weight).mean(dim=(1, 2, 3)) / unit
+    powers: Tensor = (
+        _distances(features, target, weight).mean(dim=1) / unit[:, None, None]
+    ) ** norm
+    return powers.mean(dim=(1, 2))
 
 
-def power_mean(mean: Tensor, norm: float, unit: Tensor | None = None) -> Tensor:
-    """Return the power mean, (B,), given `mean_of_powers`."""
-    if norm == 1:
-        return mean
+def power_mean(mean: Tensor, norm: float, unit: Tensor) -> Tensor:
+    """Return the power mean, (B,), given `mean_of_powers` and its unit."""
     least = 1e-37  # at 0 a root has no gradient
     root = torch.where(mean > least, mean.clamp(min=least) ** (1 / norm), 0)
-    return root if unit is None else unit * root
+    return unit * root
 
 
 def standing_out(target: Tensor, power: float) -> Tensor | None:
@@ -408,8 +408,7 @@ class PerceptualLoss:
             layer: standing_out(content[layer], config.focus) for layer in self.content_layers
         }
         self.content_unit = {
-            layer: None if config.content_norm == 1 else energy(content[layer]).clamp(min=1e-12)
-            for layer in self.content_layers
+            layer: energy(content[layer]).clamp(min=1e-12) for layer in self.content_layers
         }
         self.style = style
         self.mask = mask
@@ -456,10 +455,9 @@ class PerceptualLoss:
         """
         for layer, features in self.encoder.walk(seen, self.layers):
             if layer in self.content_layers:
-                powers = self.content_powers(
-                    layer, features, self.content[layer], self.focus[layer]
-                )
-                yield "content", layer, self.content_part(layer, powers)
+                norm = self.config.content_norm
+                loss = content_loss(features, self.content[layer], self.focus[layer], norm)
+                yield "content", layer, self.content_layers[layer] * loss
             if layer in self.style_layers:
                 parts = self.parts_at(features)
                 sums = [Statistic.sums(features, self.config.style_loss, part) for part in parts]

@@ -29,7 +29,7 @@ from pipeline.store.index import Index, read_results
 from pipeline.store.lock import Lock, LockedError, at_work
 from stylize.errors import ConfigError
 
-SLOW = ("--in-process", *tiny(steps=30, plateau=0, optimizer="adam"))
+SLOW = ("--in-process", *tiny(steps=120, plateau=0, optimizer="adam"))
 
 
 def test_every_pair_belongs_to_exactly_one_shard_and_they_are_of_like_size() -> None:
