@@ -185,13 +185,18 @@ def content_loss(
     distances = _distances(features, target, weight).mean(dim=1)
     # The greatest as the unit cancels, and keeps powers and their gradients in float32's range.
     unit = distances.detach().amax(dim=(1, 2)).clamp(min=1e-30)
-    powers: Tensor = (distances / unit[:, None, None]) ** norm
-    return power_mean(powers.mean(dim=(1, 2)), norm, unit)
+    return power_mean(_mean_power(distances, norm, unit), norm, unit)
 
 
 def _distances(features: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     squared = (_at_least_float32(features) - _at_least_float32(target)).square()
     return squared if weight is None else weight * squared
+
+
+def _mean_power(distances: Tensor, norm: float, unit: Tensor) -> Tensor:
+    """Return the mean of distances (B, h, w) over a unit (B,), to the power `norm`."""
+    powers: Tensor = (distances / unit[:, None, None]) ** norm
+    return powers.mean(dim=(1, 2))
 
 
 def mean_of_powers(
@@ -202,12 +207,7 @@ def mean_of_powers(
     The means of the parts of a picture, weighted by their areas, add up to that of the whole. The
     parts share a unit (B,).
     """
-    if norm == 1:
-        return _distances(features, target, weight).mean(dim=(1, 2, 3)) / unit
-    powers: Tensor = (
-        _distances(features, target, weight).mean(dim=1) / unit[:, None, None]
-    ) ** norm
-    return powers.mean(dim=(1, 2))
+    return _mean_power(_distances(features, target, weight).mean(dim=1), norm, unit)
 
 
 def power_mean(mean: Tensor, norm: float, unit: Tensor) -> Tensor:
@@ -472,7 +472,7 @@ class PerceptualLoss:
     def content_powers(
         self, layer: str, features: Tensor, target: Tensor, focus: Tensor | None
     ) -> Tensor:
-        """Return `mean_of_powers` of a layer's features, of the whole picture or a part, (B,)."""
+        """Return `mean_of_powers` of a layer's features in a part of the picture, (B,)."""
         norm, unit = self.config.content_norm, self.content_unit[layer]
         return mean_of_powers(features, target, focus, norm, unit)
 
