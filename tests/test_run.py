@@ -612,6 +612,8 @@ def test_what_dead_drivers_left_is_swept_and_what_living_ones_use_stays(tmp_path
 
 def test_signals_end_a_run_with_130_and_a_second_driver_is_refused_or_waits(slow: Path) -> None:
     out = slow.with_suffix("")
+    # More rows than two drivers paint before they are stopped, on any machine.
+    write_csv(slow, [{"id": f"g{i}", "content": f"c{i % 6}.jpg"} for i in range(90)])
     with running(slow, *SLOW, "--workers", 2) as first:
         wait_for(lambda: journal_lines(out) >= 1)
         second = cli(slow, *SLOW)
