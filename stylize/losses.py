@@ -419,7 +419,7 @@ class PerceptualLoss:
     def _make_relative(self, start: Mapping[str, Statistic] | None) -> None:
         """Divide the layers' weights as `config.relative` says."""
         for layer, weight in self.content_layers.items():
-            self.content_layers[layer] = weight / energy(self.content[layer]).clamp(min=1e-12)
+            self.content_layers[layer] = weight / self.content_unit[layer]
         kind = self.config.style_loss
         for layer, weight in self.style_layers.items():
             divisor = energy(self.style[layer], kind).clamp(min=1e-12)
