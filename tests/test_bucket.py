@@ -30,10 +30,12 @@ from helpers import TINY, begun, cli, index_rows, pictures, start, wait_for, wri
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
 from pipeline.paint.backbones import local_weights
+from pipeline.shard import Shard
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index
-from pipeline.store.lease import Lease, Times
+from pipeline.store.lease import Lease
 from pipeline.store.lock import Lock, LockedError
+from pipeline.store.medium import Times
 from stylize import weights
 
 HERE = ("--in-process",)
@@ -373,34 +375,122 @@ def test_small_parts_are_joined_while_a_run_goes_on(bucket: Bucket) -> None:
     assert set(read_index(str(out))["pair_id"].to_pylist()) == {f"p{n}" for n in range(50)}
 
 
+# Several drivers
+
+# The command as on another machine, where a lock is given up early.
+_ELSEWHERE = """
+import sys
+from pipeline.cli import main
+from pipeline.store import bucket, lease
+from pipeline.store.medium import Times
+machine = sys.argv.pop(1)
+lease._machine = lambda: machine
+bucket.TIMES = Times(0.5, dead=3.0, look=0.5, unsure=100.0)
+main()
+"""
+
+
+def elsewhere(machine: str, *arguments: object, **env: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", _ELSEWHERE, machine, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewhere(
+    studio: Studio,
+) -> None:
+    studio.fill(11)
+    log = studio.folder / "begun"
+    shard_of = {
+        f"in/c{n}.jpg": str(shard)
+        for n in range(11)
+        for shard in (Shard(1, 3), Shard(2, 3), Shard(3, 3))
+        if shard.has(f"p{n}")
+    }
+    sizes = Counter(shard_of.values())
+    assert min(sizes.values()) >= 2
+    goes_on, asked = threading.Event(), Counter[str]()
+
+    def hold(request: Request) -> Fault:
+        """Each driver paints one pair, and waits for its second photograph."""
+        shard = shard_of.get(request.key)
+        if shard and request.method == "GET":
+            asked[shard] += 1
+            if asked[shard] > 1:
+                goes_on.wait(100)
+        return None
+
+    def arguments(shard: str) -> tuple[object, ...]:
+        return (studio.manifest, "--out", studio.out, *TINY, *HERE, "--shard", shard)
+
+    env = {"STYLIZE_CRASH_LOG": str(log)}
+    studio.bucket.fault = hold
+    drivers = {shard: start(*arguments(shard), **env) for shard in ("1/3", "3/3")}
+    drivers["2/3"] = elsewhere("first", *arguments("2/3"), **env)
+    try:
+        wait_for(lambda: sum("/images/" in key for key in studio.bucket.listed()) == 3)
+        wait_for(lambda: min(asked.values()) == 2)
+        status = cli("status", studio.out).stdout
+        assert all(f"at work: shard {shard}: process" in status for shard in drivers)
+        drivers["2/3"].kill()
+        drivers["2/3"].wait()
+        for refused in (studio.run(*HERE), studio.run(*HERE, "--shard", "1/2")):
+            assert refused.returncode == 5
+            assert "of 3 (shard 1/3: process" in refused.stderr
+            assert "cannot be painted beside them; use --shard I/3" in refused.stderr
+        drivers["2/3"] = elsewhere("second", *arguments("2/3"), **env)
+        goes_on.set()
+        said = {}
+        for shard, driver in drivers.items():
+            stdout, said[shard] = driver.communicate(timeout=120)
+            assert driver.returncode == 0, said[shard]
+            assert f"shard {shard}, {sizes[shard]} pairs: " in stdout
+    finally:
+        goes_on.set()
+        for driver in drivers.values():
+            driver.kill()
+    assert "waiting whether it still lives: 3 seconds at most" in said["2/3"]
+    assert sum(begun(log).values()) == 12  # the one in hand was begun again
+    studio.check_whole(11)  # the last one merged what all have left
+    parts = [key for key in studio.bucket.listed() if key.endswith(".parquet")]
+    assert cli("status", studio.out).stdout == "11 ok\n"
+    done = studio.run(*HERE)
+    assert "11 pairs: 0 painted, 11 done before" in done.stdout
+    assert parts == [key for key in studio.bucket.listed() if key.endswith(".parquet")]
+
+
 # The lock
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of moments instead of minutes."""
-    for name, seconds in (("renew", 0.2), ("dead", 2.0), ("look", 0.3), ("unsure", 1.5)):
-        monkeypatch.setattr(Times, name, seconds)
+    monkeypatch.setattr("pipeline.store.bucket.TIMES", Times(0.2, dead=2.0, look=0.3, unsure=1.5))
 
 
-def lease(bucket: Bucket, run: str, host: str = "elsewhere") -> Lease:
-    holder = {"pid": 1, "host": host, "run_id": run, "started": "now"}
-    said: list[str] = []
-    return Lease(f"{bucket.uri}/out", f"{bucket.uri}/out/_state/lock", holder, said.append)
+def lease(bucket: Bucket, run: str) -> Lease:
+    """The lock as a process of another machine takes it."""
+    holder = {"pid": 1, "host": "elsewhere", "run_id": run, "started": "now", "machine": run}
+    locks = OutFolder(f"{bucket.uri}/out").medium.locks()
+    return Lease(f"{bucket.uri}/out", locks, "lock", holder, locks.look("lock"))
 
 
 def test_a_second_driver_is_refused_as_soon_as_the_first_shows_life(
     bucket: Bucket, quick: None
 ) -> None:
-    first = lease(bucket, "r1")
+    out, first = OutFolder(f"{bucket.uri}/out"), lease(bucket, "r1")
     began = time.monotonic()
     with pytest.raises(LockedError, match=r"in use by process 1 on elsewhere \(run r1"):
-        lease(bucket, "r2")
+        Lock(out, "r2")
     assert time.monotonic() - began < 1.5
     first.check()
     first.release()
     first.release()
-    lease(bucket, "r2").release()
+    Lock(out, "r2").release()
     assert bucket.listed() == []
 
 
@@ -410,9 +500,10 @@ def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
     first = lease(bucket, "r1")
     first._ended.set()  # its process stands still
     first._thread.join()
-    began = time.monotonic()
-    second = lease(bucket, "r2")
+    began, said = time.monotonic(), []
+    second = Lock(OutFolder(f"{bucket.uri}/out"), "r2", say=lambda line: said.append(line))
     assert time.monotonic() - began >= 1.9
+    assert said == ["elsewhere holds it; waiting whether it still lives: 2 seconds at most"]
     second.check()
     first._ended.clear()  # and goes on
     thread = threading.Thread(target=first._renew)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import bucket as bucket
 from helpers import (
     begun,
     check_whole,
@@ -83,6 +84,14 @@ def test_a_shard_that_is_none_is_refused(text: str, environ: dict[str, str], wor
     assert words in str(refused.value)
 
 
+@pytest.fixture(params=["disk", "bucket"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> OutFolder:
+    """An OUT of each kind."""
+    if request.param == "disk":
+        return OutFolder(tmp_path / "out")
+    return OutFolder(f"{request.getfixturevalue('bucket').uri}/out")
+
+
 @pytest.fixture
 def locks() -> Iterator[ExitStack]:
     with ExitStack() as stack:
@@ -90,9 +99,8 @@ def locks() -> Iterator[ExitStack]:
 
 
 def test_shards_of_one_number_go_together_and_all_else_is_refused_with_the_reason(
-    tmp_path: Path, locks: ExitStack
+    out: OutFolder, locks: ExitStack
 ) -> None:
-    out = OutFolder(tmp_path / "out")
     one = locks.enter_context(Lock(out, "r1", Shard(1, 3)))
     locks.enter_context(Lock(out, "r3", Shard(3, 3)))
     assert [line.partition(":")[0] for line in at_work(out)] == ["shard 1/3", "shard 3/3"]
@@ -110,9 +118,8 @@ def test_shards_of_one_number_go_together_and_all_else_is_refused_with_the_reaso
 
 
 def test_a_shard_is_refused_beside_a_whole_run_and_waits_for_one_that_tidies_up(
-    tmp_path: Path,
+    out: OutFolder,
 ) -> None:
-    out = OutFolder(tmp_path / "out")
     with Lock(out, "whole"), pytest.raises(LockedError, match="run whole, since") as refused:
         Lock(out, "r1", Shard(1, 3))
     assert not refused.value.passing

@@ -11,8 +11,7 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.manifest.table import ManifestError, Problem
 from pipeline.records import Pair
-from pipeline.store.folder import OutFolder
-from pipeline.store.lock import changing
+from pipeline.store.folder import Fixed, OutFolder
 from stylize import weights
 from stylize.config import StyleConfig
 from stylize.errors import ConfigError, WeightsError
@@ -131,18 +130,19 @@ class Backbones:
 
         Raises `UnableError` where another shard has just fixed something else.
         """
-        with changing(self._out):
-            fixed = self._out.read_fixed()
-            theirs = {name: fixed.weights.get(name, ours) for name, ours in self._hashes.items()}
-            another = bool(fixed.backbone) and self._auto not in ("", fixed.backbone)
-            if another or theirs != self._hashes:
-                began = fixed.backbone or "other weights"
-                raise UnableError(
-                    f"another shard has begun this output with {began}, and this machine has other "
-                    "weights; give all of them the same with --weights"
-                )
-            weights = {**fixed.weights, **self._hashes}
-            self._out.fix(backbone=self._auto or fixed.backbone, weights=weights)
+        self._out.fix_by(self._with_ours)
+
+    def _with_ours(self, fixed: Fixed) -> dict[str, object]:
+        theirs = {name: fixed.weights.get(name, ours) for name, ours in self._hashes.items()}
+        another = bool(fixed.backbone) and self._auto not in ("", fixed.backbone)
+        if another or theirs != self._hashes:
+            began = fixed.backbone or "other weights"
+            raise UnableError(
+                f"another shard has begun this output with {began}, and this machine has other "
+                "weights; give all of them the same with --weights"
+            )
+        weights = {**fixed.weights, **self._hashes}
+        return {"backbone": self._auto or fixed.backbone, "weights": weights}
 
     def _find(self, backbone: str) -> None:
         try:

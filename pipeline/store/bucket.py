@@ -8,24 +8,29 @@ or pyarrow.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from pipeline import objects, storage
 from pipeline.crash import crash_point
-from pipeline.objects import StorageError
+from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.records import Pair, Result
-from pipeline.store.lease import Lease
-from pipeline.store.medium import OWN, Found, Look
+from pipeline.store.lease import lives
+from pipeline.store.medium import OWN, Found, Look, Seen, Times
 from pipeline.store.metadata import carried, from_attributes
 from stylize.image import is_whole
 
-__all__ = ["Bucket"]
+__all__ = ["TIMES", "Bucket"]
+
+TIMES = Times(renew=30, dead=300, look=5, unsure=240)
+"""When the lock of such an OUT is written again and given up."""
 
 _KEPT_BYTES = 300_000_000  # of parts that were read, so that each is fetched once
 _LOG_SECONDS = 30.0
+_MOST_UPDATED = 2**20  # bytes of run.json
 
 
 class Bucket:
@@ -149,14 +154,110 @@ class Bucket:
         names = [name for name in self.names(self.path("_state")) if name.startswith("probe-")]
         objects.delete([self.path("_state", name) for name in names])
 
-    def lease(self, holder: Mapping[str, object], say: Callable[[str], None]) -> Lease:
-        return Lease(self._written, self.path("_state", "lock"), holder, say)
+    def locks(self) -> _Locks:
+        return _Locks(self._written, self.path("_state"))
+
+    def update(
+        self, path: str, change: Callable[[bytes | None], bytes | None], point: str = ""
+    ) -> None:
+        while True:
+            before, version = None, None
+            with contextlib.suppress(FileNotFoundError):
+                before, head = objects.get(path, _MOST_UPDATED)
+                version = head.version
+            after = change(before)
+            if after is None:
+                return
+            crash_point(f"{point}-temp-written")
+            with contextlib.suppress(FileExistsError, ChangedError):
+                if version is None:
+                    objects.create(path, after)
+                else:
+                    objects.replace(path, after, version)
+                crash_point(f"{point}-renamed")
+                return
 
     def journal(self) -> _Nothing:
         return _Nothing()
 
     def log_file(self, path: str) -> _LogFile:
         return _LogFile(path)
+
+
+@dataclass(frozen=True)
+class _Held:
+    uri: str
+    version: Version
+
+
+class _Locks:
+    """The `Locks` of a prefix: objects that are created on condition that there is none, and
+    replaced on condition that they still are what their holder wrote last."""
+
+    def __init__(self, out: str, folder: str) -> None:
+        self.times = TIMES
+        self._out = out
+        self._folder = folder
+        self._is_checked = False
+
+    def names(self) -> list[str]:
+        names = []
+        for name, _ in objects.listing(self._folder, after="loc"):
+            if not name.startswith("lock"):
+                break
+            names.append(name)
+        return names
+
+    def look(self, name: str) -> Seen:
+        try:
+            data, head = objects.get(storage.join(self._folder, name), 100_000)
+        except FileNotFoundError:
+            return Seen()
+        try:
+            holder = json.loads(data)
+        except ValueError:
+            holder = None
+        holder = holder if isinstance(holder, dict) else {}
+        return Seen(head.version, holder, lives(holder), time.time() - head.modified)
+
+    def take(self, name: str, record: bytes, seen: Seen) -> _Held:
+        uri = storage.join(self._folder, name)
+        if isinstance(seen.state, Version):
+            return _Held(uri, objects.replace(uri, record, seen.state))
+        try:
+            version = objects.create(uri, record)
+        except FileExistsError as error:
+            raise ChangedError(name) from error
+        if not self._is_checked:
+            self._check_store(uri)
+        return _Held(uri, version)
+
+    def _check_store(self, uri: str) -> None:
+        """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
+        apart."""
+        kept = 0
+        with contextlib.suppress(FileExistsError):
+            objects.create(uri, b"{}")
+            kept += 1
+        with contextlib.suppress(ChangedError):
+            objects.replace(uri, b'{"condition": "ignored"}', Version('"0"', "1"))
+            kept += 1
+        if kept:
+            objects.delete([uri])
+            raise StorageError(
+                f"{self._out}: this store ignores conditions on writes (If-None-Match, If-Match), "
+                "so two runs at once could not be kept apart; choose a store that has them, or a "
+                "folder, for --out"
+            )
+        self._is_checked = True
+
+    def renew(self, held: object, record: bytes) -> _Held:
+        assert isinstance(held, _Held)
+        return _Held(held.uri, objects.replace(held.uri, record, held.version))
+
+    def drop(self, held: object) -> None:
+        assert isinstance(held, _Held)
+        objects.delete([held.uri])
 
 
 class _Nothing:

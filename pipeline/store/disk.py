@@ -1,4 +1,4 @@
-"""OUT on a disk of this machine or a mounted one: `flock`, renames and a journal that is synced.
+"""OUT on a disk of this machine or a mounted one: renames, and a journal that is synced.
 
 Never imports torch, ray or pyarrow.
 """
@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.crash import crash_point
+from pipeline.objects import ChangedError
 from pipeline.records import Pair, Result
-from pipeline.store.medium import OWN, Found, Look
+from pipeline.store.lease import lives
+from pipeline.store.medium import OWN, Found, Look, Seen, Times
 from pipeline.store.metadata import carried
 from stylize.files import sync_folder
 from stylize.image import is_whole
 
-__all__ = ["Disk"]
+__all__ = ["TIMES", "Disk"]
+
+TIMES = Times(renew=5, dead=30, look=1, unsure=math.inf)
+"""When the lock of such an OUT is written again and given up."""
 
 
 class Disk:
@@ -99,15 +108,39 @@ class Disk:
     def begin_index(self, name: str, data: bytes) -> None:
         # The folder appears in one step, because duckdb and polars fail on one without parts.
         index, state = self.path("index"), self.path("_state")
-        if os.path.isdir(index):
-            return
         prepared = os.path.join(state, "index")
-        storage.put(os.path.join(prepared, name), data, point="part", temp_folder=state)
         try:
-            os.rename(prepared, index)
-            sync_folder(os.path.dirname(index))
+            with self._changing():
+                if os.path.isdir(index):
+                    return
+                path = os.path.join(prepared, name)
+                storage.put(path, data, point="part", temp_folder=state)
+                os.rename(prepared, index)
+                sync_folder(os.path.dirname(index))
         except OSError as error:
             raise storage.storage_error(error, index) from error
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other shards from making ``run.json`` or ``index/`` meanwhile. Raises `OSError`."""
+        storage.make_folder(self.path("_state"))
+        handle = os.open(self.path("_state", "lock-changes"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _flock(handle, wait=math.inf)
+            yield
+        finally:
+            os.close(handle)
+
+    def update(
+        self, path: str, change: Callable[[bytes | None], bytes | None], point: str = ""
+    ) -> None:
+        with self._changing():
+            before = None
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                before = storage.read_bytes(path)
+            after = change(before)
+            if after is not None:
+                storage.put(path, after, point=point)
 
     def set_aside(self, folder: str, name: str) -> None:
         damaged = self.path("_state", "damaged")
@@ -129,14 +162,122 @@ class Disk:
             if name.startswith("probe-"):
                 storage.remove(self.path("_state", name))
 
-    def lease(self, holder: Mapping[str, object], say: Callable[[str], None]) -> None:
-        return None
+    def locks(self) -> _Locks:
+        return _Locks(self.path("_state"))
 
     def journal(self) -> _Journal:
         return _Journal(self.path("_state", "journal"))
 
     def log_file(self, path: str) -> _LogFile:
         return _LogFile(path)
+
+
+@dataclass(frozen=True)
+class _Held:
+    path: str
+    handle: int
+    record: bytes
+
+
+class _Locks:
+    """The `Locks` of a folder: files that are locked with `flock` and written again as well.
+
+    The system frees the former at once when a process dies. But there are network disks where it
+    does nothing, or nothing between machines, and nobody can tell: so a lock that is free by
+    `flock` and was not given back is watched like one on object storage.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.times = TIMES
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._folder) if name.startswith("lock")]
+        except FileNotFoundError:
+            return []
+
+    def look(self, name: str) -> Seen:
+        try:
+            handle = os.open(os.path.join(self._folder, name), os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):
+            return Seen()
+        try:
+            is_free = _flock(handle, shared=True)
+            return _seen(_read(handle), time.time() - os.fstat(handle).st_mtime, is_free)
+        finally:
+            os.close(handle)
+
+    def take(self, name: str, record: bytes, seen: Seen) -> _Held:
+        path = os.path.join(self._folder, name)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _flock(handle, wait=_PATIENCE) or _seen(_read(handle)).state != seen.state:
+                raise ChangedError(name)
+            return self.renew(_Held(path, handle, _read(handle)), record)
+        except BaseException:
+            os.close(handle)
+            raise
+
+    def renew(self, held: object, record: bytes) -> _Held:
+        assert isinstance(held, _Held)
+        if _read(held.handle) != held.record:
+            raise ChangedError(held.path)
+        # One write, over all of it: a reader never sees a half of it.
+        record = record.ljust(len(held.record))
+        os.pwrite(held.handle, record, 0)
+        os.fsync(held.handle)  # so that other machines see it
+        return _Held(held.path, held.handle, record)
+
+    def drop(self, held: object) -> None:
+        assert isinstance(held, _Held)
+        holder = json.loads(held.record)
+        del holder["machine"]
+        try:
+            with contextlib.suppress(ChangedError):
+                self.renew(held, json.dumps(holder).encode())
+        finally:
+            os.close(held.handle)
+
+
+_PATIENCE = 0.5  # seconds: whoever looks whether a lock is held holds it for a moment
+
+
+def _read(handle: int) -> bytes:
+    return os.pread(handle, 100_000, 0)
+
+
+def _seen(record: bytes, age: float = 0.0, is_free: bool = True) -> Seen:
+    try:
+        holder = json.loads(record)
+        is_ours = "machine" in holder
+    except (ValueError, TypeError):
+        holder, is_ours = {}, False
+    if not is_ours and is_free:  # given back, or of a version that relied on `flock`
+        return Seen()
+    return Seen(record, holder, True if not is_free else lives(holder), age)
+
+
+def _flock(handle: int, *, shared: bool = False, wait: float = 0.0) -> bool:
+    """Lock a file until its handle is closed; return whether that was possible.
+
+    Where there is no such lock it is. Raises `OSError`.
+    """
+    import fcntl
+
+    until = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PATIENCE / 10)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                return True
+            raise
 
 
 class _Journal:

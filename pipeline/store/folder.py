@@ -9,6 +9,7 @@ OUT/
   _state/
     run.json                 values that the first run fixed: see `Fixed`
     lock                     held by the process that writes to OUT; lock-1-of-3 by that shard
+    lock-changes             held for the moment in which run.json or index/ is made (on a disk)
     journal/                 rows that are in no part yet (on a disk)
     log/                     one file for each run: see `store.log`
     damaged/                 damaged files that were moved out of the way
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -101,10 +102,6 @@ class OutFolder:
     def lock(self) -> str:
         return self._below("_state", "lock")
 
-    def shard_lock(self, name: str) -> str:
-        """Return the path of the lock of one shard, or of another part of the state."""
-        return self._below("_state", f"lock-{name}")
-
     @property
     def log(self) -> str:
         return self._below("_state", "log")
@@ -173,33 +170,48 @@ class OutFolder:
 
     def read_fixed(self) -> Fixed:
         """Return the values of ``run.json``. Raises `StorageError` if the file is damaged."""
-        values = self._run_file_values()
-        known = {name: values[name] for name in asdict(Fixed()) if name in values}
-        return Fixed(**known)
+        try:
+            return _fixed(self._values(storage.read_bytes(self.run_file)))
+        except (FileNotFoundError, NotADirectoryError):
+            return Fixed()
+        except OSError as error:
+            raise storage.unreadable(error, self.run_file) from error
 
     def fix(self, **changes: object) -> None:
         """Write some values of `Fixed` into ``run.json``. Raises `StorageError`."""
-        before = self._run_file_values()
-        after = {**before, **changes}  # values that a later version wrote stay
-        if after != before:
-            text = json.dumps(after, indent=1, sort_keys=True)
-            storage.put(self.run_file, text.encode(), point="run-json")
+        self.fix_by(lambda _: changes)
 
-    def _run_file_values(self) -> dict[str, Any]:
+    def fix_by(self, choose: Callable[[Fixed], Mapping[str, object]]) -> None:
+        """Write what `choose` makes of the values of ``run.json`` into it.
+
+        Nobody else writes it in between. Raises `StorageError`, and what `choose` raises.
+        """
+
+        def change(data: bytes | None) -> bytes | None:
+            before = self._values(data) if data is not None else {}
+            after = {**before, **choose(_fixed(before))}  # values that a later version wrote stay
+            return None if after == before else json.dumps(after, indent=1, sort_keys=True).encode()
+
         try:
-            values = json.loads(storage.read_bytes(self.run_file))
+            self.medium.update(self.run_file, change, "run-json")
+        except OSError as error:
+            raise storage.storage_error(error, self.run_file) from error
+
+    def _values(self, data: bytes) -> dict[str, Any]:
+        try:
+            values = json.loads(data)
             if not isinstance(values, dict):
                 raise ValueError("not a JSON object")
             for name, default in asdict(Fixed()).items():
                 if not isinstance(values.get(name, default), type(default)):
                     raise ValueError(f"{name} is {values[name]!r}")
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise storage.unreadable(error, self.run_file) from error
         except ValueError as error:
             raise storage.StorageError(
                 f"{self.run_file!r} is damaged ({error}); remove it, and the next run will write "
                 "it again"
             ) from error
         return values
+
+
+def _fixed(values: Mapping[str, Any]) -> Fixed:
+    return Fixed(**{name: values[name] for name in asdict(Fixed()) if name in values})

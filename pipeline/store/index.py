@@ -30,7 +30,6 @@ from pipeline.records import Result
 from pipeline.shard import Shard
 from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
-from pipeline.store.lock import changing
 from pipeline.store.pieces import GROUP, read_pieces, with_pictures, write_pieces
 from pipeline.store.rows import (
     EMPTY,
@@ -448,8 +447,16 @@ class Index:
         try:
             return _read_part(self._out, name, columns)
         except _UNREADABLE as error:
-            self._put_aside(name, error)
+            if not self._is_joined(name, error):
+                self._put_aside(name, error)
             return None
+
+    def _is_joined(self, name: str, error: Exception) -> bool:
+        """Return whether a part is gone because another shard has joined its small parts.
+
+        No pair of this shard has its row there.
+        """
+        return isinstance(error, FileNotFoundError) and not self._is_own(name)
 
     def _put_aside(self, name: str, error: Exception) -> None:
         """Move a damaged part to ``_state/damaged``. Raises `StorageError` for trouble of the
@@ -573,8 +580,10 @@ class Index:
                             yield with_pictures(kept, pictures.slice(first, last - first))
                         first, start = last, start + len(piece)
             except _UNREADABLE as error:
-                self._put_aside(name, error)
-                raise _DamagedError from error
+                if not self._is_joined(name, error):
+                    self._put_aside(name, error)
+                    raise _DamagedError from error
+                start += len(tables[name])
 
     # --- recovery ---
 
@@ -582,8 +591,7 @@ class Index:
         """Bring the files that earlier runs left into order, and find this run's epoch."""
         storage.make_folder(self._out.journal)
         empty = f"part-{self.run_id}-000000.parquet"
-        with changing(self._out):
-            self._out.medium.begin_index(empty, _encode(EMPTY))
+        self._out.medium.begin_index(empty, _encode(EMPTY))
         latest, whole = 0, 0
         for name in _segments(self._out):
             if self._is_own(name):
@@ -600,15 +608,16 @@ class Index:
             table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
             if table is not None:
                 whole += 1
-                self._note_size(name, table)
+                if self._is_own(name):
+                    self._note_size(name, table)
                 latest = max(latest, pc.max(table["epoch"]).as_py() or 0 if len(table) else 0)
         self.epoch = latest + 1
         if not whole:  # all were damaged, or somebody removed them
             self._put_part(f"{self.run_id}-000000", EMPTY)
 
-    def _is_own(self, segment: str) -> bool:
-        """Return whether a segment is this shard's, or any at all where there are no shards."""
-        run = segment.removesuffix(".jsonl").rpartition("-")[0]
+    def _is_own(self, name: str) -> bool:
+        """Return whether a segment or part is this shard's, or any where there are no shards."""
+        run = name.rpartition("-")[0]
         return self._shard is None or run.endswith(f".{self._shard.name}")
 
     def _epoch_of_segment(self, name: str) -> int:

@@ -1,7 +1,8 @@
-"""The lock of an OUT on object storage: an object that its holder writes again and again.
+"""A lock of OUT: a record that its holder writes again and again.
 
-It is created on condition that there is none, and replaced on condition that it is still the one
-that its holder wrote last. Never imports torch, ray or pyarrow.
+Another process takes over the lock of one that is dead: at once if that was a process of this
+machine, else after the record has not changed for `Times.dead` by its own clock. Never imports
+torch, ray or pyarrow.
 """
 
 from __future__ import annotations
@@ -11,128 +12,50 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from pipeline import objects
-from pipeline.objects import ChangedError, StorageError, Version
-from pipeline.store.medium import refusal
+from pipeline.objects import ChangedError, StorageError
+from pipeline.store.medium import Locks, Seen
 
-__all__ = ["Lease", "Times"]
-
-
-class Times:
-    """When a lease is renewed and given up, seconds. A test has less patience."""
-
-    renew = 30.0
-    dead = 300.0  # unchanged for so long, by the observer's clock
-    look = 5.0  # how often an observer looks
-    unsure = 240.0  # so long after its last renewal a holder no longer writes
+__all__ = ["Lease", "lives", "origin", "watched"]
 
 
 class Lease:
-    """The `Hold` on an OUT on object storage.
+    """One lock of OUT, held until `release`; a thread renews it.
 
-    A thread renews it. The lease of a process that is gone is taken over: at once if it was a
-    process of this machine, else after it has not changed for `Times.dead`.
-    Raises `LockedError`, and `StorageError` where the store has no conditional writes.
+    `seen` is how the lock was when nobody held it. Raises `ChangedError` if somebody was faster,
+    `OSError` and `StorageError`.
     """
 
     def __init__(
-        self, out: str, uri: str, holder: Mapping[str, object], say: Callable[[str], None]
+        self, out: str, locks: Locks, name: str, holder: Mapping[str, object], seen: Seen
     ) -> None:
         self._out = out
-        self._uri = uri
-        self._holder = {**holder, "machine": _machine()}
+        self._locks = locks
+        self._holder = {**origin(), **holder}
         self._beats = 0
         self._lost = ""
         self._trouble = ""
         self._ended = threading.Event()
-        self._renewed = 0.0  # by the monotonic clock
-        self._version = self._take(say)
-        self._check_store()
+        self._renewed = time.monotonic()
+        self._held = locks.take(name, self._record(), seen)
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
-    # --- taking it ---
-
-    def _text(self) -> bytes:
+    def _record(self) -> bytes:
         self._beats += 1
         return json.dumps({**self._holder, "beat": self._beats}).encode()
 
-    def _take(self, say: Callable[[str], None]) -> Version:
-        while True:
-            with contextlib.suppress(FileExistsError, ChangedError):
-                dead = self._dead_version(say)
-                text, self._renewed = self._text(), time.monotonic()
-                if dead is not None:
-                    return objects.replace(self._uri, text, dead)
-                return objects.create(self._uri, text)
-
-    def _dead_version(self, say: Callable[[str], None]) -> Version | None:
-        """Return the version of a lease whose holder is dead, None where there is no lease.
-
-        Raises `LockedError` as soon as the holder shows a sign of life.
-        """
-        first, holder = self._look()
-        if first is None or _is_gone(holder):
-            return first
-        began, told = time.monotonic(), False
-        while time.monotonic() - began < Times.dead:
-            if not told and time.monotonic() - began >= Times.look:
-                told = True
-                say(
-                    f"{self._out} is held by {holder.get('host', 'another machine')}; waiting "
-                    f"whether it still lives: {Times.dead / 60:.0f} minutes at most"
-                )
-            time.sleep(min(Times.look, Times.dead / 10))
-            now, _ = self._look()
-            if now is None:
-                return None
-            if now != first:
-                raise refusal(self._out, holder)
-        return first
-
-    def _look(self) -> tuple[Version | None, Mapping[str, object]]:
-        """Return the version and the holder of the lease that is there; None and {} for none."""
-        try:
-            data, head = objects.get(self._uri, 100_000)
-        except FileNotFoundError:
-            return None, {}
-        try:
-            holder = json.loads(data)
-        except ValueError:
-            holder = {}
-        return head.version, holder if isinstance(holder, dict) else {}
-
-    def _check_store(self) -> None:
-        """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
-        apart."""
-        kept = 0
-        with contextlib.suppress(FileExistsError):
-            objects.create(self._uri, b"{}")
-            kept += 1
-        with contextlib.suppress(ChangedError):
-            objects.replace(self._uri, b'{"condition": "ignored"}', Version('"0"', "1"))
-            kept += 1
-        if kept:
-            objects.delete([self._uri])
-            raise StorageError(
-                f"{self._out}: this store ignores conditions on writes (If-None-Match, If-Match), "
-                "so two runs at once could not be kept apart; choose a store that has them, or a "
-                "folder, for --out"
-            )
-
-    # --- keeping it ---
-
     def _renew(self) -> None:
-        while not self._ended.wait(Times.renew):
+        times = self._locks.times
+        while not self._ended.wait(times.renew):
             began = time.monotonic()
             try:
-                self._version = objects.replace(self._uri, self._text(), self._version)
+                self._held = self._locks.renew(self._held, self._record())
             except ChangedError:
                 self._lost = (
                     f"{self._out} was taken over by another run, because this one was not seen "
-                    f"for {Times.dead / 60:.0f} minutes; what is finished is kept"
+                    f"for {_span(times.dead)}; what is finished is kept"
                 )
                 return
             except (StorageError, OSError) as error:
@@ -141,23 +64,79 @@ class Lease:
                 self._renewed, self._trouble = began, ""
 
     def check(self) -> None:
+        """Raise `StorageError` if another process may have taken the lock."""
         if self._lost:
             raise StorageError(self._lost)
         silent = time.monotonic() - self._renewed
-        if silent > Times.unsure:
+        if silent > self._locks.times.unsure:
             raise StorageError(
                 f"the lock of {self._out} could not be renewed for {silent:.0f} s{self._trouble}; "
                 "run again when the store answers"
             )
 
     def release(self) -> None:
+        """Give the lock back. A second call does nothing."""
         if self._ended.is_set():
             return
         self._ended.set()
         self._thread.join(5)
         with contextlib.suppress(StorageError, OSError):
             self.check()
-            objects.delete([self._uri])
+            self._locks.drop(self._held)
+
+
+def watched(
+    locks: Locks, names: Sequence[str], say: Callable[[str], None]
+) -> tuple[dict[str, Seen], bool]:
+    """Return what a look at some locks shows, and whether one of them is held.
+
+    It takes up to `Times.dead`, until each has shown whether its holder lives. `say` is told when
+    it takes long. Raises `OSError` and `StorageError`.
+    """
+    seen = {name: locks.look(name) for name in names}
+    began, told, times = time.monotonic(), False, locks.times
+    while not any(one.lives for one in seen.values()):
+        unknown = [name for name, one in seen.items() if one.lives is None]
+        waited = time.monotonic() - began
+        if not unknown or waited >= times.dead:
+            return seen, False
+        if not told and waited >= times.look:
+            told = True
+            host = seen[unknown[0]].holder.get("host", "another machine")
+            say(f"{host} holds it; waiting whether it still lives: {_span(times.dead)} at most")
+        time.sleep(min(times.look, times.dead / 10))
+        for name in unknown:
+            now = locks.look(name)
+            if now.lives is None and now.state != seen[name].state:
+                return {**seen, name: now}, True
+            seen[name] = now
+    return seen, True
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+# --- who holds a lock ---
+
+
+def origin() -> dict[str, object]:
+    """Return what tells this process from all others of this and of other machines."""
+    return {"machine": _machine(), "born": _born(os.getpid())}
+
+
+def lives(holder: Mapping[str, object]) -> bool | None:
+    """Return whether the process that wrote a record is alive; None where it is elsewhere."""
+    pid = holder.get("pid")
+    if not _machine() or holder.get("machine") != _machine() or not isinstance(pid, int):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return holder.get("born") == _born(pid)  # else the number belongs to another process since
 
 
 def _machine() -> str:
@@ -167,15 +146,9 @@ def _machine() -> str:
     return ""
 
 
-def _is_gone(holder: Mapping[str, object]) -> bool:
-    """Return whether a holder was a process of this machine that has ended."""
-    pid = holder.get("pid")
-    if not _machine() or holder.get("machine") != _machine() or not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _born(pid: int) -> str:
+    """Return when a process of this machine began, in ticks since the machine did."""
+    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
+        # The name of the program, in parentheses, may have spaces in it.
+        return file.read().rpartition(b")")[2].split()[19].decode()
+    return ""

@@ -6,7 +6,7 @@ Never imports torch, ray or pyarrow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from pipeline.records import Pair, Result
@@ -14,14 +14,14 @@ from pipeline.records import Pair, Result
 __all__ = [
     "OWN",
     "Found",
-    "Hold",
     "Journal",
     "LockedError",
+    "Locks",
     "LogFile",
     "Look",
     "Medium",
-    "in_words",
-    "refusal",
+    "Seen",
+    "Times",
 ]
 
 
@@ -55,14 +55,48 @@ class Found:
     is_whole: bool  # whether it has a row that is wanted, and can be decoded
 
 
-class Hold(Protocol):
-    """The right to write to OUT."""
+@dataclass(frozen=True)
+class Times:
+    """When a lock is written again and when its holder is given up, seconds."""
 
-    def check(self) -> None:
-        """Raise `StorageError` if the right is lost."""
+    renew: float  # the holder writes it again so often
+    dead: float  # unchanged for so long, by the observer's clock
+    look: float  # how often an observer looks
+    unsure: float  # so long after it last wrote it, a holder no longer writes to OUT
 
-    def release(self) -> None:
-        """Give it back. A second call does nothing."""
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at a lock shows."""
+
+    state: object = None  # another one each time that its holder writes it
+    holder: Mapping[str, object] = field(default_factory=dict)
+    lives: bool | None = False  # whether somebody holds it; None: only time can tell
+    age: float = 0.0  # seconds since its holder wrote it, by two clocks
+
+
+class Locks(Protocol):
+    """The locks of one OUT, by name. Each is a record that its holder writes again and again."""
+
+    times: Times
+
+    def names(self) -> list[str]:
+        """Return the names of all that may be held. Raises `OSError`."""
+
+    def look(self, name: str) -> Seen:
+        """Return who holds a lock. Raises `OSError`."""
+
+    def take(self, name: str, record: bytes, seen: Seen) -> object:
+        """Write a lock that still is as it was seen, and return what `renew` and `drop` ask for.
+
+        Raises `ChangedError` if somebody was faster, `OSError`, and `StorageError`.
+        """
+
+    def renew(self, held: object, record: bytes) -> object:
+        """Write a lock again; return what is held now. Raises what `take` raises."""
+
+    def drop(self, held: object) -> None:
+        """Give a lock back. Raises `OSError` and `StorageError`."""
 
 
 class Journal(Protocol):
@@ -152,10 +186,16 @@ class Medium(Protocol):
     def remove_leftovers(self, *, probes: bool) -> None:
         """Remove what killed runs left half-written, and if wanted their probes."""
 
-    def lease(self, holder: Mapping[str, object], say: Callable[[str], None]) -> Hold | None:
-        """Take the right to write to OUT for this process, or return None: a disk has `flock`.
+    def locks(self) -> Locks:
+        """Return the locks of OUT."""
 
-        Raises `LockedError`, and `StorageError` if OUT cannot be written.
+    def update(
+        self, path: str, change: Callable[[bytes | None], bytes | None], point: str = ""
+    ) -> None:
+        """Write what `change` makes of a file's bytes, None where it is missing; None: nothing.
+
+        Nobody else changes the file in between; `change` may be called again where that was tried.
+        `point` is that of `storage.put`. Raises `OSError`, `StorageError` and what `change` raises.
         """
 
     def journal(self) -> Journal:
@@ -163,19 +203,3 @@ class Medium(Protocol):
 
     def log_file(self, path: str) -> LogFile:
         """Return a log to which lines are added."""
-
-
-def in_words(holder: Mapping[str, object]) -> str:
-    """Return in words which process holds a lock."""
-    try:
-        return "process {pid} on {host} (run {run_id}, since {started})".format(**holder)
-    except KeyError:
-        return "another process, which has just started"
-
-
-def refusal(out: str, holder: Mapping[str, object]) -> LockedError:
-    """Return what is said where another process holds OUT."""
-    return LockedError(
-        f"{out!r} is in use by {in_words(holder)}; wait until it is done, stop it, or choose "
-        "another --out"
-    )
