@@ -4,12 +4,14 @@ import dataclasses
 import datetime
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.records import Input, Result
+from pipeline.shard import Shard
 from pipeline.storage import StorageError
 from pipeline.store.folder import Fixed, OutFolder
 from pipeline.store.index import Index, read_index, read_results
-from pipeline.store.lock import Lock, LockedError
+from pipeline.store.lock import Lock, LockedError, at_work
+from pipeline.store.medium import Times
 from pipeline.store.rows import SCHEMA, Stamp, newest, to_table
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
@@ -704,6 +708,47 @@ def test_the_lock_of_a_living_driver_in_another_process_holds(tmp_path: Path) ->
         Lock(OutFolder(tmp_path), "r2")
     holder.communicate("\n")
     Lock(OutFolder(tmp_path), "r2").release()
+
+
+def _no_flock(*_: object) -> None:
+    """As on network disks where it does nothing."""
+
+
+def _refused_flock(*_: object) -> None:
+    """As on those that have none."""
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+@pytest.mark.parametrize("flock", [_no_flock, _refused_flock])
+def test_where_flock_does_nothing_one_of_two_drivers_is_refused_all_the_same(
+    flock: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = OutFolder(tmp_path)
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr("pipeline.store.disk.TIMES", Times(0.2, 2.0, 0.2, math.inf))
+    first = Lock(out, "r1")
+    with pytest.raises(LockedError, match=r"in use by .* \(run r1"):
+        Lock(out, "r2")  # on the same machine that is known at once
+    monkeypatch.setattr("pipeline.store.lease._machine", lambda: "another")
+    with pytest.raises(LockedError, match=r"in use by .* \(run r1"):
+        Lock(out, "r2")  # on another as soon as the first shows life
+    with pytest.raises(LockedError, match=r"in use by .* \(run r1"):
+        Lock(out, "r3", Shard(1, 3))
+    lease = first._lease
+    assert lease is not None
+    lease._ended.set()  # its process stands still
+    lease._thread.join()
+    began = time.monotonic()
+    second = Lock(out, "r4")
+    assert time.monotonic() - began >= 1.9
+    lease._ended.clear()  # and goes on
+    lease._renew()
+    with pytest.raises(StorageError, match="was taken over by another run"):
+        first.check()
+    second.check()
+    second.release()
+    assert at_work(out) == []
+    Lock(out, "r5").release()
 
 
 def test_run_json_is_what_was_written_last_or_empty(tmp_path: Path) -> None:
