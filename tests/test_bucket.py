@@ -352,6 +352,48 @@ def test_every_command_takes_such_an_out(studio: Studio, monkeypatch: pytest.Mon
     assert index_rows(studio.out)["p0"]["status"] == "ok"
 
 
+def test_outputs_merge_to_object_storage_and_back_and_nothing_is_painted_again(
+    studio: Studio,
+) -> None:
+    studio.fill(3)
+    assert studio.run(*HERE, "--only", "p0", "--only", "p1").returncode == 0
+    (edited,) = [key for key in studio.bucket.listed() if "c1" in key and "/images/" in key]
+    studio.bucket.put(edited, b"edited by hand")
+    here, whole, back = studio.folder / "here", f"{studio.bucket.uri}/whole", studio.folder / "back"
+    assert cli(studio.manifest, "--out", here, *TINY, *HERE, "--only", "p2").returncode == 0
+    for point in ("part-renamed", "part-temp-written"):  # of the empty index; after the pictures
+        order = f"{point}:{studio.folder / point}"
+        studio.bucket.requests.clear()
+        killed = cli("merge", studio.out, here, "--out", whole, STYLIZE_CRASH_AT=order)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    copied = [r.method for r in studio.bucket.requests if "/images/" in r.key]
+    assert Counter(copied) == {"GET": 2, "PUT": 3}
+    merged = cli("merge", studio.out, here, "--out", whole)
+    assert merged.returncode == 0, merged.stderr
+    # Again only the one that was edited: nothing of it says that it is a copy.
+    assert merged.stdout == f"{whole}: 3 rows, 1 picture copied\n"
+    assert cli("merge", studio.out, here, "--out", whole).stdout.endswith(" 0 pictures copied\n")
+    assert cli("merge", whole, "--out", back).stdout == f"{back}: 3 rows, 3 pictures copied\n"
+    assert cli("merge", whole, "--out", back).stdout.endswith(" 0 pictures copied\n")
+    for out in (whole, back):
+        rows = index_rows(out)
+        assert rows.keys() == {"p0", "p1", "p2"}
+        assert all(row["loss_curve"] for row in rows.values())
+        studio.bucket.requests.clear()
+        done = cli(studio.manifest, "--out", out, *TINY, *HERE)
+        assert "3 pairs: 0 painted, 2 done before, 1 skipped" in done.stdout, done.stderr
+        assert "picture was edited by hand; it is kept" in done.stderr
+        fetched = [r.key for r in studio.bucket.requests if r.method == "GET" and "images" in r.key]
+        assert set(fetched) <= {edited.replace("out/", "whole/", 1)}
+    # The copies carry their rows: a lost index costs nothing there either.
+    for key in studio.bucket.listed():
+        if key.startswith("whole/index/"):
+            studio.bucket.delete(key)
+    studio.bucket.requests.clear()
+    done = cli(studio.manifest, "--out", whole, *TINY, *HERE)
+    assert "0 painted, 2 done before" in done.stdout
+
+
 def test_a_damaged_part_is_set_aside_and_its_rows_are_made_again(studio: Studio) -> None:
     studio.fill(2)
     assert studio.run(*HERE).returncode == 0

@@ -8,6 +8,7 @@ or pyarrow.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
 from pipeline.store.medium import OWN, Found, Look, Seen, Times
-from pipeline.store.metadata import carried, from_attributes
+from pipeline.store.metadata import attributes, carried, from_attributes
 from stylize.image import is_whole
 
 __all__ = ["TIMES", "Bucket"]
@@ -104,6 +105,19 @@ class Bucket:
             return Found(None, False)
         row = replace(row, output_etag=head.etag)
         return Found(row, wanted(row) and is_whole(data))
+
+    def has_copy(self, output: str, look: Look, row: Result) -> str | None:
+        if not self.has_picture(output):
+            return None
+        found = self.found(output, None).row
+        is_same = found is not None and found.output_sha256 == row.output_sha256
+        return found.output_etag if found is not None and is_same else None
+
+    def put_copy(self, output: str, data: bytes, look: Look, row: Result) -> str:
+        is_painted = hashlib.sha256(data).hexdigest() == row.output_sha256
+        beside = attributes(row) if is_painted else None
+        etag = storage.put(self.path(output), data, attributes=beside)
+        return etag if is_painted else ""
 
     def free_bytes(self) -> float:
         return float("inf")

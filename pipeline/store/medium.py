@@ -165,6 +165,16 @@ class Medium(Protocol):
     ) -> Found:
         """Return what the picture at an output carries now. Decoded is only what is wanted."""
 
+    def has_copy(self, output: str, look: Look, row: Result) -> str | None:
+        """Return the ETag of a picture that `put_copy` has written before, None without one."""
+
+    def put_copy(self, output: str, data: bytes, look: Look, row: Result) -> str:
+        """Write the picture of another OUT, which looks like `look` there, so that it is known to
+        be as its row says, or not to be; return its ETag, "" where it has none.
+
+        Raises `StorageError` and `OutsideError`.
+        """
+
     def free_bytes(self) -> float:
         """Return the free space in bytes."""
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.records import Result
+from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_index, read_results
 from pipeline.store.lock import Lock, LockedError, at_work
@@ -63,11 +65,6 @@ def merge(sources: Sequence[OutFolder], new: OutFolder) -> Merged:
     different pictures of a pair, one output for different pairs, or different weights;
     `LockedError` if a run writes to one of them; `StorageError`.
     """
-    for out in (*sources, new):
-        if out.medium.is_remote:
-            raise storage.StorageError(
-                f"{str(out)!r} is on object storage, and merge takes folders; copy it to one first"
-            )
     sources = [out for out in sources if not storage.same_file(out.root, new.root)]
     for out in sources:
         if workers := at_work(out):
@@ -76,17 +73,15 @@ def merge(sources: Sequence[OutFolder], new: OutFolder) -> Merged:
     folders = [*([new] if has_rows else []), *sources]
     rows = {out.root: read_results(out) for out in folders}
     owned = _choose(folders, rows)
-    merged = Merged(rows=len(owned), notes=_notes(folders))
+    merged = Merged(rows=len(owned), notes=_notes(folders, new))
     with Lock(new, "merge"), Index(new, f"merge-{secrets.token_hex(3)}") as index:
         new.remove_leftovers()
         new.fix(**_fixed(folders, new))
-        for one in owned.values():
-            if one.out is not new and one.row.output_sha256:
-                _copy(one, new, merged)
+        etags = _copy_all([one for one in owned.values() if one.out is not new], new, merged)
         for out in sources:
             ids = [pair_id for pair_id, one in owned.items() if one.out is out]
             if ids:
-                index.add(_rows_of(out, ids))
+                index.add(_rows_of(out, ids, etags))
     return merged
 
 
@@ -140,53 +135,86 @@ def _different_weights(folders: Iterable[OutFolder]) -> list[str]:
 def _fixed(folders: Sequence[OutFolder], new: OutFolder) -> dict[str, object]:
     """Return what ``run.json`` of the new folder says."""
     all_fixed = [out.read_fixed() for out in folders]
-    inputs = _folders_of_inputs(folders)
     backbone = next((fixed.backbone for fixed in all_fixed if fixed.backbone), "")
     weights = {name: sha for fixed in all_fixed for name, sha in fixed.weights.items()}
-    first = inputs[0] if inputs else os.pardir
+    first = next(iter(_folders_of_inputs(folders)), "")
     if not storage.is_uri(first):
-        first = os.path.relpath(first, os.path.realpath(new.root))
+        if new.medium.is_remote:
+            first = ""
+        else:
+            first = os.path.relpath(first, os.path.realpath(new.root)) if first else os.pardir
     return {"backbone": backbone, "weights": weights, "inputs": first}
 
 
 def _folders_of_inputs(folders: Iterable[OutFolder]) -> list[str]:
-    """Return where relative paths of inputs start, for each folder: a URI, or an absolute path."""
+    """Return where relative paths of inputs start, for each folder: a URI, or an absolute path.
+
+    "" stands for a folder of some machine, which an OUT on object storage does not name.
+    """
     found = []
     for out in folders:
         inputs = out.read_fixed().inputs
-        is_uri = storage.is_uri(inputs)
-        found.append(inputs if is_uri else os.path.realpath(os.path.join(out.root, inputs)))
+        if not storage.is_uri(inputs):
+            is_known = not out.medium.is_remote
+            inputs = os.path.realpath(os.path.join(out.root, inputs)) if is_known else ""
+        found.append(inputs)
     return found
 
 
-def _notes(folders: Sequence[OutFolder]) -> list[str]:
+def _notes(folders: Sequence[OutFolder], new: OutFolder) -> list[str]:
     inputs = _folders_of_inputs(folders)
     others = [out for out, folder in zip(folders, inputs, strict=True) if folder != inputs[0]]
-    return [
+    notes = [
         f"the manifest of {str(out)!r} is in another folder than that of {str(folders[0])!r}; "
         "report and montage find no originals of its pairs"
         for out in others
     ]
+    if inputs and not inputs[0] and not new.medium.is_remote:
+        notes.append(
+            f"the manifest of {str(folders[0])!r} was on some machine; report and montage look for "
+            f"its originals in the folder of {str(new)!r}"
+        )
+    return notes
 
 
-def _copy(one: _Owned, new: OutFolder, merged: Merged) -> None:
-    """Copy a picture with its time, by which a plan knows that nobody has edited it."""
-    source, output = one.out.path(one.row.output), one.row.output
-    target = storage.output_path(new.absolute, output)
+def _copy_all(pairs: Sequence[_Owned], new: OutFolder, merged: Merged) -> dict[str, str]:
+    """Copy the pictures of some pairs; return their ETags by pair id."""
+    painted = [one for one in pairs if one.row.output_sha256]
+    if new.medium.is_remote or any(one.out.medium.is_remote for one in painted):
+        copies = side_by_side(lambda one: _copy(one, new), painted)
+    else:
+        copies = [_copy(one, new) for one in painted]
+    etags = {}
+    for one, (etag, outcome) in zip(painted, copies, strict=True):
+        etags[one.row.pair_id] = etag
+        merged.copied += outcome == "copied"
+        if outcome == "missing":
+            merged.missing.append(one.row.output)
+    return etags
+
+
+def _copy(one: _Owned, new: OutFolder) -> tuple[str, str]:
+    """Copy a picture; return its ETag, and "copied", "there" or "missing"."""
+    output, row = one.row.output, one.row
+    look = one.out.medium.look(output)
+    if look is None:
+        return "", "missing"
+    is_edited = not one.out.medium.is_as_recorded(look, row)
+    if one.out.medium.is_remote and not is_edited:
+        look = replace(look, modified=datetime.fromisoformat(row.finished_at).timestamp())
+    etag = new.medium.has_copy(output, look, row)
+    if etag is not None:  # by a merge that was killed
+        return etag, "there"
     try:
-        stat = storage.stat(source)
-        if os.path.exists(target) and storage.stat(target) == stat:
-            return  # by a merge that was killed
-        data = storage.read_bytes(source)
+        data = storage.read_bytes(one.out.path(output))
     except OSError:
-        merged.missing.append(output)
-        return
-    storage.put(target, data)
-    time = int(stat.partition(":")[2])
-    os.utime(target, ns=(time, time))
-    merged.copied += 1
+        return "", "missing"
+    return new.medium.put_copy(output, data, look, row), "copied"
 
 
-def _rows_of(out: OutFolder, pair_ids: Sequence[str]) -> pa.Table:
+def _rows_of(out: OutFolder, pair_ids: Sequence[str], etags: Mapping[str, str]) -> pa.Table:
     table = read_index(out)
-    return table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
+    table = table.filter(pc.is_in(table["pair_id"], pa.array(pair_ids, pa.string())))
+    today = pa.array([etags.get(i, "") for i in table["pair_id"].to_pylist()], pa.string())
+    at = table.schema.get_field_index("output_etag")
+    return table.set_column(at, table.schema.field(at), today)
