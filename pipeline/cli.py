@@ -391,8 +391,10 @@ def _watch(folder: OutFolder, every: float) -> NoReturn:
 
     from pipeline.store.watch import look
 
+    plans: dict[str, Mapping[str, object]] = {}
     while True:
-        tell(f"{time.strftime('%H:%M:%S')}  {look(folder, datetime.datetime.now(datetime.UTC))}")
+        now = look(folder, datetime.datetime.now(datetime.UTC), plans)
+        tell(f"{time.strftime('%H:%M:%S')}  {now}")
         flush()
         time.sleep(every)
 

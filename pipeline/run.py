@@ -251,6 +251,7 @@ class _Session:
             self._restate(plan, results)
         tasks = self._tasks(plan, results)
         self.log.write(PLANNED, todo=len(tasks))
+        self.log.flush()
         if tasks:
             backbones = sorted({task.pair.config.backbone for task in tasks})
             paths = self.backbones.paths(backbones)

@@ -1,5 +1,7 @@
 """OUT on object storage: whole runs by the real command against a real server on loopback."""
 
+import datetime
+import functools
 import json
 import os
 import secrets
@@ -11,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buckets import (
@@ -35,7 +38,9 @@ from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index
 from pipeline.store.lease import Lease
 from pipeline.store.lock import Lock, LockedError
+from pipeline.store.log import RunLog
 from pipeline.store.medium import Times
+from pipeline.store.watch import look
 from stylize import weights
 
 HERE = ("--in-process",)
@@ -424,7 +429,9 @@ _ELSEWHERE = """
 import sys
 from pipeline.cli import main
 from pipeline.store import bucket, lease
+from pipeline.store.log import RunLog
 from pipeline.store.medium import Times
+from pipeline.store.watch import look
 machine = sys.argv.pop(1)
 lease._machine = lambda: machine
 bucket.TIMES = Times(0.5, dead=3.0, look=0.5, unsure=100.0)
@@ -503,6 +510,52 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewher
     done = studio.run(*HERE)
     assert "11 pairs: 0 painted, 11 done before" in done.stdout
     assert parts == [key for key in studio.bucket.listed() if key.endswith(".parquet")]
+
+
+def test_a_run_is_watched_from_beside_it(studio: Studio) -> None:
+    studio.fill(3)
+    goes_on = threading.Event()
+
+    def hold(request: Request) -> Fault:
+        if request.key == "in/c2.jpg":
+            goes_on.wait(100)
+        return None
+
+    studio.bucket.fault = hold
+    run = start(studio.manifest, "--out", studio.out, *TINY, *HERE)
+    try:
+        wait_for(lambda: sum("/images/" in key for key in studio.bucket.listed()) == 2)
+        out, plans, now = (
+            OutFolder(studio.out),
+            dict[str, Any](),
+            datetime.datetime.now(datetime.UTC),
+        )
+        assert str(look(out, now, plans)) == (
+            "no rows yet, 3 left; 0 pairs an hour; 1 run at work"  # rows come with the first part
+        )
+        studio.bucket.requests.clear()
+        look(out, now, plans)
+        assert studio.bucket.counted() == {"LIST": 2, "GET": 1}  # index, locks, and the lock
+        goes_on.set()
+        assert run.wait(100) == 0
+    finally:
+        goes_on.set()
+        run.kill()
+    assert str(look(out, now, plans)) == "3 ok; no run is at work"
+
+
+def test_a_log_is_put_half_a_minute_after_a_line_even_if_no_other_comes(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.bucket._LOG_SECONDS", 0.3)
+    with RunLog(OutFolder(f"{bucket.uri}/out"), "r1") as log:
+        for event in ("first", "second"):
+            log.write(event)
+            wait_for(functools.partial(_has, bucket, "out/_state/log/r1.jsonl", event), 20)
+
+
+def _has(bucket: Bucket, key: str, text: str) -> bool:
+    return key in bucket.listed() and text in bucket.get(key).decode()
 
 
 # The lock

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -296,19 +297,26 @@ class _LogFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lines: list[str] = []
-        self._put = time.monotonic()
         self._seconds = _LOG_SECONDS
+        self._timer: threading.Timer | None = None
+        self._putting = threading.Lock()
 
     def add(self, line: str) -> None:
         self._lines.append(line)
-        if time.monotonic() - self._put >= self._seconds:
-            self._write()
+        if self._seconds == 0:
+            self.flush()
+        elif self._timer is None:
+            self._timer = threading.Timer(self._seconds, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
 
     def close(self) -> None:
         self._seconds = 0
-        self._write()
+        self.flush()
 
-    def _write(self) -> None:
-        self._put = time.monotonic()
-        with contextlib.suppress(OSError, StorageError):
+    def flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._putting, contextlib.suppress(OSError, StorageError):
+            self._timer = None
             storage.put(self._path, "".join(self._lines).encode("utf-8", "backslashreplace"))

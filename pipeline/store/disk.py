@@ -354,5 +354,8 @@ class _LogFile:
         with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
             file.write(line)
 
+    def flush(self) -> None:
+        pass
+
     def close(self) -> None:
         pass

@@ -46,6 +46,10 @@ class RunLog:
             line = json.dumps({"time": utc_now(), "event": "log full"}) + "\n"
         self._file.add(line)
 
+    def flush(self) -> None:
+        """Let others see what was written so far. Never raises `OSError`."""
+        self._file.flush()
+
     def __enter__(self) -> RunLog:
         return self
 

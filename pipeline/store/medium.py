@@ -120,7 +120,10 @@ class LogFile(Protocol):
     """A log to which lines are added. It never raises: a log is no reason to end a run."""
 
     def add(self, line: str) -> None:
-        """Add a line."""
+        """Add a line. On object storage others see it within half a minute."""
+
+    def flush(self) -> None:
+        """Let others see all lines now."""
 
     def close(self) -> None:
         """Write out what is there. Lines that come later are written at once."""

@@ -5,10 +5,11 @@ Never imports torch or ray.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
@@ -50,13 +51,22 @@ class Look:
         return f"{', '.join(parts)}; {speed}; {count(self.runs, 'run')} at work{by}"
 
 
-def look(out: OutFolder, now: datetime.datetime) -> Look:
-    """Return how the runs of OUT go, at a time in UTC. Raises `StorageError`."""
+def look(
+    out: OutFolder, now: datetime.datetime, plans: dict[str, Mapping[str, object]] | None = None
+) -> Look:
+    """Return how the runs of OUT go, at a time in UTC. Raises `StorageError`.
+
+    `plans` are those of runs that were seen before, so that each log is read once.
+    """
+    plans = {} if plans is None else plans
     table = read_columns(out, ["status", "finished_at", "host", "run_id"])
     begun: dict[str, datetime.datetime] = {}
     left = 0
-    for run_id in runs_at_work(out):
-        for plan in _plans(out, run_id):
+    runs = runs_at_work(out)
+    for run_id in runs:
+        plan = plans.get(run_id) or _plan(out, run_id)
+        if plan:
+            plans[run_id] = plan
             begun[run_id] = datetime.datetime.fromisoformat(str(plan["time"]))
             done = pc.sum(pc.equal(table["run_id"], run_id)).as_py() or 0
             left += max(0, int(str(plan["todo"])) - done)
@@ -68,25 +78,23 @@ def look(out: OutFolder, now: datetime.datetime) -> Look:
     )
     return Look(
         statuses=Counter(table["status"].to_pylist()),
-        runs=len(begun),
+        runs=len(runs),
         left=left,
         an_hour=3600 * len(recent) / window,
         hosts=Counter(host or "?" for host in recent["host"].to_pylist()),
     )
 
 
-def _plans(out: OutFolder, run_id: str) -> Iterator[Mapping[str, object]]:
-    """Yield the event of a run's log that says what it has to do, if it has got so far."""
+def _plan(out: OutFolder, run_id: str) -> Mapping[str, object]:
+    """Return the event of a run's log that says what it has to do; {} if it has not got so far."""
     try:
         lines = storage.read_bytes(storage.join(out.log, f"{run_id}.jsonl")).splitlines()
     except OSError:
-        return
+        return {}
     for line in lines:
         if PLANNED.encode() in line:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") == PLANNED:
-                yield event
-                return
+            with contextlib.suppress(ValueError):
+                event: dict[str, object] = json.loads(line)
+                if event.get("event") == PLANNED:
+                    return event
+    return {}
