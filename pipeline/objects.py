@@ -64,6 +64,10 @@ class StorageError(Exception):
     """Trouble with the storage of a run, as a full disk or a refused login. It cannot go on."""
 
 
+class _BrokenOffError(StorageError):
+    """The answer to a request ended half way."""
+
+
 class ChangedError(Exception):
     """The object is not what this process last wrote, so it was not replaced."""
 
@@ -247,6 +251,17 @@ def forget() -> None:
 
 
 def _ask(place: _Place, request: Callable[[Any], _T]) -> _T:
+    """Make a request, again and again while its answer ends half way, which the library does not
+    always repeat. Raises what `_ask_once` raises."""
+    for wait in (0.2, 0.5, 1, 2, 5, 10, 20):
+        try:
+            return _ask_once(place, request)
+        except _BrokenOffError:
+            time.sleep(wait)
+    return _ask_once(place, request)
+
+
+def _ask_once(place: _Place, request: Callable[[Any], _T]) -> _T:
     """Make a request. Raises `FileNotFoundError`, `FileExistsError`, `ChangedError`, `OSError` for
     a web address that gives nothing, and `StorageError`."""
     store = _open(place)
@@ -440,7 +455,7 @@ def delete(uris: Sequence[str]) -> None:
     if uris:
         places = [_place(uri) for uri in uris]
         with contextlib.suppress(FileNotFoundError):
-            _repeated(lambda: _ask(places[0], lambda s: s.delete([p.key for p in places])))
+            _ask(places[0], lambda store: store.delete([place.key for place in places]))
 
 
 def listing(uri: str, after: str = "") -> Iterator[tuple[str, Head]]:
@@ -453,41 +468,21 @@ def listing(uri: str, after: str = "") -> Iterator[tuple[str, Head]]:
     start = len(prefix) + 1 if prefix else 0
     pages: Iterator[Any] | None = None
 
-    def next_page() -> Any:
+    def next_page(store: Any) -> Any:
         nonlocal pages
         if pages is None:
             options = {"offset": f"{prefix}/{after}".lstrip("/")} if after else {}
-            opened = _open(place).list(prefix, chunk_size=1000, **options)
-            pages = iter(opened)
-        return next(pages, None)
-
-    def asked() -> Any:
-        nonlocal pages
+            pages = iter(store.list(prefix, chunk_size=1000, **options))
         try:
-            return _ask(place, lambda store: next_page())
-        except _BrokenOffError:
-            pages = None  # goes on after the last name that came
+            return next(pages, None)
+        except Exception:
+            pages = None  # if it is asked again, it goes on after the last name that came
             raise
 
-    while page := _repeated(asked):
+    while page := _ask(place, next_page):
         for meta in page:
             after = meta["path"][start:]
             yield after, _head(meta, {})
-
-
-class _BrokenOffError(StorageError):
-    """The answer to a request that the library does not repeat ended half way."""
-
-
-def _repeated(request: Callable[[], _T]) -> _T:
-    """Make a request until its answer is whole. The library repeats all but listings and removals
-    whose answer ends half way."""
-    for wait in (0.2, 0.5, 1, 2, 5, 10, 20):
-        try:
-            return request()
-        except _BrokenOffError:
-            time.sleep(wait)
-    return request()
 
 
 def names(uri: str) -> list[str]:
