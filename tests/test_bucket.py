@@ -27,6 +27,7 @@ from buckets import (
     Bucket,
     Fault,
     Request,
+    proxy,
 )
 from buckets import bucket as bucket
 from helpers import TINY, begun, cli, index_rows, pictures, start, wait_for, write_csv
@@ -229,6 +230,65 @@ def test_a_run_goes_on_whatever_fails_once_of_each_request_that_it_makes(
     assert "3 painted" in done.stdout
     assert len(seen) > 15
     studio.bucket.fault = lambda request: None
+    studio.check_whole(3)
+
+
+def python(code: str, *arguments: object, **env: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+# The command, less patient with a server that is away.
+_HASTY = """
+from pipeline import objects
+from pipeline.cli import main
+objects.PATIENCE, objects.HASTE = 4.0, 0.5
+main()
+"""
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_server_that_goes_away_in_mid_run_fails_no_pair(
+    studio: Studio, *, comes_back: bool
+) -> None:
+    studio.fill(3)
+    front = Bucket("studio", 0, studio.bucket.server_port)
+    asked, gone = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> Fault:
+        if request.key != "in/c1.jpg":
+            return None
+        asked.set()
+        gone.wait(100)
+        return RESET
+
+    front.fault = hold
+    arguments = (studio.manifest, "--out", studio.out, *TINY, *HERE)
+    with proxy(front):
+        env = {"AWS_ENDPOINT_URL": front.endpoint}
+        run = start(*arguments, **env) if comes_back else python(_HASTY, *arguments, **env)
+        assert asked.wait(100)
+    gone.set()  # nobody listens at its address any more
+    if comes_back:
+        time.sleep(4)
+        front.fault = lambda request: None
+        with proxy(front):
+            stdout, stderr = run.communicate(timeout=120)
+        assert run.returncode == 0, stderr
+        assert "3 pairs: 3 painted" in stdout
+    else:
+        _, stderr = run.communicate(timeout=120)
+        assert run.returncode == 5, stderr
+        (line,) = [line for line in stderr.splitlines() if line.startswith("stylize-batch:")]
+        assert "s3://studio does not answer as it should: " in line
+        assert line.endswith("; run again when it does")
+        assert index_rows(studio.out) == {}  # the row waits in its picture
+        assert "3 pairs: 2 painted, 1 done before" in studio.run(*HERE).stdout
     studio.check_whole(3)
 
 
@@ -450,16 +510,6 @@ main()
 """
 
 
-def elsewhere(machine: str, *arguments: object, **env: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", _ELSEWHERE, machine, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **env},
-    )
-
-
 def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewhere(
     studio: Studio,
 ) -> None:
@@ -490,7 +540,7 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewher
     env = {"STYLIZE_CRASH_LOG": str(log)}
     studio.bucket.fault = hold
     drivers = {shard: start(*arguments(shard), **env) for shard in ("1/3", "3/3")}
-    drivers["2/3"] = elsewhere("first", *arguments("2/3"), **env)
+    drivers["2/3"] = python(_ELSEWHERE, "first", *arguments("2/3"), **env)
     try:
         wait_for(lambda: sum("/images/" in key for key in studio.bucket.listed()) == 3)
         wait_for(lambda: min(asked.values()) == 2)
@@ -502,7 +552,7 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewher
             assert refused.returncode == 5
             assert "of 3 (shard 1/3: process" in refused.stderr
             assert "cannot be painted beside them; use --shard I/3" in refused.stderr
-        drivers["2/3"] = elsewhere("second", *arguments("2/3"), **env)
+        drivers["2/3"] = python(_ELSEWHERE, "second", *arguments("2/3"), **env)
         goes_on.set()
         said = {}
         for shard, driver in drivers.items():
