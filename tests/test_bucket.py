@@ -4,6 +4,7 @@ import datetime
 import functools
 import json
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -195,6 +196,8 @@ def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_rea
     studio.check_whole(3)
     row = index_rows(studio.out)["p1"]
     assert (row["content"], row["row"], row["width"]) == ("c1.jpg", 2, 32)
+    assert len(row["loss_curve"]) == row["steps"] == 3
+    assert row["started_at"] < row["finished_at"]
     assert row["output_etag"]
     # Nothing but the put is known of a picture that somebody else has written since.
     (key,) = [key for key in studio.bucket.listed() if "c1" in key and "images" in key]
@@ -779,5 +782,26 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
     )
     assert all(source.stat for source in row.inputs)
     assert sum(len(name) + len(text) for name, text in head.attributes.items()) < 2000
+    recorded = index_rows(studio.out)["p0"]
+    assert row.started_at == recorded["started_at"].isoformat()
+    assert 0 < (row.seconds or 0) <= recorded["seconds"]
+    assert row.started_at < row.finished_at <= recorded["finished_at"].isoformat()
+    # The curve, to three digits; of one that is long every second step, or third, as far as S3 has
+    # room, and the last.
+    assert [list(step) for step in row.loss_curve] == [
+        pytest.approx(list(step.values()), rel=4e-3) for step in recorded["loss_curve"]
+    ]
+    chance = random.Random(0)
+    for length, least in ((40, 40), (140, 30), (1000, 30)):
+        curve = tuple((n, n / 3, *(1e6 * chance.random() for _ in range(4))) for n in range(length))
+        carries = attributes(replace(row, loss_curve=curve))  # type: ignore[arg-type]
+        assert sum(len(name) + len(text) for name, text in carries.items()) < 2000
+        back = from_attributes(carries)
+        assert back is not None
+        assert replace(back, loss_curve=()) == replace(row, loss_curve=())
+        assert len(back.loss_curve) >= least
+        steps = {step[0]: step for step in curve}
+        assert all(step == pytest.approx(steps[step[0]], rel=4e-3) for step in back.loss_curve)
+        assert back.loss_curve[-1][0] == length - 1
     long = replace(row, notes=secrets.token_hex(2000))
     assert attributes(long).keys() == {"stylizekey"}  # S3 has room for no more

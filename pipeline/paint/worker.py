@@ -303,11 +303,14 @@ class Worker:
         stylizer = self._stylizer(group[0].pair.config.backbone)
 
         def finish(opened: _Opened, done: StyleResult | DivergedError) -> Result | None:
-            row = replace(opened.row, batch=len(group))
+            row = timed(replace(opened.row, batch=len(group)))  # as far as the picture can carry
             try:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:
                 row = failed_row(row, error)
+            return timed(row)
+
+        def timed(row: Result) -> Result:
             return replace(row, seconds=time.monotonic() - started, finished_at=utc_now())
 
         return _each(finish, group, self._transfer(stylizer, group, started))
