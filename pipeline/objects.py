@@ -55,6 +55,7 @@ HASTE = 5.0
 write must not hold it up again and again."""
 
 _WEB = ("https", "http")
+_NO_BUCKET = "NoSuchBucket|ContainerNotFound|specified container does not exist"
 _OPTIONS = ("endpoint_override", "region", "scheme")
 _QUERY = re.compile(r"[\w.-]+=[^&/]*(&[\w.-]+=[^&/]*)*")
 _T = TypeVar("_T")
@@ -92,12 +93,17 @@ class Head:
     @property
     def etag(self) -> str:
         """The ETag, "" where the store gives none."""
-        return self.version.etag
+        return _quoted(self.version.etag)
 
     @property
     def stat(self) -> str:
         """Text that differs where the bytes differ."""
         return f"{self.size}:{self.etag or round(self.modified * 1e9)}"
+
+
+def _quoted(etag: str) -> str:
+    """Return an ETag as stores give it with an object. Azure's listings leave out the quotes."""
+    return etag if not etag or etag.endswith('"') else f'"{etag}"'
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
         return HTTPStore.from_url(f"{scheme}://{bucket}", **common)
     found = credentials.options_of(scheme)
     if endpoint:
-        found["endpoint"] = endpoint
+        found["base_url" if scheme == "gs" else "endpoint"] = endpoint
     if "region" in given:
         found["region"] = given["region"]
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
@@ -272,7 +278,7 @@ def _ask_once(place: _Place, request: Callable[[Any], _T]) -> _T:
         _away.discard(place.name)
         return answer
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error) or not _has_bucket(place):
+        if re.search(_NO_BUCKET, str(error)) or not _has_bucket(place):
             raise _no_bucket(place) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.key) from error
     except exceptions.AlreadyExistsError as error:
@@ -292,7 +298,7 @@ def _ask_once(place: _Place, request: Callable[[Any], _T]) -> _T:
 def _trouble(place: _Place, error: Exception) -> Exception:
     """Return what an error of the library means."""
     text = str(error)
-    if "NoSuchBucket" in text:
+    if re.search(_NO_BUCKET, text):
         return _no_bucket(place)
     if re.search(r"Expired|InvalidToken|TokenRefreshRequired|invalid_grant|code: 40[13]", text):
         return _refused(place, error)
@@ -357,7 +363,7 @@ def _has_bucket(place: _Place) -> bool:
     try:
         next(iter(_open(place).list(chunk_size=1)), None)
     except Exception as error:  # a bucket that may not be listed is there
-        if re.search(r"NoSuchBucket|ContainerNotFound|404 Not Found", str(error)):
+        if re.search(rf"{_NO_BUCKET}|404 Not Found", str(error)):
             return False
     _good.add((place.scheme, place.bucket))
     return True
@@ -401,7 +407,7 @@ def head(uri: str) -> Head:
 def put(uri: str, data: bytes, attributes: Mapping[str, str] | None = None) -> str:
     """Write an object in one request, whole or not at all; return its ETag."""
     place = _place(uri)
-    return _put(place, data, attributes, "overwrite").etag
+    return _quoted(_put(place, data, attributes, "overwrite").etag)
 
 
 def create(uri: str, data: bytes) -> Version:
@@ -481,8 +487,10 @@ def listing(uri: str, after: str = "") -> Iterator[tuple[str, Head]]:
 
     while page := _ask(place, next_page):
         for meta in page:
-            after = meta["path"][start:]
-            yield after, _head(meta, {})
+            name = meta["path"][start:]
+            if name > after:  # Azurite, for one, gives all names
+                after = name
+                yield name, _head(meta, {})
 
 
 def names(uri: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azurite import container as container
 from buckets import bucket as bucket
 from helpers import (
     begun,
@@ -84,12 +85,13 @@ def test_a_shard_that_is_none_is_refused(text: str, environ: dict[str, str], wor
     assert words in str(refused.value)
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", "bucket", "container"])
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> OutFolder:
     """An OUT of each kind."""
     if request.param == "disk":
         return OutFolder(tmp_path / "out")
-    return OutFolder(f"{request.getfixturevalue('bucket').uri}/out")
+    place = request.getfixturevalue(request.param)
+    return OutFolder(f"{getattr(place, 'uri', place)}/out")
 
 
 @pytest.fixture
