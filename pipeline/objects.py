@@ -42,6 +42,7 @@ __all__ = [
     "replace",
     "shown",
     "split_options",
+    "tell_waits_to",
 ]
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -53,6 +54,9 @@ PATIENCE = 180.0
 HASTE = 5.0
 """The same, once a store has stayed away for `PATIENCE`: the run ends, and what it still has to
 write must not hold it up again and again."""
+
+LATE = 15.0
+"""After how many seconds without an answer the user is told that the run waits."""
 
 _WEB = ("https", "http")
 _NO_BUCKET = "NoSuchBucket|ContainerNotFound|specified container does not exist"
@@ -274,7 +278,7 @@ def _ask_once(place: _Place, request: Callable[[Any], _T]) -> _T:
     from obstore import exceptions
 
     try:
-        answer = interruptible(lambda: request(store))
+        answer = interruptible(lambda: request(store), LATE, lambda: _late(place))
         _away.discard(place.name)
         return answer
     except FileNotFoundError as error:
@@ -293,6 +297,20 @@ def _ask_once(place: _Place, request: Callable[[Any], _T]) -> _T:
         raise OSError(errno.EINVAL, f"such a name cannot be used: {_first_line(error)}") from error
     except (exceptions.BaseError, OSError) as error:
         raise _trouble(place, error) from error
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def tell_waits_to(say: Callable[[str], None]) -> None:
+    """From now on, say in one line when a store lets this process's main thread wait."""
+    _listeners[:] = [say]
+
+
+def _late(place: _Place) -> None:
+    minutes = f"{PATIENCE / 60:.0f} minutes"
+    for say in _listeners:
+        say(f"{place.name} has not answered for {LATE:.0f} s; waiting for it, {minutes} at most")
 
 
 def _trouble(place: _Place, error: Exception) -> Exception:

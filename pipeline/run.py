@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pipeline import storage
+from pipeline import objects, storage
 from pipeline.crash import crash_point
 from pipeline.display.progress import Progress
 from pipeline.ledger import FailureStreak, Ledger
@@ -239,6 +239,7 @@ class _Session:
         with self.progress:
             for note in self.whole.notes:
                 self.on_note(note)
+            objects.tell_waits_to(self.on_note)
             self._tell_problems()
             pairs = self.backbones.resolve(self.pairs)
             results = read_results(self.out)
@@ -251,8 +252,8 @@ class _Session:
             self._restate(plan, results)
         tasks = self._tasks(plan, results)
         self.log.write(PLANNED, todo=len(tasks))
-        self.log.flush()
         if tasks:
+            self.log.flush()
             backbones = sorted({task.pair.config.backbone for task in tasks})
             paths = self.backbones.paths(backbones)
             self.backbones.fix()

@@ -15,12 +15,18 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def side_by_side(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+def side_by_side(
+    work: Callable[[_T], _R],
+    items: Sequence[_T],
+    after: float | None = None,
+    late: Callable[[], None] = lambda: None,
+) -> list[_R]:
     """Return what `work` returns for each item, `AT_ONCE` of them at a time, in their order.
 
-    Raises what the first one that fails raises; nobody waits for the others then. A request to a
-    store that does not answer takes minutes, and does not see Ctrl-C: so it is made by a thread
-    that the end of the process does not wait for either.
+    `late` is called once if that takes more than `after` seconds. Raises what the first one that
+    fails raises; nobody waits for the others then. A request to a store that does not answer takes
+    minutes, and does not see Ctrl-C: so it is made by a thread that the end of the process does
+    not wait for either.
     """
     answers: dict[int, _R] = {}
     errors: list[BaseException] = []
@@ -48,14 +54,19 @@ def side_by_side(work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
     for _ in range(threads):
         threading.Thread(target=serve, daemon=True).start()
     with changed:
+        if not changed.wait_for(lambda: errors or ended == threads, after):
+            late()
         changed.wait_for(lambda: errors or ended == threads)
     if errors:
         raise errors[0]
     return [answers[number] for number in range(len(items))]
 
 
-def interruptible(work: Callable[[], _R]) -> _R:
-    """Return what `work` returns, so that a Ctrl-C meanwhile is seen at once."""
+def interruptible(work: Callable[[], _R], after: float, late: Callable[[], None]) -> _R:
+    """Return what `work` returns, so that a Ctrl-C meanwhile is seen at once.
+
+    `late` is called if that takes more than `after` seconds.
+    """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    return side_by_side(lambda _: work(), [None])[0]
+    return side_by_side(lambda _: work(), [None], after, late)[0]

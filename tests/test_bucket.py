@@ -131,6 +131,8 @@ def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> No
         costs.append(studio.bucket.counted())
     # Whatever the number of pairs: listings, parts, the lock, run.json and the log.
     assert costs[1]["HEAD"] == 0
+    assert studio.run(*HERE, "--shard", "1/3").returncode == 0
+    assert sum(studio.bucket.counted().values()) - studio.bucket.counted()["HEAD"] < 40
     assert sum(costs[1].values()) <= sum(costs[0].values()) + 1  # one more part
     assert sum(costs[1].values()) < 40
     studio.check_whole(46)
@@ -246,13 +248,14 @@ def python(code: str, *arguments: object, **env: str) -> "subprocess.Popen[str]"
     )
 
 
-# The command, less patient with a server that is away.
+# The command, less patient with a server that is away; or that speaks of it sooner.
 _HASTY = """
 from pipeline import objects
 from pipeline.cli import main
 objects.PATIENCE, objects.HASTE = 4.0, 0.5
 main()
 """
+_TALKATIVE = _HASTY.replace("objects.PATIENCE, objects.HASTE = 4.0, 0.5", "objects.LATE = 2.0")
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
@@ -274,7 +277,7 @@ def test_a_server_that_goes_away_in_mid_run_fails_no_pair(
     arguments = (studio.manifest, "--out", studio.out, *TINY, *HERE)
     with proxy(front):
         env = {"AWS_ENDPOINT_URL": front.endpoint}
-        run = start(*arguments, **env) if comes_back else python(_HASTY, *arguments, **env)
+        run = python(_TALKATIVE if comes_back else _HASTY, *arguments, **env)
         assert asked.wait(100)
     gone.set()  # nobody listens at its address any more
     if comes_back:
@@ -284,6 +287,7 @@ def test_a_server_that_goes_away_in_mid_run_fails_no_pair(
             stdout, stderr = run.communicate(timeout=120)
         assert run.returncode == 0, stderr
         assert "3 pairs: 3 painted" in stdout
+        assert "s3://studio has not answered for 2 s; waiting for it, 3 minutes at most" in stderr
     else:
         _, stderr = run.communicate(timeout=120)
         assert run.returncode == 5, stderr
