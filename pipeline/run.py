@@ -337,7 +337,7 @@ class _Session:
                 start(tasks, job, wanted, self)
             finally:
                 storage.remove(job.probe)
-                storage.sweep_temporaries(self.out.root)  # of workers that died
+                self.out.remove_leftovers(probes=False)  # of workers that died
 
     # --- what `Caller` asks for ---
 

@@ -12,11 +12,8 @@ import errno
 import hashlib
 import io
 import os
-import platform
 import re
 import secrets
-import time
-import unicodedata
 import urllib.parse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from stat import S_ISDIR, S_ISREG
@@ -24,9 +21,11 @@ from typing import BinaryIO
 
 from pipeline import objects
 from pipeline.crash import crash_point
+from pipeline.leftovers import temporary_name
+from pipeline.look_alikes import as_stored
 from pipeline.objects import StorageError
 from pipeline.side_by_side import side_by_side
-from pipeline.text import folded, quoted
+from pipeline.text import quoted
 from stylize.files import write_atomic
 
 __all__ = [
@@ -55,10 +54,8 @@ __all__ = [
     "stat",
     "stats",
     "storage_error",
-    "sweep_temporaries",
     "unreadable",
     "uri_problem",
-    "why_missing",
     "why_not_writable",
     "without_ending",
     "without_options",
@@ -73,10 +70,6 @@ _MOST_BYTES = 2 * 2**30
 """The largest picture or manifest that is read."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_TEMPORARY = re.compile(r"\.stylize-([0-9a-f]{8})\.tmp-(\d+)-[0-9a-f]{8}")
-_HOUR, _DAY = 3600.0, 86400.0
-_active: set[str] = set()  # names of the temporary files that this process is writing now
 
 _REASONS = {
     errno.ENOSPC: "no space left; free some or choose another --out",
@@ -109,54 +102,6 @@ def unreadable(error: OSError, path: str) -> StorageError:
         f"cannot read {path!r}: {reason[:1].lower()}{reason[1:]}; check the path and who may "
         "read it"
     )
-
-
-def why_missing(path: str, written: str) -> str:
-    """Return a likely reason why a file is missing, to append to a message.
-
-    `path` opens it, and `written` is its name as the user wrote it. "" where nothing is known.
-    """
-    if written != written.strip():
-        return "; its name begins or ends with a space"
-    local = local_path(path)
-    look_alike = _look_alike(local) if local is not None else ""
-    if not look_alike:
-        return ""
-    return f"; {look_alike!r} is there, which differs in case"
-
-
-def _look_alike(path: str) -> str:
-    """Return the first name on the way to a path that is there in another case, or ""."""
-    folder, name = os.path.split(path)
-    folder = _as_stored(folder) or ""
-    if name and folder and not os.path.isdir(folder):
-        return _look_alike(folder)
-    try:
-        names = os.listdir(folder or ".")
-    except OSError:
-        return ""
-    return next((other for other in sorted(names) if folded(other) == folded(name)), "")
-
-
-def _as_stored(path: str | None) -> str | None:
-    """Return a path with its names as the file system has them.
-
-    A name with accents has several forms that look the same: one system stores an é as one
-    character, another as an e and an accent.
-    """
-    if path is None or path.isascii() or os.path.lexists(path):
-        return path
-    folder, name = os.path.split(path)
-    if not name or folder == path:
-        return path
-    folder = _as_stored(folder) or ""
-    try:
-        names = os.listdir(folder or ".")
-    except OSError:
-        return path
-    composed = unicodedata.normalize("NFC", name)
-    alike = (other for other in names if unicodedata.normalize("NFC", other) == composed)
-    return os.path.join(folder, next(alike, name))
 
 
 def current_folder() -> str:
@@ -279,7 +224,7 @@ def output_path(out: str, output: str) -> str:
 
 def read_bytes(path: str) -> bytes:
     """Return all bytes of a file. Raises `OSError`, also for a file over `_MOST_BYTES`."""
-    local = _as_stored(local_path(path))
+    local = as_stored(local_path(path))
     if local is not None:
         _check_readable(local)
         with open(local, "rb") as file:
@@ -311,7 +256,7 @@ def stat(path: str) -> str:
 
     Raises `OSError`.
     """
-    local = _as_stored(local_path(path))
+    local = as_stored(local_path(path))
     if local is not None:
         status = os.stat(local)
         return f"{status.st_size}:{status.st_mtime_ns}"
@@ -369,7 +314,7 @@ def _listed(folder: str, members: Collection[str]) -> tuple[dict[str, str], bool
 
 def exists(path: str) -> bool:
     """Return whether a file (not a folder) exists. Raises `OSError` if the storage refuses."""
-    local = _as_stored(local_path(path))
+    local = as_stored(local_path(path))
     if local is not None:
         return os.path.isfile(local)
     try:
@@ -381,7 +326,7 @@ def exists(path: str) -> bool:
 
 def sha256(path: str) -> str:
     """Return the SHA-256 of a file's bytes in hex. Raises `OSError`."""
-    local = _as_stored(local_path(path))
+    local = as_stored(local_path(path))
     if local is None:
         return hashlib.sha256(read_bytes(path)).hexdigest()
     _check_readable(local)
@@ -454,14 +399,9 @@ def _put_local(
 ) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    name = f".stylize-{_HOST}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-
-    _active.add(name)
-    try:
+    with temporary_name() as name:
         temporary = os.path.join(temp_folder or folder, name)
         write_atomic(path, data, temporary=temporary, sync=sync, at=lambda s: _at(point, s))
-    finally:
-        _active.discard(name)
 
 
 def make_folder(path: str) -> None:
@@ -493,45 +433,3 @@ def remove_all(paths: Sequence[str]) -> None:
         return
     for path in paths:
         remove(path)
-
-
-def sweep_temporaries(out: str) -> int:
-    """Remove the temporary files that dead processes left below OUT; return how many.
-
-    A file of a living process stays for a day, because the process number may since belong to
-    another process. A file of another machine stays for an hour. Object storage has none.
-    """
-    root = local_path(out)
-    if root is None:
-        return 0
-    removed = 0
-    for folder, _, names in os.walk(root):
-        for name in names:
-            match = _TEMPORARY.fullmatch(name)
-            if match and _is_stale(os.path.join(folder, name), match[1], int(match[2])):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(folder, name))
-                    removed += 1
-    return removed
-
-
-def _is_stale(path: str, host: str, pid: int) -> bool:
-    try:
-        age = abs(time.time() - os.stat(path).st_mtime)  # abs: the clock may have been set back
-    except OSError:
-        return False
-    if host != _HOST:
-        return age > _HOUR
-    if pid == os.getpid():
-        return os.path.basename(path) not in _active
-    return not _is_alive(pid) or age > _DAY
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

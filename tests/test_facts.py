@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipeline import storage
+from pipeline.look_alikes import why_missing
 from pipeline.manifest.reader import read_manifest
 from pipeline.options import Options
 from pipeline.paint.attempts import new_row
@@ -231,5 +232,5 @@ def test_a_file_that_is_not_there_for_a_space_is_told_with_the_space(house: Hous
     manifest = house.folder / "m.csv"
     manifest.write_text(manifest.read_text().replace("photos/s.png", '" photos/s.png"'))
     (written,) = house.pair(100).styles
-    assert storage.why_missing(written, written) == "; its name begins or ends with a space"
-    assert storage.why_missing(written.strip(), written.strip()) == ""
+    assert why_missing(written, written) == "; its name begins or ends with a space"
+    assert why_missing(written.strip(), written.strip()) == ""

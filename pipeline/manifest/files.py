@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline import storage
+from pipeline.look_alikes import why_missing
 from pipeline.manifest.reader import Manifest
 from pipeline.manifest.table import Problem
 from pipeline.records import Pair
@@ -134,4 +135,4 @@ def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> s
     if local is not None and os.path.exists(local):
         return f"{quoted(name)} is a pipe or a device; name a file"
     hint = next((hint for sign, hint in _HINTS.items() if sign in name), "")
-    return f"{quoted(name)} does not exist{storage.why_missing(path, name)}{hint}"
+    return f"{quoted(name)} does not exist{why_missing(storage.local_path(path), name)}{hint}"

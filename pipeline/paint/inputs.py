@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pipeline import storage
+from pipeline.look_alikes import why_missing
 from pipeline.records import Input, InputRef
 from stylize.config import AT_ONCE, StyleConfig
 from stylize.errors import ImageReadError, StylizeError
@@ -56,7 +57,7 @@ class InputReader:
         try:
             stat, data = self._bytes(ref, path)
         except FileNotFoundError as error:
-            why = storage.why_missing(path, ref.written)
+            why = why_missing(storage.local_path(path), ref.written)
             where = f" at {storage.shown(path)}" if storage.is_remote(path) else ""
             raise ImageReadError(f"{name}: there is no such file{where}{why}") from error
         except OSError as error:

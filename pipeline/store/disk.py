@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.crash import crash_point
+from pipeline.leftovers import sweep_temporaries
 from pipeline.objects import ChangedError
 from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
@@ -168,7 +169,7 @@ class Disk:
             raise storage.storage_error(error, target) from error
 
     def remove_leftovers(self, *, probes: bool) -> None:
-        storage.sweep_temporaries(self._root)
+        sweep_temporaries(self._root)
         if not probes:
             return
         for name in os.listdir(self.path("_state")):

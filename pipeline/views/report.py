@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
+from pipeline.leftovers import sweep_temporaries
 from pipeline.records import join_styles, split_styles
 from pipeline.signals import Handlers
 from pipeline.store.folder import OutFolder
@@ -377,7 +378,7 @@ def _thumbnail(
 
 def _remove_old(folder: str, names: set[str]) -> None:
     """Remove the thumbnails of changed pictures, and the leftovers of interrupted reports."""
-    storage.sweep_temporaries(folder)
+    sweep_temporaries(folder)
     for name in os.listdir(folder):
         if name.endswith(".jpg") and name not in names:
             storage.remove(os.path.join(folder, name))
