@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,36 @@ def test_a_shard_is_refused_beside_a_whole_run_and_waits_for_one_that_tidies_up(
     with Lock(out, "whole"):
         assert at_work(out)
     assert at_work(out) == []
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    """What each returns, or the `LockedError` that it raises."""
+    begin = threading.Barrier(len(works))
+
+    def one(work: Callable[[], object]) -> object:
+        begin.wait()
+        try:
+            return work()
+        except LockedError as error:
+            return error
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(one, works))
+
+
+def test_of_shards_that_end_at_once_one_tidies_up_and_no_run_begins_beside_a_shard(
+    out: OutFolder,
+) -> None:
+    for _ in range(5):
+        shards = [Lock(out, f"r{number}", Shard(number, 3)) for number in (1, 2, 3)]
+        assert sorted(map(bool, at_once(*(lock.alone for lock in shards)))) == [False, False, True]
+        for lock in shards:
+            lock.release()
+        both = at_once(lambda: Lock(out, "whole"), lambda: Lock(out, "r1", Shard(1, 2)))
+        got = [lock for lock in both if isinstance(lock, Lock)]
+        assert len(got) <= 1
+        for lock in got:
+            lock.release()
 
 
 def row(pair_id: str, **changes: Any) -> Result:
