@@ -4,10 +4,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from forks import Forks
+from helpers import Gate
 
 if TYPE_CHECKING:
     from stylize.weights import Weights
@@ -47,6 +49,12 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """The command without the seconds that its imports take: what needs no Ray runs by it."""
     with Forks(tmp_path_factory.mktemp("forks")) as forks:
         yield forks
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A gate that is closed."""
+    return Gate(tmp_path / "gate", tmp_path / "gate-log")
 
 
 @pytest.fixture(scope="session")

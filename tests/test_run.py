@@ -23,8 +23,12 @@ import torch
 from forks import Done, Forks
 from helpers import (
     COMMAND,
+    QUICK_TO_MISS,
+    SOON,
     TINY,
+    Gate,
     alive,
+    begun,
     check_whole,
     cli,
     count_by_readers,
@@ -36,6 +40,7 @@ from helpers import (
     picture,
     pictures,
     ray_folders,
+    seconds_of_children,
     start,
     statuses,
     tiny,
@@ -320,9 +325,10 @@ def test_a_finished_manifest_is_not_painted_again_and_starts_no_ray(painted: Pat
     out = painted.with_suffix("")
     before = {p: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
     assert plan(painted) == {}
-    began = time.monotonic()
+    began = seconds_of_children()
     code, loaded = loaded_by(painted.parent, painted, *TINY)
-    assert time.monotonic() - began < 10  # 5 s is the promise, on a machine that does nothing else
+    # 5 s is the promise. Seconds of the processor are the same beside other programs.
+    assert seconds_of_children() - began < 10
     assert code == 0
     assert not loaded & {"ray", "torch"}
     assert {p: p.stat().st_mtime_ns for p in (out / "images").iterdir()} == before
@@ -500,11 +506,10 @@ def slow(tmp_path: Path) -> Path:
 def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
     slow: Path,
 ) -> None:
-    out = slow.with_suffix("")
-    rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(6)]
-    rows[0]["steps"] = 150  # begun first, and still in hand when another one is done
-    write_csv(slow, rows)
-    with running(slow, *SLOW, "--workers", 2) as driver:
+    out, half = slow.with_suffix(""), slow.parent / "half"
+    # g0 is surely in hand when another one is done, and again when its worker is killed.
+    hangs = "pair-begun@g0!hang"
+    with running(slow, *TINY, "--workers", 2, STYLIZE_CRASH_AT=hangs) as driver:
         wait_for(lambda: journal_lines(out) >= 1)
         left = descendants(driver.pid)
         assert len(ray_folders(driver.pid)) == 1
@@ -513,12 +518,12 @@ def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
     recorded = statuses(out)
     assert recorded
     assert set(recorded.values()) == {"ok"}
-    wait_for(lambda: not alive(left), 10)
-    wait_for(lambda: not ray_folders(driver.pid), 10)
+    wait_for(lambda: not alive(left))
+    wait_for(lambda: not ray_folders(driver.pid))
 
     # Run again; the workers are killed on the way, and their pairs are tried once more.
-    with running(slow, *SLOW, "--workers", 2) as driver:
-        wait_for(lambda: len(statuses(out)) > len(recorded))
+    with running(slow, *TINY, "--workers", 2, STYLIZE_CRASH_AT=f"{hangs}:{half}") as driver:
+        wait_for(half.exists)
         for worker in painters(driver.pid):
             worker.kill()
         stdout, stderr = driver.communicate(timeout=120)
@@ -533,9 +538,10 @@ def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
 def test_a_run_whose_ray_was_killed_says_so_and_goes_on_when_run_again(slow: Path) -> None:
     out = slow.with_suffix("")
     rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(2)]
-    rows[0]["steps"] = 5000  # in hand when Ray's workers find that they are alone
+    rows[0]["steps"] = 100_000  # in hand when Ray's workers find that they are alone
     write_csv(slow, rows)
-    with running(slow, *SLOW, "--workers", 1) as driver:
+    patience = "import pipeline.paint.ray_driver as d; d._LOST = 3.0"
+    with running(slow, *SLOW, "--workers", 1, before=patience, **QUICK_TO_MISS) as driver:
         wait_for(lambda: painters(driver.pid))
         (raylet,) = [one for one in descendants(driver.pid) if one.name() == "raylet"]
         raylet.kill()
@@ -543,13 +549,15 @@ def test_a_run_whose_ray_was_killed_says_so_and_goes_on_when_run_again(slow: Pat
     assert driver.returncode == 5, stderr
     assert "Ray itself ended: it has no node left; run again to go on" in stderr
     write_csv(slow, [{**row, "steps": 2} for row in rows])
-    done = cli(slow, *TINY)
+    done = cli(slow, "--in-process", *TINY)
     assert done.returncode == 0, done.stderr
     assert statuses(out) == {"g0": "ok", "g1": "ok"}
     check_whole(out)
 
 
-def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(slow: Path) -> None:
+def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(
+    slow: Path, gate: Gate
+) -> None:
     out = slow.with_suffix("")
     rows = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(3)]
     write_csv(slow, rows)
@@ -564,13 +572,12 @@ def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(slow: Path
 
     # Asked for, it is painted, here with two logical GPUs and a worker for each.
     options = (*TINY, "--threads", 2, "--retry-failed=poison")
-    with running(slow, *options, STYLIZE_LOGICAL_GPUS="2") as driver:
-        most = 0
-        while driver.poll() is None:
-            most = max(most, len(painters(driver.pid)))
-            time.sleep(0.1)
-        assert driver.returncode == 0, driver.communicate()
-    assert most == 2
+    with running(slow, *options, STYLIZE_LOGICAL_GPUS="2", **gate.env()) as driver:
+        wait_for(lambda: len(gate.begun()) == 2)
+        assert len(painters(driver.pid)) == 2
+        gate.open()
+        _, stderr = driver.communicate(timeout=120)
+        assert driver.returncode == 0, stderr
     rows_now = index_rows(out)
     assert {name: row["status"] for name, row in rows_now.items()} == dict.fromkeys(
         ("g0", "g1", "g2"), "ok"
@@ -597,7 +604,7 @@ def test_what_dead_drivers_left_is_swept_and_what_living_ones_use_stays(tmp_path
         with open(folders["living"] / "driver.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             sweep(str(tmp_path))
-        rays.wait(5)
+        rays.wait(30)
         assert reader.poll() is None
     finally:
         for process in (rays, reader):
@@ -611,34 +618,38 @@ def test_what_dead_drivers_left_is_swept_and_what_living_ones_use_stays(tmp_path
 
 
 def test_signals_end_a_run_with_130_and_a_second_driver_is_refused_or_waits(slow: Path) -> None:
-    out = slow.with_suffix("")
-    # More rows than two drivers paint before they are stopped, on any machine.
-    write_csv(slow, [{"id": f"g{i}", "content": f"c{i % 6}.jpg"} for i in range(90)])
+    out, log = slow.with_suffix(""), slow.parent / "log"
+    rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(6)]
+    rows[0]["steps"] = 100_000  # no run ends before it is stopped
+    write_csv(slow, rows)
     with running(slow, *SLOW, "--workers", 2) as first:
         wait_for(lambda: journal_lines(out) >= 1)
         second = cli(slow, *SLOW)
         assert second.returncode == 5
         assert f"is in use by process {first.pid} on " in second.stderr
         assert second.stderr.count("\n") == 1
-        with running(slow, *SLOW, "--workers", 2, "--wait") as waiting:
+        options = (*SLOW, "--workers", 2, "--wait", "--force")
+        with running(slow, *options, STYLIZE_CRASH_LOG=str(log)) as waiting:
             time.sleep(1)
             assert waiting.poll() is None
+            assert not begun(log)
             check_stopped(first, signal.SIGINT)
-            recorded = statuses(out)
-            wait_for(lambda: len(statuses(out)) > len(recorded))
+            recorded = {name: row["epoch"] for name, row in index_rows(out).items()}
+            assert set(recorded.values()) == {1}
+            wait_for(lambda: 2 in {row["epoch"] for row in index_rows(out).values()})
             check_stopped(waiting, signal.SIGTERM)
-    assert set(recorded) < set(statuses(out))
+    assert set(recorded) <= set(statuses(out))
     assert set(statuses(out).values()) == {"ok"}
     check_whole(out)
 
 
 def check_stopped(driver: "subprocess.Popen[str]", number: int) -> None:
-    """In under 10 s, with 130, a summary, no traceback, no process and no folder left."""
+    """Soon, with 130, a summary, no traceback, no process and no folder left."""
     left = descendants(driver.pid)
     began = time.monotonic()
     driver.send_signal(number)
-    stdout, stderr = driver.communicate(timeout=30)
-    assert time.monotonic() - began < 10
+    stdout, stderr = driver.communicate(timeout=120)
+    assert time.monotonic() - began < SOON
     assert driver.returncode == 130
     assert "Traceback" not in stdout + stderr
     assert " left in " in stdout
@@ -649,11 +660,11 @@ def check_stopped(driver: "subprocess.Popen[str]", number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_first_pair_ends_with_130_too(number: int, slow: Path) -> None:
-    with running(slow, *SLOW) as driver:
+    with running(slow, *SLOW, "--steps", 100_000) as driver:
         wait_for(lambda: ray_folders(driver.pid))
         time.sleep(0.5)  # in the middle of ray.init
         driver.send_signal(number)
-        _, stderr = driver.communicate(timeout=30)
+        _, stderr = driver.communicate(timeout=120)
     assert driver.returncode == 130
     assert "Traceback" not in stderr
     assert ray_folders(driver.pid) == []
