@@ -25,7 +25,7 @@ from buckets import (
     Request,
 )
 from buckets import bucket as bucket
-from helpers import TINY, begun, cli, index_rows, pictures, start, wait_for, write_csv
+from helpers import SOON, TINY, begun, cli, index_rows, pictures, start, wait_for, write_csv
 
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
@@ -241,16 +241,16 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
 
 def test_ctrl_c_is_seen_while_a_store_does_not_answer(studio: Studio) -> None:
     studio.fill(2)
-    studio.bucket.fault = lambda request: 30.0 if request.key.endswith(".jpg") else None
+    studio.bucket.fault = lambda request: 200.0 if request.key.endswith(".jpg") else None
     studio.bucket.requests.clear()
     with start("validate", studio.manifest) as command:
         wait_for(lambda: any(r.key.endswith(".jpg") for r in studio.bucket.requests))
         began = time.monotonic()
         command.send_signal(signal.SIGINT)
-        _, stderr = command.communicate(timeout=60)
+        _, stderr = command.communicate(timeout=120)
     assert command.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
 
 
 def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: Studio) -> None:
@@ -378,8 +378,8 @@ def test_small_parts_are_joined_while_a_run_goes_on(bucket: Bucket) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases of moments instead of minutes."""
-    for name, seconds in (("renew", 0.2), ("dead", 2.0), ("look", 0.3), ("unsure", 1.5)):
+    """Leases that are renewed every moment, and given up in a minute."""
+    for name, seconds in (("renew", 0.2), ("dead", 60.0), ("look", 0.3), ("unsure", 50.0)):
         monkeypatch.setattr(Times, name, seconds)
 
 
@@ -396,7 +396,7 @@ def test_a_second_driver_is_refused_as_soon_as_the_first_shows_life(
     began = time.monotonic()
     with pytest.raises(LockedError, match=r"in use by process 1 on elsewhere \(run r1"):
         lease(bucket, "r2")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < Times.dead / 2
     first.check()
     first.release()
     first.release()
@@ -405,8 +405,9 @@ def test_a_second_driver_is_refused_as_soon_as_the_first_shows_life(
 
 
 def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
-    bucket: Bucket, quick: None
+    bucket: Bucket, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Times, "dead", 2.0)
     first = lease(bucket, "r1")
     first._ended.set()  # its process stands still
     first._thread.join()
@@ -417,7 +418,7 @@ def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
     first._ended.clear()  # and goes on
     thread = threading.Thread(target=first._renew)
     thread.start()
-    wait_for(lambda: first._lost, 5)
+    wait_for(lambda: first._lost)
     with pytest.raises(StorageError, match="taken over by another run"):
         first.check()
     thread.join()
@@ -426,14 +427,17 @@ def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
     second.release()
 
 
-def test_a_holder_that_cannot_renew_stops_writing_in_time(bucket: Bucket, quick: None) -> None:
+def test_a_holder_that_cannot_renew_stops_writing_in_time(
+    bucket: Bucket, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Times, "unsure", 1.5)
     held = lease(bucket, "r1")
     bucket.fault = lambda request: Answer(403, "AccessDenied")
     time.sleep(2)
     with pytest.raises(StorageError, match=r"could not be renewed for .* access is refused"):
         held.check()
     bucket.fault = lambda request: None
-    wait_for(lambda: _checks(held), 5)
+    wait_for(lambda: _checks(held))
     held.release()
 
 
@@ -446,8 +450,10 @@ def _checks(held: Lease) -> bool:
 
 
 def test_the_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(
-    bucket: Bucket,
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Times, "look", 60.0)  # before whoever has to wait looks again
+    monkeypatch.setattr(Times, "dead", 600.0)
     code = (
         "import os, signal\nfrom pipeline.store.folder import OutFolder\n"
         "from pipeline.store.lock import Lock\n"
@@ -458,7 +464,7 @@ def test_the_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(
     assert bucket.listed() == ["out/_state/lock"]
     began = time.monotonic()
     Lock(OutFolder(f"{bucket.uri}/out"), "r2").release()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
     assert bucket.listed() == []
 
 

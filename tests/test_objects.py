@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buckets import HALF_GET, HALF_PUT, LOST, RESET, SECRET, Answer, Bucket, Fault, Request, proxy
@@ -159,23 +160,32 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(bucket: Bucket) -> None
 def test_a_store_that_stays_away_is_not_waited_for_again_and_again(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PATIENCE", 4.0)
+    monkeypatch.setattr(objects, "PATIENCE", 2.0)
     monkeypatch.setattr(objects, "HASTE", 0.5)
     bucket.put("a.bin", DATA)
     uri = f"{bucket.uri}/a.bin"
+    asked: list[float] = []
+    opened = objects._store
 
-    def time_of_failure() -> float:
+    def noted(scheme: str, name: str, options: Any, patience: float) -> Any:
+        asked.append(patience)
+        return opened(scheme, name, options, patience)
+
+    def patience_of_failure() -> float:
         bucket.fault = lambda request: RESET
         began = time.monotonic()
-        with pytest.raises(StorageError, match="does not answer as it should"):
-            storage.read_bytes(uri)
+        with monkeypatch.context() as patch:
+            patch.setattr(objects, "_store", noted)
+            with pytest.raises(StorageError, match="does not answer as it should"):
+                storage.read_bytes(uri)
         bucket.fault = lambda request: None
-        return time.monotonic() - began
+        assert time.monotonic() - began > asked[-1] / 2
+        return asked[-1]
 
-    assert time_of_failure() > 2
-    assert time_of_failure() < 2
+    assert patience_of_failure() == 2.0
+    assert patience_of_failure() == 0.5
     assert storage.read_bytes(uri) == DATA
-    assert time_of_failure() > 2
+    assert patience_of_failure() == 2.0
 
 
 @pytest.mark.parametrize(
@@ -275,10 +285,17 @@ def test_many_objects_are_listed_and_few_are_asked_for_side_by_side(bucket: Buck
     assert stats.keys() == set(uris)
     assert stats[uris[3]] == storage.stat(uris[3])
     bucket.requests.clear()
-    bucket.fault = lambda request: 0.3
-    began = time.monotonic()
+    inside, several = itertools.count(1), threading.Event()
+
+    def wait_for_others(request: Request) -> Fault:
+        """No answer before there are four requests at a time."""
+        if next(inside) == 4:
+            several.set()
+        return None if several.wait(10) else RESET
+
+    bucket.fault = wait_for_others
     assert storage.stats([*uris[:30], gone]).keys() == set(uris[:30])
-    assert time.monotonic() - began < 30 * 0.3 / 2
+    assert several.is_set()
     assert bucket.counted()["HEAD"] == 31
 
 
