@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from forks import Forks
+from forks import Forks, the_forks
 from helpers import Gate
 
 if TYPE_CHECKING:
@@ -45,10 +45,9 @@ def _own_caches() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+def forks() -> Forks:
     """The command without the seconds that its imports take: what needs no Ray runs by it."""
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
+    return the_forks()
 
 
 @pytest.fixture

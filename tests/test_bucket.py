@@ -11,7 +11,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import helpers
 import pytest
 from buckets import (
     HALF_PUT,
@@ -25,7 +27,8 @@ from buckets import (
     Request,
 )
 from buckets import bucket as bucket
-from helpers import SOON, TINY, begun, cli, index_rows, pictures, start, wait_for, write_csv
+from forks import Done, cli
+from helpers import SOON, TINY, begun, index_rows, pictures, start, wait_for, write_csv
 
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
@@ -65,9 +68,13 @@ class Studio:
         for file in local.iterdir():
             self.bucket.put(f"in/{file.name}", file.read_bytes())
 
-    def run(self, *options: object, **env: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *options: object, **env: str) -> Done:
         self.bucket.requests.clear()
-        return cli(self.manifest, "--out", self.out, *TINY, *options, timeout=120, **env)
+        return cli(self.manifest, "--out", self.out, *TINY, *HERE, *options, **env)
+
+    def run_on_ray(self, *options: object, **env: Any) -> "subprocess.CompletedProcess[str]":
+        self.bucket.requests.clear()
+        return helpers.cli(self.manifest, "--out", self.out, *TINY, *options, **env)
 
     def puts(self) -> Counter[str]:
         """How often each picture was put in the last run."""
@@ -103,7 +110,7 @@ def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> No
     for pairs in (41, 46):
         studio.fill(pairs, steps="1")
         before = 0 if pairs == 41 else 41
-        done = studio.run(*HERE)
+        done = studio.run()
         assert done.returncode == 0, done.stderr
         assert f"{pairs - before} painted" in done.stdout
         requests = studio.bucket.requests
@@ -113,7 +120,7 @@ def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> No
         assert sum(r.key == "in/s.png" and r.method == "GET" for r in requests) == 1
         assert set(studio.puts().values()) == {1}
         assert len(studio.puts()) == pairs - before
-        again = studio.run(*HERE)
+        again = studio.run()
         assert again.returncode == 0, again.stderr
         assert f"0 painted, {pairs} done before" in again.stdout
         assert studio.puts() == {}
@@ -149,7 +156,7 @@ def test_a_driver_killed_at_each_point_in_turn_loses_nothing_and_paints_nothing_
     repeated = 0
     for number, point in enumerate(POINTS):
         order = f"{point}:{studio.folder / f'flag{number}'}"
-        done = studio.run(*HERE, STYLIZE_CRASH_AT=order, STYLIZE_CRASH_LOG=str(log))
+        done = studio.run(STYLIZE_CRASH_AT=order, STYLIZE_CRASH_LOG=str(log))
         total += studio.puts()
         assert studio.fetched_pictures() == []
         if done.returncode == 0:  # it had nothing left that comes by this point
@@ -160,7 +167,7 @@ def test_a_driver_killed_at_each_point_in_turn_loses_nothing_and_paints_nothing_
             studio.bucket.delete(sorted(total)[0])
             del total[sorted(total)[0]]
             repeated += 1
-    done = studio.run(*HERE, STYLIZE_CRASH_LOG=str(log))
+    done = studio.run(STYLIZE_CRASH_LOG=str(log))
     assert done.returncode == 0, done.stderr
     studio.check_whole(5)
     assert sum(begun(log).values()) <= 5 + repeated
@@ -171,14 +178,14 @@ def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_rea
 ) -> None:
     studio.fill(3)
     flag = studio.folder / "flag"
-    killed = studio.run(*HERE, STYLIZE_CRASH_AT=f"record-returned@p2:{flag}")
+    killed = studio.run(STYLIZE_CRASH_AT=f"record-returned@p2:{flag}")
     assert killed.returncode == -signal.SIGKILL
     painted = [studio.bucket.get(key) for key in sorted(studio.puts())]
     assert len(painted) == 3
     assert index_rows(studio.out) == {}
     plan = cli("plan", studio.manifest, "--out", studio.out, *TINY[:8])
     assert "0 to paint, 0 done, 3 to adopt" in plan.stdout
-    again = studio.run(*HERE)
+    again = studio.run()
     assert again.returncode == 0, again.stderr
     assert "0 painted, 3 done before" in again.stdout
     assert studio.fetched_pictures() == []
@@ -190,7 +197,7 @@ def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_rea
     # Nothing but the put is known of a picture that somebody else has written since.
     (key,) = [key for key in studio.bucket.listed() if "c1" in key and "images" in key]
     studio.bucket.put(key, b"edited by hand")
-    kept = studio.run(*HERE)
+    kept = studio.run()
     assert kept.returncode == 0
     assert "picture was edited by hand; it is kept" in kept.stderr
     assert studio.bucket.get(key) == b"edited by hand"
@@ -207,7 +214,7 @@ def test_passing_faults_fail_no_pair(studio: Studio) -> None:
         return faults[count // 4 % len(faults)] if count % 4 == 0 else None
 
     studio.bucket.fault = now_and_then
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 0, done.stderr
     assert count > 40
     studio.bucket.fault = lambda request: None
@@ -225,7 +232,7 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
         return Answer(403, code) if begun > 2 else None
 
     studio.bucket.fault = expire
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 5
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("stylize-batch:")]
     assert "s3://studio" in line
@@ -233,7 +240,7 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
     assert "AWS_ACCESS_KEY_ID" in line
     assert "Traceback" not in done.stderr
     studio.bucket.fault = lambda request: None
-    again = studio.run(*HERE)
+    again = studio.run()
     assert again.returncode == 0, again.stderr
     assert "3 painted, 2 done before" in again.stdout
     studio.check_whole(5)
@@ -265,7 +272,7 @@ def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: 
         assert done.stderr.count("\n") == 1
         assert "there is no bucket 'nowhere' at s3://; make it, or correct the name" in done.stderr
     studio.bucket.delete("in/c1.jpg")
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 3
     row = index_rows(studio.out)["p1"]
     assert row["status"] == "failed"
@@ -279,7 +286,7 @@ def test_outputs_that_cannot_be_objects_or_are_inputs_are_refused_before_anythin
     studio: Studio,
 ) -> None:
     studio.fill(1, output="images/what?a=b.png")
-    asked = studio.run(*HERE)
+    asked = studio.run()
     assert asked.returncode == 2
     assert '"images/what?a=b.png" contains a ?' in asked.stderr
     studio.fill(1, output="c0.jpg")
@@ -319,7 +326,7 @@ def test_secrets_in_addresses_go_nowhere(studio: Studio) -> None:
 
 def test_every_command_takes_such_an_out(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     studio.fill(3)
-    assert studio.run(*HERE).returncode == 0
+    assert studio.run().returncode == 0
     monkeypatch.chdir(studio.folder)
 
     def told(*arguments: object) -> str:
@@ -352,10 +359,10 @@ def test_every_command_takes_such_an_out(studio: Studio, monkeypatch: pytest.Mon
 
 def test_a_damaged_part_is_set_aside_and_its_rows_are_made_again(studio: Studio) -> None:
     studio.fill(2)
-    assert studio.run(*HERE).returncode == 0
+    assert studio.run().returncode == 0
     (part,) = [k for k in studio.bucket.listed() if k.endswith("-000001.parquet")]
     studio.bucket.put(part, studio.bucket.get(part)[:500])
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 0, done.stderr
     assert "is damaged" in done.stderr
     assert "0 painted, 2 done before" in done.stdout
@@ -491,7 +498,7 @@ def test_a_part_that_another_run_has_put_is_not_written_over(bucket: Bucket) -> 
 def test_a_worker_that_dies_after_its_put_costs_nothing_on_ray(studio: Studio) -> None:
     studio.fill(3)
     log, flag = studio.folder / "begun", studio.folder / "flag"
-    done = studio.run(
+    done = studio.run_on_ray(
         "--workers",
         1,
         STYLIZE_CRASH_AT=f"picture-renamed:{flag}",
@@ -523,7 +530,7 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
     from pipeline.store.metadata import attributes, carried, from_attributes
 
     studio.fill(1)
-    assert studio.run(*HERE).returncode == 0
+    assert studio.run().returncode == 0
     (key,) = studio.puts()
     head = objects.head(f"{studio.bucket.uri}/{key}")
     row = from_attributes(head.attributes)

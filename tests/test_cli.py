@@ -7,16 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import (
-    COMMAND,
-    TINY,
-    cli,
-    loaded_by,
-    picture,
-    pictures,
-    seconds_of_children,
-    write_csv,
-)
+from forks import cli
+from helpers import COMMAND, TINY, loaded_by, picture, pictures, seconds_of_children, write_csv
 from PIL import Image
 
 from stylize.weights import BUNDLED

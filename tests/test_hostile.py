@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -205,12 +204,6 @@ def test_sixty_thousand_pixels_a_side_are_refused_by_name() -> None:
 
 
 # Names
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
 
 
 FORMULAS = ["=1+1.jpg", "=cmd|'calc'!A0.jpg", "+1.jpg", "-rf.jpg", "@SUM(1).jpg"]

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import TINY, check_whole, cli, index_rows, picture, pictures, write_csv
+from forks import cli
+from helpers import TINY, check_whole, index_rows, picture, pictures, write_csv
 
 from pipeline.store.folder import OutFolder
 from pipeline.store.lock import Lock

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import cli, picture, start, wait_for
+from forks import cli
+from helpers import picture, start, wait_for
 from PIL import Image
 
 from pipeline.manifest.names import output_problem
