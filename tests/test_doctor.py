@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import SECRET, UNCONDITIONAL, Answer, Bucket
+from buckets import bucket as bucket
 from helpers import cli, ray_folders, start
 
-from pipeline import doctor
+from pipeline import doctor, objects
 from pipeline.doctor import Check, examine, facts
 from pipeline.store.folder import OutFolder
 from pipeline.store.lock import Lock
@@ -124,6 +126,44 @@ def test_an_output_that_another_run_uses_is_a_note(tmp_path: Path) -> None:
     assert check.state == "note"
     assert f"is in use by process {os.getpid()}" in check.found
     assert check.remedy.startswith("wait until it is done")
+
+
+def test_a_bucket_that_works_is_told_so_and_nothing_is_left_in_it(bucket: Bucket) -> None:
+    out = f"{bucket.uri}/out"
+    check = found("output", out=out)
+    assert (check.state, check.found) == ("ok", f"{out} can be written")
+    assert bucket.listed() == []
+    with Lock(OutFolder(out), "another"):
+        check = found("output", out=out)
+    assert check.state == "note"
+    assert f"is in use, or a run died there: process {os.getpid()} on " in check.found
+    assert "after 5 minutes" in check.remedy
+
+
+def test_a_bucket_that_a_run_could_not_use_fails_with_the_remedy(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"{bucket.uri}/out"
+    bucket.fault = lambda request: UNCONDITIONAL
+    check = found("output", out=out)
+    assert check.state == "fails"
+    assert "this store ignores conditions on writes" in check.found
+    assert check.remedy.startswith("choose a store that has them")
+    assert bucket.listed() == []
+    bucket.fault = lambda request: Answer(403, "AccessDenied")
+    check = found("output", out=out)
+    assert check.state == "fails"
+    assert "access is refused (AccessDenied)" in check.found
+    assert "AWS_ACCESS_KEY_ID" in check.remedy
+    assert SECRET not in check.found + check.remedy
+    bucket.fault = lambda request: None
+    assert "there is no bucket 'nowhere'" in found("output", out="s3://nowhere/out").found
+    monkeypatch.setattr(objects, "HASTE", 0.5)  # and a run would wait for three minutes
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    objects.forget()
+    check = found("output", out=out)
+    assert check.state == "fails"
+    assert "does not answer" in check.found
 
 
 def test_a_report_names_the_versions_and_the_home_by_a_tilde() -> None:

@@ -17,7 +17,7 @@ from pipeline import objects
 from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.store.medium import refusal
 
-__all__ = ["Lease", "Times"]
+__all__ = ["Lease", "Times", "check_conditions"]
 
 
 class Times:
@@ -49,7 +49,7 @@ class Lease:
         self._ended = threading.Event()
         self._renewed = 0.0  # by the monotonic clock
         self._version = self._take(say)
-        self._check_store()
+        check_conditions(out, uri)
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
@@ -104,24 +104,6 @@ class Lease:
             holder = {}
         return head.version, holder if isinstance(holder, dict) else {}
 
-    def _check_store(self) -> None:
-        """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
-        apart."""
-        kept = 0
-        with contextlib.suppress(FileExistsError):
-            objects.create(self._uri, b"{}")
-            kept += 1
-        with contextlib.suppress(ChangedError):
-            objects.replace(self._uri, b'{"condition": "ignored"}', Version('"0"', "1"))
-            kept += 1
-        if kept:
-            objects.delete([self._uri])
-            raise StorageError(
-                f"{self._out}: this store ignores conditions on writes (If-None-Match, If-Match), "
-                "so two runs at once could not be kept apart; choose a store that has them, or a "
-                "folder, for --out"
-            )
-
     # --- keeping it ---
 
     def _renew(self) -> None:
@@ -158,6 +140,25 @@ class Lease:
         with contextlib.suppress(StorageError, OSError):
             self.check()
             objects.delete([self._uri])
+
+
+def check_conditions(out: str, uri: str) -> None:
+    """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
+    apart. `uri` is an object below OUT that is there, and goes if they are ignored."""
+    kept = 0
+    with contextlib.suppress(FileExistsError):
+        objects.create(uri, b"{}")
+        kept += 1
+    with contextlib.suppress(ChangedError):
+        objects.replace(uri, b'{"condition": "ignored"}', Version('"0"', "1"))
+        kept += 1
+    if kept:
+        objects.delete([uri])
+        raise StorageError(
+            f"{out}: this store ignores conditions on writes (If-None-Match, If-Match), "
+            "so two runs at once could not be kept apart; choose a store that has them, or a "
+            "folder, for --out"
+        )
 
 
 def _machine() -> str:
