@@ -15,17 +15,29 @@ if TYPE_CHECKING:
     from stylize.weights import Weights
 
 
+LONGEST = [
+    f"test_{name}"
+    for name in ("run", "transfer", "cluster", "surroundings", "report", "bucket", "readme", "log")
+]
+"""Files of a minute or so, as `pytest --durations=0` shows."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of files that run the whole command, and put them first.
+    """Mark the tests of files that run the whole command.
 
-    They take longest, so that two processes that share the files end at about the same time.
+    The files that take longest come first, so that processes that share the files end at about the
+    same time.
     """
     for item in items:
         names = vars(getattr(item, "module", None) or object)
         if not names.keys().isdisjoint(("cli", "start", "COMMAND", "Forks")):
             item.add_marker("whole")
-    items.sort(key=lambda item: item.get_closest_marker("whole") is None)
+    items.sort(key=lambda item: (_place(item), item.get_closest_marker("whole") is None))
+
+
+def _place(item: pytest.Item) -> int:
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import torch
 from forks import Done, Forks
+from forks import cli as forked
 from helpers import (
     COMMAND,
     QUICK_TO_MISS,
@@ -70,7 +71,7 @@ def ok_rows(out: Path) -> list[dict[str, Any]]:
 
 def plan(manifest: Path, *options: object) -> dict[str, str]:
     """pair_id -> why it would be painted or skipped."""
-    done = cli("plan", manifest, "--json", *tiny(threads=None), *options)
+    done = forked("plan", manifest, "--json", *tiny(threads=None), *options)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     return {entry["pair_id"]: entry["reason"] for entry in facts["todo"] + facts["skipped"]}
@@ -242,10 +243,10 @@ def test_pictures_carry_neither_places_nor_folders(batch: Batch) -> None:
 
 
 def test_status_counts_and_names_causes(batch: Batch) -> None:
-    lines = cli("status", batch.out).stdout.splitlines()
+    lines = forked("status", batch.out).stdout.splitlines()
     assert lines[:2] == ["3 failed, 5 ok", "failed: 3 x ImageReadError"]
     assert lines[2] == "  row 6 (missing): content missing.jpg: there is no such file"
-    facts = json.loads(cli("status", f"file://{batch.out}", "--json").stdout)
+    facts = json.loads(forked("status", f"file://{batch.out}", "--json").stdout)
     assert facts["counts"] == {"ok": 5, "failed": 3}
     assert [failure["pair_id"] for failure in facts["failures"]] == BAD
 
@@ -284,7 +285,7 @@ def test_failed_pairs_and_only_those_are_tried_again_unless_told_otherwise(
 ) -> None:
     out = copy.with_suffix("")
     before = bytes_of(out)
-    left = cli(copy, *TINY, "--style-weight", 2, "--no-retry-failed")
+    left = forked(copy, *TINY, "--style-weight", 2, "--no-retry-failed")
     assert left.returncode == 3
     assert "8 pairs: 5 done before, 3 skipped" in left.stdout.replace("0 painted, ", "")
     assert "skipped row 6 (missing): failed before: content missing.jpg" in left.stderr
@@ -393,7 +394,7 @@ def test_force_only_and_limit_choose_pairs_and_compact_leaves_each_once(
     assert done.returncode == 0
     assert done.stdout.startswith("4 pairs: 3 painted, 1 left in ")
     check_whole(out)
-    assert cli("compact", out).returncode == 0
+    assert forked("compact", out).returncode == 0
     assert len(list((out / "index").iterdir())) == 1
     assert count_by_readers(out) == [4, 4, 4, 4]
 
@@ -549,7 +550,7 @@ def test_a_run_whose_ray_was_killed_says_so_and_goes_on_when_run_again(slow: Pat
     assert driver.returncode == 5, stderr
     assert "Ray itself ended: it has no node left; run again to go on" in stderr
     write_csv(slow, [{**row, "steps": 2} for row in rows])
-    done = cli(slow, "--in-process", *TINY)
+    done = forked(slow, "--in-process", *TINY)
     assert done.returncode == 0, done.stderr
     assert statuses(out) == {"g0": "ok", "g1": "ok"}
     check_whole(out)
@@ -566,7 +567,7 @@ def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(
     row = index_rows(out)["g0"]
     assert (row["status"], row["error_type"]) == ("poison", "WorkerDied")
     assert "its worker died 2 times" in row["error_message"]
-    left = cli(slow, *TINY, "--only", "g0")
+    left = forked(slow, *TINY, "--only", "g0")
     assert left.returncode == 3
     assert "--retry-failed=poison tries it again" in left.stderr
 
@@ -624,7 +625,7 @@ def test_signals_end_a_run_with_130_and_a_second_driver_is_refused_or_waits(slow
     write_csv(slow, rows)
     with running(slow, *SLOW, "--workers", 2) as first:
         wait_for(lambda: journal_lines(out) >= 1)
-        second = cli(slow, *SLOW)
+        second = forked(slow, *SLOW)
         assert second.returncode == 5
         assert f"is in use by process {first.pid} on " in second.stderr
         assert second.stderr.count("\n") == 1
@@ -702,7 +703,7 @@ def test_a_pair_past_its_time_ends_as_timeout_and_the_others_are_done(
     slowly = {"steps": 1_000_000, "size": 512}
     long = {"id": "long", "content": "c0.jpg", **slowly}
     write_csv(slow, [long, {"id": "short", "content": "c1.jpg"}])
-    done = cli(slow, *TINY, "--workers", 1, "--timeout", 4)
+    done = paint(slow, "--timeout", 4)
     assert done.returncode == 3
     assert statuses(slow.with_suffix("")) == {"long": "timeout", "short": "ok"}
     message = index_rows(slow.with_suffix(""))["long"]["error_message"]
@@ -819,7 +820,7 @@ def test_pairs_of_one_size_and_objective_are_painted_together_and_die_apart(
         "g1": 1,
         "g2": None,
     }
-    alone = cli(*run[:-2], "-o", tmp_path / "alone")
+    alone = forked(slow, "--in-process", *TINY, "-o", tmp_path / "alone")
     assert alone.returncode == 3
     for name, row in index_rows(tmp_path / "alone").items():
         if name != "g2":
@@ -865,12 +866,12 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_painted(tmp_pa
     manifest = write_csv(tmp_path / "photos.csv", rows)
     before = (tmp_path / "photos" / "c0.jpg").read_bytes()
     for command in (["run", "--redo-changed"], ["plan"]):
-        done = cli(command[0], manifest, *command[1:], "--size", 32)
+        done = forked(command[0], manifest, *command[1:], "--size", 32)
         assert done.returncode == 2
         assert 'line 3, column output: "c0.jpg" in ' in done.stderr
         assert "is the content of row 1, and would be lost" in done.stderr
     assert (tmp_path / "photos" / "c0.jpg").read_bytes() == before
-    assert cli(manifest, *TINY, "--in-process", "-o", tmp_path / "out").returncode == 0
+    assert forked(manifest, *TINY, "--in-process", "-o", tmp_path / "out").returncode == 0
 
 
 def test_a_plan_keeps_nothing_of_weights_that_it_is_given(tmp_path: Path) -> None:
@@ -882,7 +883,7 @@ def test_a_plan_keeps_nothing_of_weights_that_it_is_given(tmp_path: Path) -> Non
     (tmp_path / "m").mkdir()
     shutil.copy(tmp_path / "c0.jpg", tmp_path / "m" / "a.jpg")
     before = sorted(tmp_path.rglob("*"))
-    planned = cli("plan", manifest, "--weights", given, STYLIZE_CACHE=str(cache))
+    planned = forked("plan", manifest, "--weights", given, STYLIZE_CACHE=str(cache))
     assert planned.returncode == 0, planned.stderr
     assert "1 to skip" in planned.stdout  # somebody else's picture stands there
     assert sorted(tmp_path.rglob("*")) == before

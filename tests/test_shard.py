@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import cli as forked
 from helpers import (
     TINY,
     Gate,
     check_whole,
-    cli,
     journal_lines,
     pictures,
     start,
@@ -184,11 +184,11 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again(
         assert journal_lines(out) == 3
         drivers["2/3"].send_signal(signal.SIGKILL)
         drivers["2/3"].wait()
-        status = cli("status", out)
+        status = forked("status", out)
         assert "at work: shard 1/3: process" in status.stdout
         assert "at work: shard 3/3: process" in status.stdout
         assert "shard 2/3" not in status.stdout
-        for refused in (cli(path, *HERE), cli(path, *HERE, "--shard", "1/2")):
+        for refused in (forked(path, *HERE), forked(path, *HERE, "--shard", "1/2")):
             assert refused.returncode == 5
             assert "of 3 (shard " in refused.stderr
         drivers["2/3"] = start(path, *HERE, "--shard", "2/3", **env)
@@ -203,6 +203,6 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again(
     assert statuses(out) == {f"g{n}": "ok" for n in range(12)}
     assert sum(gate.begun().values()) == 13  # the one in hand was begun again
     check_whole(out)  # the last one merged what all have left
-    assert cli("status", out).stdout == "12 ok\n"
-    done = cli(path, *HERE)
+    assert forked("status", out).stdout == "12 ok\n"
+    done = forked(path, *HERE)
     assert "12 pairs: 0 painted, 12 done before" in done.stdout
