@@ -108,6 +108,30 @@ def test_a_check_that_breaks_down_is_a_failure_and_the_others_go_on(
     assert found("VGG-19").state == "note"
 
 
+def test_a_cache_that_cannot_be_written_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path / "a" / "b"))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    check = found("cache")
+    assert (check.state, check.found) == (
+        "note",
+        f"{tmp_path / 'a' / 'b'}: {tmp_path} cannot be written",
+    )
+    assert "set STYLIZE_CACHE" in check.remedy
+
+
+def test_vgg19_is_said_to_be_here_or_to_come_with_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stylize.weights.why_not_fetched", lambda: "")
+    check = found("VGG-19")
+    assert (check.state, check.found) == ("note", "not on this disk; it can be downloaded")
+    assert "548 MB, unless it has --backbone vgg16" in check.remedy
+    monkeypatch.setattr("stylize.weights.vgg19_on_disk", lambda: Path("/kept/vgg19.safetensors"))
+    assert found("VGG-19") == Check("VGG-19", "ok", "on this disk: /kept/vgg19.safetensors")
+
+
 def test_a_temporary_folder_without_room_fails_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
