@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # Each process takes whole files. `make test JOBS=0` runs all tests in one process.
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# The workers of Ray find the plug-in of coverage wherever they begin.
+MEASURED := PYTHONPATH=$(CURDIR)/tests:$(CURDIR) $(BIN)/python
 
-.PHONY: demo figures test test-quick check slow chaos wheel browser weights clean
+.PHONY: demo figures test test-quick coverage check slow chaos wheel browser weights clean
 
 demo: $(VENV)/installed  ## paint six pictures that ship with the project
 	$(BIN)/stylize-batch demo
@@ -28,6 +30,12 @@ test: $(VENV)/tests-installed check  ## the whole suite, except what is marked s
 
 test-quick: $(VENV)/tests-installed  ## without the files that run the whole command: for the loop of work
 	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not whole'
+
+coverage: $(VENV)/tests-installed  ## which branches tests reach, in all processes
+	rm -f .coverage .coverage.*  # TESTS=tests/test_log.py measures with one file alone
+	$(MEASURED) -m coverage run -m pytest $(AT_ONCE) $(TESTS)
+	$(MEASURED) -m coverage combine --quiet
+	$(MEASURED) -m coverage report
 
 check: $(VENV)/tests-installed  ## style and types
 	$(BIN)/ruff check .

@@ -1,9 +1,10 @@
-"""Named points at which a test makes a process end badly. Standard library only.
+"""Named points at which a test makes a process end badly, or wait. Standard library only.
 
 ``STYLIZE_CRASH_AT`` holds orders ``POINT[@PAIR][!END][:FILE]``, separated by ``;``. An order with
 PAIR is for that pair only. END is one of `ENDS`, by default ``kill``. An order with FILE is carried
-out once: by the process that creates the file. ``STYLIZE_CRASH_LOG`` names a file that gets a line
-``POINT PAIR`` for each point that any process passes.
+out once: by the process that creates the file. With ``!wait:FILE`` every process waits there until
+the file exists. ``STYLIZE_CRASH_LOG`` names a file that gets a line ``POINT PAIR`` for each point
+that any process passes, before it ends or waits there.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ ENDS: Mapping[str, Callable[[], None]] = {
 def crash_point(
     name: str, before: Callable[[], object] | None = None, *, pair_id: str = ""
 ) -> None:
-    """End the process here if ``STYLIZE_CRASH_AT`` says so.
+    """End the process here, or wait, if ``STYLIZE_CRASH_AT`` says so.
 
     `before` runs just before that, to leave what only a half-finished write can leave. Raises
     `ValueError` for an unknown order.
@@ -106,9 +107,13 @@ def crash_point(
         action, _, file = order.partition(":")
         place, _, end = action.partition("!")
         point, _, only_pair = place.partition("@")
-        if point not in POINTS or (end or "kill") not in ENDS:
+        if point not in POINTS or (end or "kill") not in (*ENDS, "wait"):
             raise ValueError(f"STYLIZE_CRASH_AT: unknown point or end in {action!r}")
-        if point == name and only_pair in ("", pair_id) and _is_first(file):
+        if point != name or only_pair not in ("", pair_id):
+            continue
+        if end == "wait":
+            _wait(file)
+        elif _is_first(file):
             if before is not None:
                 before()
             ENDS[end or "kill"]()
@@ -120,6 +125,11 @@ def _note(path: str, line: str) -> None:
         os.write(handle, line.encode())  # one write, so that lines of several processes do not mix
     finally:
         os.close(handle)
+
+
+def _wait(file: str) -> None:
+    while not os.path.exists(file):
+        time.sleep(0.05)
 
 
 def _is_first(file: str) -> bool:

@@ -19,11 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipeline import storage
+from pipeline import objects, storage
 from pipeline.text import count
 from stylize import __version__
+
+if TYPE_CHECKING:
+    from pipeline.store.folder import OutFolder
 
 __all__ = ["Check", "examine", "facts"]
 
@@ -289,9 +292,8 @@ def _output(out: str) -> Check:
         folder = OutFolder(out)
         local = storage.local_path(out)
         if local is None:
-            storage.put(folder.probe("doctor"), b"")
-            storage.remove(folder.probe("doctor"))
-            return Check("output", "ok", f"{out} can be written")
+            with objects.in_haste():
+                return _bucket(folder)
         storage.check_writable(os.path.join(_existing(local), "probe"))
         if folder.has_index:
             Lock(folder, "doctor").release()
@@ -301,6 +303,24 @@ def _output(out: str) -> Check:
         return Check("output", "fails", *str(error).split("; ", 1))
     free = shutil.disk_usage(_existing(local)).free
     return Check("output", "ok", f"{out} can be written, {free / 1e9:.1f} GB free")
+
+
+def _bucket(folder: OutFolder) -> Check:
+    """Write a probe, look whether conditions on writes hold, and remove it."""
+    from pipeline.store.bucket import check_conditions
+    from pipeline.store.lock import at_work
+
+    probe = folder.probe("doctor")
+    storage.put(probe, b"probe")
+    try:
+        check_conditions(folder.absolute, probe)
+    finally:
+        storage.remove(probe)
+    if holders := at_work(folder):
+        found = f"{folder.absolute} is in use, or a run died there: {'; '.join(holders)}"
+        remedy = "wait until it is done; the lock of a dead run is taken over after 5 minutes"
+        return Check("output", "note", found, remedy)
+    return Check("output", "ok", f"{folder.absolute} can be written")
 
 
 def _existing(path: str) -> str:

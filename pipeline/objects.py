@@ -35,6 +35,7 @@ __all__ = [
     "forget",
     "get",
     "head",
+    "in_haste",
     "listing",
     "names",
     "problem",
@@ -240,7 +241,7 @@ def _open(place: _Place) -> Any:
     if place.scheme not in SCHEMES:
         raise OSError(errno.EINVAL, f"cannot use {place.scheme}://{place.bucket}")
     try:
-        patience = HASTE if place.name in _away else PATIENCE
+        patience = HASTE if _hasty or place.name in _away else PATIENCE
         return _store(place.scheme, place.bucket, place.options, patience)
     except credentials.CredentialsError as error:
         raise StorageError(f"{place.name}: {error}") from error
@@ -251,6 +252,17 @@ def _open(place: _Place) -> Any:
         raise StorageError(
             f"{place.name} cannot be opened: {reason}; {credentials.remedy(place.scheme)}"
         ) from error
+
+
+@contextlib.contextmanager
+def in_haste() -> Iterator[None]:
+    """Wait only `HASTE` for stores that do not answer, meanwhile."""
+    global _hasty
+    _hasty, before = True, _hasty
+    try:
+        yield
+    finally:
+        _hasty = before
 
 
 def forget() -> None:
@@ -371,6 +383,7 @@ def _first_line(error: Exception) -> str:
 _good: set[tuple[str, str]] = set()  # buckets that are there
 
 
+_hasty = False  # inside `in_haste`
 _away: set[str] = set()  # stores that did not answer when they were last asked
 
 

@@ -4,26 +4,40 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from forks import Forks
+from forks import Forks, the_forks
+from helpers import Gate
 
 if TYPE_CHECKING:
     from stylize.weights import Weights
 
 
+LONGEST = [
+    f"test_{name}"
+    for name in ("run", "transfer", "cluster", "surroundings", "report", "bucket", "readme", "log")
+]
+"""Files of a minute or so, as `pytest --durations=0` shows."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of files that run the whole command, and put them first.
+    """Mark the tests of files that run the whole command.
 
-    They take longest, so that two processes that share the files end at about the same time.
+    The files that take longest come first, so that processes that share the files end at about the
+    same time.
     """
     for item in items:
         names = vars(getattr(item, "module", None) or object)
         if not names.keys().isdisjoint(("cli", "start", "COMMAND", "Forks")):
             item.add_marker("whole")
-    items.sort(key=lambda item: item.get_closest_marker("whole") is None)
+    items.sort(key=lambda item: (_place(item), item.get_closest_marker("whole") is None))
+
+
+def _place(item: pytest.Item) -> int:
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,10 +57,15 @@ def _own_caches() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+def forks() -> Forks:
     """The command without the seconds that its imports take: what needs no Ray runs by it."""
-    with Forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
+    return the_forks()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A gate that is closed."""
+    return Gate(tmp_path / "gate", tmp_path / "gate-log")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 from buckets import (
     HALF_GET,
@@ -31,7 +32,8 @@ from buckets import (
     proxy,
 )
 from buckets import bucket as bucket
-from helpers import TINY, begun, cli, index_rows, pictures, start, wait_for, write_csv
+from forks import Done, cli
+from helpers import SOON, TINY, begun, index_rows, pictures, start, wait_for, write_csv
 
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
@@ -75,9 +77,13 @@ class Studio:
         for file in local.iterdir():
             self.bucket.put(f"in/{file.name}", file.read_bytes())
 
-    def run(self, *options: object, **env: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *options: object, **env: str) -> Done:
         self.bucket.requests.clear()
-        return cli(self.manifest, "--out", self.out, *TINY, *options, timeout=120, **env)
+        return cli(self.manifest, "--out", self.out, *TINY, *HERE, *options, **env)
+
+    def run_on_ray(self, *options: object, **env: Any) -> "subprocess.CompletedProcess[str]":
+        self.bucket.requests.clear()
+        return helpers.cli(self.manifest, "--out", self.out, *TINY, *options, **env)
 
     def puts(self) -> Counter[str]:
         """How often each picture was put in the last run."""
@@ -113,7 +119,7 @@ def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> No
     for pairs in (41, 46):
         studio.fill(pairs, steps="1")
         before = 0 if pairs == 41 else 41
-        done = studio.run(*HERE)
+        done = studio.run()
         assert done.returncode == 0, done.stderr
         assert f"{pairs - before} painted" in done.stdout
         requests = studio.bucket.requests
@@ -123,7 +129,7 @@ def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> No
         assert sum(r.key == "in/s.png" and r.method == "GET" for r in requests) == 1
         assert set(studio.puts().values()) == {1}
         assert len(studio.puts()) == pairs - before
-        again = studio.run(*HERE)
+        again = studio.run()
         assert again.returncode == 0, again.stderr
         assert f"0 painted, {pairs} done before" in again.stdout
         assert studio.puts() == {}
@@ -131,7 +137,7 @@ def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> No
         costs.append(studio.bucket.counted())
     # Whatever the number of pairs: listings, parts, the lock, run.json and the log.
     assert costs[1]["HEAD"] == 0
-    assert studio.run(*HERE, "--shard", "1/3").returncode == 0
+    assert studio.run("--shard", "1/3").returncode == 0
     assert sum(studio.bucket.counted().values()) - studio.bucket.counted()["HEAD"] < 40
     assert sum(costs[1].values()) <= sum(costs[0].values()) + 1  # one more part
     assert sum(costs[1].values()) < 40
@@ -161,7 +167,7 @@ def test_a_driver_killed_at_each_point_in_turn_loses_nothing_and_paints_nothing_
     repeated = 0
     for number, point in enumerate(POINTS):
         order = f"{point}:{studio.folder / f'flag{number}'}"
-        done = studio.run(*HERE, STYLIZE_CRASH_AT=order, STYLIZE_CRASH_LOG=str(log))
+        done = studio.run(STYLIZE_CRASH_AT=order, STYLIZE_CRASH_LOG=str(log))
         total += studio.puts()
         assert studio.fetched_pictures() == []
         if done.returncode == 0:  # it had nothing left that comes by this point
@@ -172,7 +178,7 @@ def test_a_driver_killed_at_each_point_in_turn_loses_nothing_and_paints_nothing_
             studio.bucket.delete(sorted(total)[0])
             del total[sorted(total)[0]]
             repeated += 1
-    done = studio.run(*HERE, STYLIZE_CRASH_LOG=str(log))
+    done = studio.run(STYLIZE_CRASH_LOG=str(log))
     assert done.returncode == 0, done.stderr
     studio.check_whole(5)
     assert sum(begun(log).values()) <= 5 + repeated
@@ -183,14 +189,14 @@ def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_rea
 ) -> None:
     studio.fill(3)
     flag = studio.folder / "flag"
-    killed = studio.run(*HERE, STYLIZE_CRASH_AT=f"record-returned@p2:{flag}")
+    killed = studio.run(STYLIZE_CRASH_AT=f"record-returned@p2:{flag}")
     assert killed.returncode == -signal.SIGKILL
     painted = [studio.bucket.get(key) for key in sorted(studio.puts())]
     assert len(painted) == 3
     assert index_rows(studio.out) == {}
     plan = cli("plan", studio.manifest, "--out", studio.out, *TINY[:8])
     assert "0 to paint, 0 done, 3 to adopt" in plan.stdout
-    again = studio.run(*HERE)
+    again = studio.run()
     assert again.returncode == 0, again.stderr
     assert "0 painted, 3 done before" in again.stdout
     assert studio.fetched_pictures() == []
@@ -204,7 +210,7 @@ def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_rea
     # Nothing but the put is known of a picture that somebody else has written since.
     (key,) = [key for key in studio.bucket.listed() if "c1" in key and "images" in key]
     studio.bucket.put(key, b"edited by hand")
-    kept = studio.run(*HERE)
+    kept = studio.run()
     assert kept.returncode == 0
     assert "picture was edited by hand; it is kept" in kept.stderr
     assert studio.bucket.get(key) == b"edited by hand"
@@ -233,7 +239,7 @@ def test_a_run_goes_on_whatever_fails_first_of_each_request_that_it_makes(
         return faults[seen[asked] - 1] if seen[asked] <= len(faults) else None
 
     studio.bucket.fault = at_first
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 0, done.stderr
     assert "3 painted" in done.stdout
     assert len(seen) > 15
@@ -298,7 +304,7 @@ def test_a_server_that_goes_away_in_mid_run_fails_no_pair(
         assert "s3://studio does not answer as it should: " in line
         assert line.endswith("; run again when it does")
         assert index_rows(studio.out) == {}  # the row waits in its picture
-        assert "3 pairs: 2 painted, 1 done before" in studio.run(*HERE).stdout
+        assert "3 pairs: 2 painted, 1 done before" in studio.run().stdout
     studio.check_whole(3)
 
 
@@ -313,7 +319,7 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
         return Answer(403, code) if begun > 2 else None
 
     studio.bucket.fault = expire
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 5
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("stylize-batch:")]
     assert "s3://studio" in line
@@ -321,7 +327,7 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
     assert "AWS_ACCESS_KEY_ID" in line
     assert "Traceback" not in done.stderr
     studio.bucket.fault = lambda request: None
-    again = studio.run(*HERE)
+    again = studio.run()
     assert again.returncode == 0, again.stderr
     assert "3 painted, 2 done before" in again.stdout
     studio.check_whole(5)
@@ -329,16 +335,16 @@ def test_credentials_that_end_in_mid_run_end_it_with_5_and_fail_no_pair(
 
 def test_ctrl_c_is_seen_while_a_store_does_not_answer(studio: Studio) -> None:
     studio.fill(2)
-    studio.bucket.fault = lambda request: 30.0 if request.key.endswith(".jpg") else None
+    studio.bucket.fault = lambda request: 200.0 if request.key.endswith(".jpg") else None
     studio.bucket.requests.clear()
     with start("validate", studio.manifest) as command:
         wait_for(lambda: any(r.key.endswith(".jpg") for r in studio.bucket.requests))
         began = time.monotonic()
         command.send_signal(signal.SIGINT)
-        _, stderr = command.communicate(timeout=60)
+        _, stderr = command.communicate(timeout=120)
     assert command.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
 
 
 def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: Studio) -> None:
@@ -353,7 +359,7 @@ def test_a_bucket_that_is_not_there_is_a_5_and_a_missing_photograph_a_3(studio: 
         assert done.stderr.count("\n") == 1
         assert "there is no bucket 'nowhere' at s3://; make it, or correct the name" in done.stderr
     studio.bucket.delete("in/c1.jpg")
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 3
     row = index_rows(studio.out)["p1"]
     assert row["status"] == "failed"
@@ -367,7 +373,7 @@ def test_outputs_that_cannot_be_objects_or_are_inputs_are_refused_before_anythin
     studio: Studio,
 ) -> None:
     studio.fill(1, output="images/what?a=b.png")
-    asked = studio.run(*HERE)
+    asked = studio.run()
     assert asked.returncode == 2
     assert '"images/what?a=b.png" contains a ?' in asked.stderr
     studio.fill(1, output="c0.jpg")
@@ -407,7 +413,7 @@ def test_secrets_in_addresses_go_nowhere(studio: Studio) -> None:
 
 def test_every_command_takes_such_an_out(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     studio.fill(3)
-    assert studio.run(*HERE).returncode == 0
+    assert studio.run().returncode == 0
     monkeypatch.chdir(studio.folder)
 
     def told(*arguments: object) -> str:
@@ -442,7 +448,7 @@ def test_outputs_merge_to_object_storage_and_back_and_nothing_is_painted_again(
     studio: Studio,
 ) -> None:
     studio.fill(3)
-    assert studio.run(*HERE, "--only", "p0", "--only", "p1").returncode == 0
+    assert studio.run("--only", "p0", "--only", "p1").returncode == 0
     (edited,) = [key for key in studio.bucket.listed() if "c1" in key and "/images/" in key]
     studio.bucket.put(edited, b"edited by hand")
     here, whole, back = studio.folder / "here", f"{studio.bucket.uri}/whole", studio.folder / "back"
@@ -482,10 +488,10 @@ def test_outputs_merge_to_object_storage_and_back_and_nothing_is_painted_again(
 
 def test_a_damaged_part_is_set_aside_and_its_rows_are_made_again(studio: Studio) -> None:
     studio.fill(2)
-    assert studio.run(*HERE).returncode == 0
+    assert studio.run().returncode == 0
     (part,) = [k for k in studio.bucket.listed() if k.endswith("-000001.parquet")]
     studio.bucket.put(part, studio.bucket.get(part)[:500])
-    done = studio.run(*HERE)
+    done = studio.run()
     assert done.returncode == 0, done.stderr
     assert "is damaged" in done.stderr
     assert "0 painted, 2 done before" in done.stdout
@@ -558,7 +564,7 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewher
         assert all(f"at work: shard {shard}: process" in status for shard in drivers)
         drivers["2/3"].kill()
         drivers["2/3"].wait()
-        for refused in (studio.run(*HERE), studio.run(*HERE, "--shard", "1/2")):
+        for refused in (studio.run(), studio.run("--shard", "1/2")):
             assert refused.returncode == 5
             assert "of 3 (shard 1/3: process" in refused.stderr
             assert "cannot be painted beside them; use --shard I/3" in refused.stderr
@@ -578,7 +584,7 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewher
     studio.check_whole(11)  # the last one merged what all have left
     parts = [key for key in studio.bucket.listed() if key.endswith(".parquet")]
     assert cli("status", studio.out).stdout == "11 ok\n"
-    done = studio.run(*HERE)
+    done = studio.run()
     assert "11 pairs: 0 painted, 11 done before" in done.stdout
     assert parts == [key for key in studio.bucket.listed() if key.endswith(".parquet")]
 
@@ -634,8 +640,12 @@ def _has(bucket: Bucket, key: str, text: str) -> bool:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases of moments instead of minutes."""
-    monkeypatch.setattr("pipeline.store.bucket.TIMES", Times(0.2, dead=2.0, look=0.3, unsure=1.5))
+    """Leases that are renewed every moment, and given up in a minute."""
+    give_up(monkeypatch)
+
+
+def give_up(monkeypatch: pytest.MonkeyPatch, *, dead: float = 60.0, unsure: float = 50.0) -> None:
+    monkeypatch.setattr("pipeline.store.bucket.TIMES", Times(0.2, dead, 0.3, unsure))
 
 
 def lease(bucket: Bucket, run: str) -> Lease:
@@ -652,7 +662,7 @@ def test_a_second_driver_is_refused_as_soon_as_the_first_shows_life(
     began = time.monotonic()
     with pytest.raises(LockedError, match=r"in use by process 1 on elsewhere \(run r1"):
         Lock(out, "r2")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 30
     first.check()
     first.release()
     first.release()
@@ -661,8 +671,9 @@ def test_a_second_driver_is_refused_as_soon_as_the_first_shows_life(
 
 
 def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
-    bucket: Bucket, quick: None
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    give_up(monkeypatch, dead=2.0)
     first = lease(bucket, "r1")
     first._ended.set()  # its process stands still
     first._thread.join()
@@ -674,7 +685,7 @@ def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
     first._ended.clear()  # and goes on
     thread = threading.Thread(target=first._renew)
     thread.start()
-    wait_for(lambda: first._lost, 5)
+    wait_for(lambda: first._lost)
     with pytest.raises(StorageError, match="taken over by another run"):
         first.check()
     thread.join()
@@ -683,14 +694,17 @@ def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
     second.release()
 
 
-def test_a_holder_that_cannot_renew_stops_writing_in_time(bucket: Bucket, quick: None) -> None:
+def test_a_holder_that_cannot_renew_stops_writing_in_time(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_up(monkeypatch, unsure=1.5)
     held = lease(bucket, "r1")
     bucket.fault = lambda request: Answer(403, "AccessDenied")
     time.sleep(2)
     with pytest.raises(StorageError, match=r"could not be renewed for .* access is refused"):
         held.check()
     bucket.fault = lambda request: None
-    wait_for(lambda: _checks(held), 5)
+    wait_for(lambda: _checks(held))
     held.release()
 
 
@@ -703,8 +717,11 @@ def _checks(held: Lease) -> bool:
 
 
 def test_the_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(
-    bucket: Bucket,
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Before whoever has to wait looks again.
+    monkeypatch.setattr("pipeline.store.bucket.TIMES", Times(30.0, 600.0, 60.0, 240.0))
+    monkeypatch.setattr(Times, "dead", 600.0)
     code = (
         "import os, signal\nfrom pipeline.store.folder import OutFolder\n"
         "from pipeline.store.lock import Lock\n"
@@ -715,7 +732,7 @@ def test_the_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(
     assert bucket.listed() == ["out/_state/lock"]
     began = time.monotonic()
     Lock(OutFolder(f"{bucket.uri}/out"), "r2").release()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
     assert bucket.listed() == []
 
 
@@ -742,7 +759,7 @@ def test_a_part_that_another_run_has_put_is_not_written_over(bucket: Bucket) -> 
 def test_a_worker_that_dies_after_its_put_costs_nothing_on_ray(studio: Studio) -> None:
     studio.fill(3)
     log, flag = studio.folder / "begun", studio.folder / "flag"
-    done = studio.run(
+    done = studio.run_on_ray(
         "--workers",
         1,
         STYLIZE_CRASH_AT=f"picture-renamed:{flag}",
@@ -774,7 +791,7 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
     from pipeline.store.metadata import attributes, carried, from_attributes
 
     studio.fill(1)
-    assert studio.run(*HERE).returncode == 0
+    assert studio.run().returncode == 0
     (key,) = studio.puts()
     head = objects.head(f"{studio.bucket.uri}/{key}")
     row = from_attributes(head.attributes)

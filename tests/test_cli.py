@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers import COMMAND, TINY, cli, loaded_by, picture, pictures, write_csv
+from forks import cli
+from helpers import COMMAND, TINY, loaded_by, picture, pictures, seconds_of_children, write_csv
 from PIL import Image
 
 from stylize.weights import BUNDLED
@@ -34,9 +34,9 @@ def refused(*arguments: object) -> str:
 
 def test_help_takes_less_than_half_a_second() -> None:
     def once() -> float:
-        began = time.monotonic()
+        began = seconds_of_children()
         subprocess.run([COMMAND, "--help"], check=True, capture_output=True)
-        return time.monotonic() - began
+        return seconds_of_children() - began
 
     best = min(once() for _ in range(3))
     assert best < 1.0  # 0.5 s is the promise, on a machine that does nothing else

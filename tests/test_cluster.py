@@ -8,27 +8,25 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from helpers import (
+    QUICK_TO_MISS,
     TINY,
+    Gate,
     check_whole,
     cli,
     index_rows,
-    painters,
     pictures,
     start,
     statuses,
-    tiny,
     wait_for,
     write_csv,
 )
-
-SLOW = tiny(steps=120, plateau=0, optimizer="adam")
 
 
 class Nodes:
@@ -47,9 +45,10 @@ for line in sys.stdin:
 cluster.shutdown()
 """
 
-    def __init__(self) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", self.CODE],
+            env={**os.environ, **QUICK_TO_MISS, **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -72,8 +71,9 @@ cluster.shutdown()
 
 
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    nodes = Nodes()
+def nodes(gate: Gate) -> Iterator[Nodes]:
+    """A cluster of one node, on which pairs wait at a gate."""
+    nodes = Nodes(gate.env())
     try:
         yield nodes
     finally:
@@ -122,65 +122,87 @@ for module, name in ((builtins, "open"), (os, "stat"), (os, "open"), (os, "listd
 
 @pytest.mark.timeout(600)
 def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
-    nodes: Nodes, tmp_path: Path
+    nodes: Nodes, tmp_path: Path, gate: Gate
 ) -> None:
-    path = manifest(tmp_path, 14)
+    path = manifest(tmp_path, 4)
     out = path.with_suffix("")
-    driver = start(path, *SLOW, "--address", nodes.address)
+    driver = start(path, *TINY, "--address", nodes.address)
     try:
-        wait_for(lambda: any((out / "images").glob("*.png")))
+        wait_for(lambda: len(gate.begun()) == 1)
         raylet = nodes.add()
-        wait_for(lambda: painters(raylet.pid))
+        wait_for(lambda: len(gate.begun()) == 2)
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
+        gate.open()
         _, stderr = driver.communicate(timeout=400)
     finally:
         driver.kill()
     assert driver.returncode == 0, stderr
     assert "worker died" not in stderr
-    assert statuses(out) == {f"g{n}": "ok" for n in range(14)}
+    assert statuses(out) == {f"g{n}": "ok" for n in range(4)}
+    assert max(gate.begun().values()) == 2  # the one that the dead node had in hand
     check_whole(out)
 
 
-def test_fewer_pairs_than_nodes_and_a_node_that_cannot_work(nodes: Nodes, tmp_path: Path) -> None:
+def painted(path: Path, nodes: Nodes, gate: Gate, refusals: int) -> str:
+    """What a run says whose pairs wait until so many nodes are left out."""
+    driver = start(path, *TINY, "--address", nodes.address, "--out", path.with_name("out"))
+    try:
+        log = path.with_name("out")
+        wait_for(lambda: log_of(log).count("one node fewer: ") == refusals and gate.begun())
+        gate.open()
+        _, stderr = driver.communicate(timeout=200)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, stderr
+    assert stderr.count("one node fewer: ") == refusals, stderr
+    check_whole(path.with_name("out"))
+    return stderr
+
+
+def test_fewer_pairs_than_nodes_and_a_node_that_cannot_work(
+    nodes: Nodes, tmp_path: Path, gate: Gate
+) -> None:
     """The broken one has a torch that cannot be imported."""
     nodes.add(env_vars=with_code(tmp_path, "torch", "raise ImportError('not for this machine')"))
     path = manifest(tmp_path, 1)
+    gate.open()
     done = cli(path, *TINY, "--address", nodes.address)
     assert done.returncode == 0, done.stderr
     # The network comes along: other nodes need not have it, nor at the driver's path.
     assert len(list((path.with_suffix("") / "_state" / "weights").iterdir())) == 1
-    path = manifest(tmp_path, 6)
-    done = cli(path, *SLOW, "--address", nodes.address)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("one node fewer: ") == 1
-    assert "not for this machine" in done.stderr
-    check_whole(path.with_suffix(""))
+    gate.close()
+    assert "not for this machine" in painted(manifest(tmp_path, 3), nodes, gate, 1)
 
 
 def test_a_node_that_lacks_the_inputs_is_named_and_left_out_and_no_pair_fails(
-    nodes: Nodes, tmp_path: Path
+    nodes: Nodes, tmp_path: Path, gate: Gate
 ) -> None:
-    path = manifest(tmp_path / "inputs", 12)
+    path = manifest(tmp_path / "inputs", 4)
     code = f"FOLDER = {str(tmp_path / 'inputs')!r}" + WITHOUT_A_FOLDER
     nodes.add(env_vars=with_code(tmp_path, "sitecustomize", code))
     missing = write_csv(
         tmp_path / "inputs" / "m.csv",
-        [{"id": f"g{n}", "content": f"c{n}.jpg"} for n in (*range(12), 99)],
+        [{"id": f"g{n}", "content": f"c{n}.jpg"} for n in (*range(4), 99)],
     )
     assert path == missing
     out = tmp_path / "out"
-    slow = tiny(steps=40, plateau=0, optimizer="adam")
-    done = cli(path, *slow, "--address", nodes.address, "--out", out)
-    assert done.returncode == 3, done.stderr
-    assert statuses(out) == {**{f"g{n}": "ok" for n in range(12)}, "g99": "failed"}
-    assert done.stderr.count("one node fewer: ") == 1, done.stderr
-    assert "cannot open what other nodes can" in done.stderr
+    driver = start(path, *TINY, "--address", nodes.address, "--out", out)
+    try:
+        wait_for(lambda: len(gate.begun()) == 2)  # one on each node
+        gate.open()
+        _, stderr = driver.communicate(timeout=200)
+    finally:
+        driver.kill()
+    assert driver.returncode == 3, stderr
+    assert statuses(out) == {**{f"g{n}": "ok" for n in range(4)}, "g99": "failed"}
+    assert stderr.count("one node fewer: ") == 1, stderr
+    assert "cannot open what other nodes can" in stderr
     assert index_rows(out)["g99"]["error_message"] == "content c99.jpg: there is no such file"
 
 
 def test_a_node_that_lacks_out_or_the_package_is_named_once_in_plain_words(
-    nodes: Nodes, tmp_path: Path
+    nodes: Nodes, tmp_path: Path, gate: Gate
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -189,44 +211,42 @@ def test_a_node_that_lacks_out_or_the_package_is_named_once_in_plain_words(
     nodes.add(num_cpus=2, env_vars=with_code(tmp_path / "a", "sitecustomize", code))
     bare = with_code(tmp_path / "b", "sitecustomize", WITHOUT_THE_PACKAGE)
     nodes.add(num_cpus=2, env_vars=bare)
-    path = manifest(tmp_path, 8)
-    done = cli(path, *SLOW, "--address", nodes.address, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("one node fewer: ") == 2, done.stderr
-    assert "cannot read the output folder" in done.stderr
-    assert "stylize-batch is not installed there (No module named 'pipeline')" in done.stderr
-    assert "TemporaryActor" not in done.stderr
-    check_whole(out)
+    stderr = painted(manifest(tmp_path, 3), nodes, gate, 2)
+    assert "cannot read the output folder" in stderr
+    assert "stylize-batch is not installed there (No module named 'pipeline')" in stderr
+    assert "TemporaryActor" not in stderr
 
 
 def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(
-    nodes: Nodes, tmp_path: Path
+    nodes: Nodes, tmp_path: Path, gate: Gate
 ) -> None:
     """The GPU is one by name only: the workers that it is granted to paint on the CPU."""
-    path = manifest(tmp_path, 6)
+    path = manifest(tmp_path, 4)
     gone = cli(
-        *(path, *TINY, "--address", nodes.address, "--device", "cuda", "--wait-nodes", 25),
+        *(path, *TINY, "--address", nodes.address, "--device", "cuda", "--wait-nodes", 5),
+        before="import pipeline.paint.ray_driver as d; d._LOST = 2.0",
         STYLIZE_LOGICAL_GPUS="1",
     )
     assert gone.returncode == 5
-    assert "waiting for a node with a GPU, at most 0:25 (--wait-nodes 25)" in gone.stderr
-    assert "a node with a GPU did not join within 0:25" in gone.stderr
+    assert "waiting for a node with a GPU, at most 0:05 (--wait-nodes 5)" in gone.stderr
+    assert "a node with a GPU did not join within 0:05" in gone.stderr
 
-    slow = tiny(steps=300, plateau=0, optimizer="adam")
-    auto = start(path, *slow, "--address", nodes.address, STYLIZE_LOGICAL_GPUS="1")
+    auto = start(path, *TINY, "--address", nodes.address, STYLIZE_LOGICAL_GPUS="1")
     waits = None
     try:
-        wait_for(lambda: "worker started" in log_of(tmp_path / "m"))
-        other = manifest(tmp_path / "other", 3)
+        wait_for(gate.begun)
+        (first,) = workers_of(tmp_path / "m")
+        other = manifest(tmp_path / "other", 1)
         waits = start(
             *(other, *TINY, "--address", nodes.address, "--device", "cuda", "--batch", 1),
             STYLIZE_LOGICAL_GPUS="1",
         )
         wait_for(lambda: "waiting for a node with a GPU" in log_of(tmp_path / "other" / "m"))
-        raylet = nodes.add(num_gpus=2, num_cpus=2)
+        nodes.add(num_gpus=4, num_cpus=4)
+        wait_for(lambda: workers_of(tmp_path / "m") - {first})  # of the run that began on the CPU
+        gate.open()
         _, stderr = waits.communicate(timeout=100)
         assert waits.returncode == 0, stderr
-        wait_for(lambda: painters(raylet.pid))  # of the run that began on the CPU
         _, stderr = auto.communicate(timeout=200)
         assert auto.returncode == 0, stderr
         check_whole(tmp_path / "m")
@@ -286,6 +306,12 @@ def log_of(out: Path) -> str:
     return "".join(path.read_text() for path in (out / "_state" / "log").glob("*.jsonl"))
 
 
+def workers_of(out: Path) -> set[str]:
+    """The nodes on which workers have started, as whole lines of the log say."""
+    events = map(json.loads, log_of(out).rpartition("\n")[0].splitlines())
+    return {event["node"] for event in events if event["event"] == "worker started"}
+
+
 def test_an_address_without_a_cluster_is_refused_at_once(tmp_path: Path) -> None:
     done = cli(manifest(tmp_path, 1), *TINY, "--address", "127.0.0.1:1", timeout=30)
     assert done.returncode == 5
@@ -294,14 +320,11 @@ def test_an_address_without_a_cluster_is_refused_at_once(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_head_that_is_gone_ends_the_run_with_5(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_head_that_is_gone_ends_the_run_with_5(nodes: Nodes, tmp_path: Path, gate: Gate) -> None:
     path = manifest(tmp_path, 2)
-    out = path.with_suffix("")
-    slow = (*SLOW, "--steps", 20_000, "--size", 96)
-    driver = start(path, *slow, "--address", nodes.address)
+    driver = start(path, *TINY, "--address", nodes.address)
     try:
-        wait_for(lambda: list((out / "_state").glob("weights/*")))
-        time.sleep(12)  # a pair is in hand
+        wait_for(gate.begun)
         nodes.head.kill()
         _, stderr = driver.communicate(timeout=120)
     finally:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import cli, picture
+from forks import cli
+from helpers import picture
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, features
 from test_image import SRGB_COLORANTS, chunk, matrix_profile, noise, png, saved

@@ -5,7 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from helpers import cli, statuses
+from forks import cli
+from helpers import statuses
 
 from pipeline.demo import lay_out, manifest_in
 from stylize.errors import ConfigError

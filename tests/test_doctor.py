@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from buckets import SECRET, UNCONDITIONAL, Answer, Bucket
+from buckets import bucket as bucket
 from helpers import cli, ray_folders, start
 
-from pipeline import doctor
+from pipeline import doctor, objects
 from pipeline.doctor import Check, examine, facts
 from pipeline.store.folder import OutFolder
 from pipeline.store.lock import Lock
@@ -106,6 +108,30 @@ def test_a_check_that_breaks_down_is_a_failure_and_the_others_go_on(
     assert found("VGG-19").state == "note"
 
 
+def test_a_cache_that_cannot_be_written_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLIZE_CACHE", str(tmp_path / "a" / "b"))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    check = found("cache")
+    assert (check.state, check.found) == (
+        "note",
+        f"{tmp_path / 'a' / 'b'}: {tmp_path} cannot be written",
+    )
+    assert "set STYLIZE_CACHE" in check.remedy
+
+
+def test_vgg19_is_said_to_be_here_or_to_come_with_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stylize.weights.why_not_fetched", lambda: "")
+    check = found("VGG-19")
+    assert (check.state, check.found) == ("note", "not on this disk; it can be downloaded")
+    assert "548 MB, unless it has --backbone vgg16" in check.remedy
+    monkeypatch.setattr("stylize.weights.vgg19_on_disk", lambda: Path("/kept/vgg19.safetensors"))
+    assert found("VGG-19") == Check("VGG-19", "ok", "on this disk: /kept/vgg19.safetensors")
+
+
 def test_a_temporary_folder_without_room_fails_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -124,6 +150,44 @@ def test_an_output_that_another_run_uses_is_a_note(tmp_path: Path) -> None:
     assert check.state == "note"
     assert f"is in use by process {os.getpid()}" in check.found
     assert check.remedy.startswith("wait until it is done")
+
+
+def test_a_bucket_that_works_is_told_so_and_nothing_is_left_in_it(bucket: Bucket) -> None:
+    out = f"{bucket.uri}/out"
+    check = found("output", out=out)
+    assert (check.state, check.found) == ("ok", f"{out} can be written")
+    assert bucket.listed() == []
+    with Lock(OutFolder(out), "another"):
+        check = found("output", out=out)
+    assert check.state == "note"
+    assert f"is in use, or a run died there: process {os.getpid()} on " in check.found
+    assert "after 5 minutes" in check.remedy
+
+
+def test_a_bucket_that_a_run_could_not_use_fails_with_the_remedy(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"{bucket.uri}/out"
+    bucket.fault = lambda request: UNCONDITIONAL
+    check = found("output", out=out)
+    assert check.state == "fails"
+    assert "this store ignores conditions on writes" in check.found
+    assert check.remedy.startswith("choose a store that has them")
+    assert bucket.listed() == []
+    bucket.fault = lambda request: Answer(403, "AccessDenied")
+    check = found("output", out=out)
+    assert check.state == "fails"
+    assert "access is refused (AccessDenied)" in check.found
+    assert "AWS_ACCESS_KEY_ID" in check.remedy
+    assert SECRET not in check.found + check.remedy
+    bucket.fault = lambda request: None
+    assert "there is no bucket 'nowhere'" in found("output", out="s3://nowhere/out").found
+    monkeypatch.setattr(objects, "HASTE", 0.5)  # and a run would wait for three minutes
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    objects.forget()
+    check = found("output", out=out)
+    assert check.state == "fails"
+    assert "does not answer" in check.found
 
 
 def test_a_report_names_the_versions_and_the_home_by_a_tilde() -> None:

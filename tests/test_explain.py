@@ -13,7 +13,8 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, cli, picture
+from forks import cli
+from helpers import TINY, picture
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -367,7 +368,7 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_painted(tmp_path: Pa
     content, style = picture(tmp_path / "c.png", 1), picture(tmp_path / "s.png", 2)
     # So many evaluations would outlast the time limit.
     options = ("--size", "256", "--steps", "5000", "--backbone", "vgg16")
-    done = cli("explain", content, style, "-o", content, *options, timeout=60)
+    done = cli("explain", content, style, "-o", content, *options)
     assert done.returncode == 5
     assert "a file stands where a folder is needed" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import cli, index_rows
+from forks import cli
+from helpers import index_rows
 from PIL import Image, ImageChops, ImageStat
 
 from pipeline.manifest.reader import read_manifest

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import cli, picture, write_csv
+from forks import cli
+from helpers import picture, write_csv
 from PIL import Image
 
 from stylize import StyleConfig, Stylizer

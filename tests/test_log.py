@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import cli as forked
 from helpers import TINY, cli, index_rows, picture, pictures, start, tiny, wait_for, write_csv
 
 from pipeline.store.folder import OutFolder
@@ -36,14 +37,14 @@ def test_an_error_that_nobody_foresaw_is_called_a_bug_and_its_traceback_is_kept(
         assert failed["pair_id"] == "a"
         assert "Traceback (most recent call last)" in failed["traceback"]
         assert "crash_point" in failed["traceback"]
-        assert f"log of the last run: {log}" in cli("status", out).stdout
-        assert json.loads(cli("status", out, "--json").stdout)["log"] == log
+        assert f"log of the last run: {log}" in forked("status", out).stdout
+        assert json.loads(forked("status", out, "--json").stdout)["log"] == log
 
 
 def test_a_failure_that_was_foreseen_is_no_bug(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     manifest = write_csv(tmp_path / "m.csv", [{"id": "a", "content": "gone.jpg"}])
-    done = cli(manifest, *TINY, "--in-process")
+    done = forked(manifest, *TINY, "--in-process")
     assert done.returncode == 3
     assert "bug" not in done.stderr
     assert index_rows(tmp_path / "m")["a"]["error_type"] == "ImageReadError"
@@ -72,7 +73,7 @@ def test_a_death_is_in_the_log_with_what_the_worker_said_and_what_was_decided(
 def test_a_run_that_is_refused_midway_says_so_in_its_log(tmp_path: Path) -> None:
     picture(tmp_path / "c.jpg", 1)
     manifest = write_csv(tmp_path / "m.csv", [{"content": "c.jpg", "style": "c.jpg"}])
-    done = cli(manifest, *TINY, "--in-process", "--weights", tmp_path / "c.jpg")
+    done = forked(manifest, *TINY, "--in-process", "--weights", tmp_path / "c.jpg")
     assert done.returncode == 5
     (last,) = [e for e in events(tmp_path / "m") if e["event"] == "run broken off"]
     assert last["error"].startswith("UnableError: ")

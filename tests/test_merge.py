@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import TINY, check_whole, cli, index_rows, picture, pictures, write_csv
+from forks import cli
+from helpers import TINY, check_whole, index_rows, picture, pictures, write_csv
 
 from pipeline.store.folder import OutFolder
 from pipeline.store.lock import Lock
@@ -91,3 +92,19 @@ def test_a_folder_that_a_run_is_writing_to_is_refused(
     assert refused.returncode == 5
     assert f"is in use by process {os.getpid()}" in refused.stderr
     assert cli("merge", tmp_path, "--out", tmp_path / "whole").returncode == 2
+
+
+def test_a_picture_that_is_gone_is_named_and_painted_by_the_next_run(
+    halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    a, b = halves
+    whole = tmp_path / "whole"
+    (a / index_rows(a)["g0"]["output"]).unlink()
+    merged = cli("merge", a, b, "--out", whole)
+    assert merged.returncode == 0, merged.stderr
+    assert "images/c0.s.g0.png: the picture is missing; the next run paints it" in merged.stderr
+    assert merged.stdout == f"{whole}: 4 rows, 2 pictures copied\n"
+    picture(tmp_path / "c3.jpg", 3)
+    done = cli(tmp_path / "all.csv", *FAST, "--out", whole)
+    assert "4 pairs: 2 painted, 2 done before" in done.stdout
+    check_whole(whole)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import cli
+from forks import cli
 from PIL import Image, ImageChops
 
 from pipeline.records import Result

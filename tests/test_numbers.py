@@ -4,7 +4,7 @@ with its reason; never a black one that says ok."""
 from typing import Any
 
 import pytest
-from forks import Forks
+from forks import cli
 from helpers import check_whole, index_rows, pictures, tiny, write_csv
 from PIL import Image, ImageStat
 
@@ -34,8 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "itself": {**pair, "style": "c0.jpg", "init": "content"},
     }
     manifest = write_csv(folder / "m.csv", [{"id": id_, **row} for id_, row in asked.items()])
-    with Forks(folder) as forks:
-        done = forks(manifest, "--in-process", *tiny(steps=12))
+    done = cli(manifest, "--in-process", *tiny(steps=12))
     assert done.returncode == 3, done.stderr
     check_whole(folder / "m")
     found = index_rows(folder / "m")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, cli, index_rows, picture, write_csv
+from forks import cli
+from helpers import TINY, index_rows, picture, write_csv
 from numpy.typing import NDArray
 from PIL import Image
 

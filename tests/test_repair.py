@@ -16,7 +16,7 @@ import pytest
 from forks import Forks
 from helpers import (
     TINY,
-    begun,
+    Gate,
     check_whole,
     count_by_readers,
     index_rows,
@@ -398,16 +398,17 @@ def test_pictures_that_are_painted_again_need_no_room(
 
 
 def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
-    forks: Forks, manifest: Path
+    forks: Forks, manifest: Path, gate: Gate
 ) -> None:
     out = manifest.with_suffix("")
     shutil.rmtree(out)
-    slow = tiny(size=48, steps=60)
-    run = start(manifest, "--in-process", *slow)
+    run = start(manifest, "--in-process", *TINY, **gate.env("g1"))
     try:
-        wait_for(lambda: image(out, "g0").exists())
+        wait_for(lambda: gate.begun()["g1"])
+        assert image(out, "g0").exists()
         gone = out.rename(out.with_name("gone"))  # at once: rmtree alone would race with the run
         shutil.rmtree(gone)
+        gate.open()
         _, stderr = run.communicate(timeout=60)
     finally:
         run.kill()
@@ -421,14 +422,15 @@ def test_a_folder_removed_during_the_run_ends_with_5_and_the_next_run_does_all(
 
 
 def test_rows_that_vanish_during_a_run_end_it_with_1_and_how_many(
-    manifest: Path, tmp_path: Path
+    manifest: Path, gate: Gate
 ) -> None:
-    out, log = manifest.with_suffix(""), tmp_path / "log"
-    write_csv(manifest, [*ROWS, {"id": "new", "content": "c0.jpg", "size": 48, "steps": 60}])
-    run = start(manifest, "--in-process", *TINY, STYLIZE_CRASH_LOG=str(log))
+    out = manifest.with_suffix("")
+    write_csv(manifest, [*ROWS, {"id": "new", "content": "c0.jpg", "seed": 7}])
+    run = start(manifest, "--in-process", *TINY, **gate.env("new"))
     try:
-        wait_for(lambda: begun(log)["new"])
+        wait_for(lambda: gate.begun()["new"])
         part(out).unlink()  # the rows of what was done before
+        gate.open()
         _, stderr = run.communicate(timeout=60)
     finally:
         run.kill()

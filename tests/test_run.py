@@ -21,10 +21,15 @@ import psutil
 import pytest
 import torch
 from forks import Done, Forks
+from forks import cli as forked
 from helpers import (
     COMMAND,
+    QUICK_TO_MISS,
+    SOON,
     TINY,
+    Gate,
     alive,
+    begun,
     check_whole,
     cli,
     count_by_readers,
@@ -36,6 +41,7 @@ from helpers import (
     picture,
     pictures,
     ray_folders,
+    seconds_of_children,
     start,
     statuses,
     tiny,
@@ -65,7 +71,7 @@ def ok_rows(out: Path) -> list[dict[str, Any]]:
 
 def plan(manifest: Path, *options: object) -> dict[str, str]:
     """pair_id -> why it would be painted or skipped."""
-    done = cli("plan", manifest, "--json", *tiny(threads=None), *options)
+    done = forked("plan", manifest, "--json", *tiny(threads=None), *options)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     return {entry["pair_id"]: entry["reason"] for entry in facts["todo"] + facts["skipped"]}
@@ -237,10 +243,10 @@ def test_pictures_carry_neither_places_nor_folders(batch: Batch) -> None:
 
 
 def test_status_counts_and_names_causes(batch: Batch) -> None:
-    lines = cli("status", batch.out).stdout.splitlines()
+    lines = forked("status", batch.out).stdout.splitlines()
     assert lines[:2] == ["3 failed, 5 ok", "failed: 3 x ImageReadError"]
     assert lines[2] == "  row 6 (missing): content missing.jpg: there is no such file"
-    facts = json.loads(cli("status", f"file://{batch.out}", "--json").stdout)
+    facts = json.loads(forked("status", f"file://{batch.out}", "--json").stdout)
     assert facts["counts"] == {"ok": 5, "failed": 3}
     assert [failure["pair_id"] for failure in facts["failures"]] == BAD
 
@@ -279,7 +285,7 @@ def test_failed_pairs_and_only_those_are_tried_again_unless_told_otherwise(
 ) -> None:
     out = copy.with_suffix("")
     before = bytes_of(out)
-    left = cli(copy, *TINY, "--style-weight", 2, "--no-retry-failed")
+    left = forked(copy, *TINY, "--style-weight", 2, "--no-retry-failed")
     assert left.returncode == 3
     assert "8 pairs: 5 done before, 3 skipped" in left.stdout.replace("0 painted, ", "")
     assert "skipped row 6 (missing): failed before: content missing.jpg" in left.stderr
@@ -320,9 +326,10 @@ def test_a_finished_manifest_is_not_painted_again_and_starts_no_ray(painted: Pat
     out = painted.with_suffix("")
     before = {p: p.stat().st_mtime_ns for p in (out / "images").iterdir()}
     assert plan(painted) == {}
-    began = time.monotonic()
+    began = seconds_of_children()
     code, loaded = loaded_by(painted.parent, painted, *TINY)
-    assert time.monotonic() - began < 10  # 5 s is the promise, on a machine that does nothing else
+    # 5 s is the promise. Seconds of the processor are the same beside other programs.
+    assert seconds_of_children() - began < 10
     assert code == 0
     assert not loaded & {"ray", "torch"}
     assert {p: p.stat().st_mtime_ns for p in (out / "images").iterdir()} == before
@@ -387,7 +394,7 @@ def test_force_only_and_limit_choose_pairs_and_compact_leaves_each_once(
     assert done.returncode == 0
     assert done.stdout.startswith("4 pairs: 3 painted, 1 left in ")
     check_whole(out)
-    assert cli("compact", out).returncode == 0
+    assert forked("compact", out).returncode == 0
     assert len(list((out / "index").iterdir())) == 1
     assert count_by_readers(out) == [4, 4, 4, 4]
 
@@ -500,11 +507,10 @@ def slow(tmp_path: Path) -> Path:
 def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
     slow: Path,
 ) -> None:
-    out = slow.with_suffix("")
-    rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(6)]
-    rows[0]["steps"] = 150  # begun first, and still in hand when another one is done
-    write_csv(slow, rows)
-    with running(slow, *SLOW, "--workers", 2) as driver:
+    out, half = slow.with_suffix(""), slow.parent / "half"
+    # g0 is surely in hand when another one is done, and again when its worker is killed.
+    hangs = "pair-begun@g0!hang"
+    with running(slow, *TINY, "--workers", 2, STYLIZE_CRASH_AT=hangs) as driver:
         wait_for(lambda: journal_lines(out) >= 1)
         left = descendants(driver.pid)
         assert len(ray_folders(driver.pid)) == 1
@@ -513,12 +519,12 @@ def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
     recorded = statuses(out)
     assert recorded
     assert set(recorded.values()) == {"ok"}
-    wait_for(lambda: not alive(left), 10)
-    wait_for(lambda: not ray_folders(driver.pid), 10)
+    wait_for(lambda: not alive(left))
+    wait_for(lambda: not ray_folders(driver.pid))
 
     # Run again; the workers are killed on the way, and their pairs are tried once more.
-    with running(slow, *SLOW, "--workers", 2) as driver:
-        wait_for(lambda: len(statuses(out)) > len(recorded))
+    with running(slow, *TINY, "--workers", 2, STYLIZE_CRASH_AT=f"{hangs}:{half}") as driver:
+        wait_for(half.exists)
         for worker in painters(driver.pid):
             worker.kill()
         stdout, stderr = driver.communicate(timeout=120)
@@ -533,9 +539,10 @@ def test_a_driver_killed_in_the_middle_leaves_nothing_running_and_loses_nothing(
 def test_a_run_whose_ray_was_killed_says_so_and_goes_on_when_run_again(slow: Path) -> None:
     out = slow.with_suffix("")
     rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(2)]
-    rows[0]["steps"] = 5000  # in hand when Ray's workers find that they are alone
+    rows[0]["steps"] = 100_000  # in hand when Ray's workers find that they are alone
     write_csv(slow, rows)
-    with running(slow, *SLOW, "--workers", 1) as driver:
+    patience = "import pipeline.paint.ray_driver as d; d._LOST = 3.0"
+    with running(slow, *SLOW, "--workers", 1, before=patience, **QUICK_TO_MISS) as driver:
         wait_for(lambda: painters(driver.pid))
         (raylet,) = [one for one in descendants(driver.pid) if one.name() == "raylet"]
         raylet.kill()
@@ -543,13 +550,15 @@ def test_a_run_whose_ray_was_killed_says_so_and_goes_on_when_run_again(slow: Pat
     assert driver.returncode == 5, stderr
     assert "Ray itself ended: it has no node left; run again to go on" in stderr
     write_csv(slow, [{**row, "steps": 2} for row in rows])
-    done = cli(slow, *TINY)
+    done = forked(slow, "--in-process", *TINY)
     assert done.returncode == 0, done.stderr
     assert statuses(out) == {"g0": "ok", "g1": "ok"}
     check_whole(out)
 
 
-def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(slow: Path) -> None:
+def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(
+    slow: Path, gate: Gate
+) -> None:
     out = slow.with_suffix("")
     rows = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(3)]
     write_csv(slow, rows)
@@ -558,19 +567,18 @@ def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(slow: Path
     row = index_rows(out)["g0"]
     assert (row["status"], row["error_type"]) == ("poison", "WorkerDied")
     assert "its worker died 2 times" in row["error_message"]
-    left = cli(slow, *TINY, "--only", "g0")
+    left = forked(slow, *TINY, "--only", "g0")
     assert left.returncode == 3
     assert "--retry-failed=poison tries it again" in left.stderr
 
     # Asked for, it is painted, here with two logical GPUs and a worker for each.
     options = (*TINY, "--threads", 2, "--retry-failed=poison")
-    with running(slow, *options, STYLIZE_LOGICAL_GPUS="2") as driver:
-        most = 0
-        while driver.poll() is None:
-            most = max(most, len(painters(driver.pid)))
-            time.sleep(0.1)
-        assert driver.returncode == 0, driver.communicate()
-    assert most == 2
+    with running(slow, *options, STYLIZE_LOGICAL_GPUS="2", **gate.env()) as driver:
+        wait_for(lambda: len(gate.begun()) == 2)
+        assert len(painters(driver.pid)) == 2
+        gate.open()
+        _, stderr = driver.communicate(timeout=120)
+        assert driver.returncode == 0, stderr
     rows_now = index_rows(out)
     assert {name: row["status"] for name, row in rows_now.items()} == dict.fromkeys(
         ("g0", "g1", "g2"), "ok"
@@ -597,7 +605,7 @@ def test_what_dead_drivers_left_is_swept_and_what_living_ones_use_stays(tmp_path
         with open(folders["living"] / "driver.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             sweep(str(tmp_path))
-        rays.wait(5)
+        rays.wait(30)
         assert reader.poll() is None
     finally:
         for process in (rays, reader):
@@ -611,34 +619,38 @@ def test_what_dead_drivers_left_is_swept_and_what_living_ones_use_stays(tmp_path
 
 
 def test_signals_end_a_run_with_130_and_a_second_driver_is_refused_or_waits(slow: Path) -> None:
-    out = slow.with_suffix("")
-    # More rows than two drivers paint before they are stopped, on any machine.
-    write_csv(slow, [{"id": f"g{i}", "content": f"c{i % 6}.jpg"} for i in range(90)])
+    out, log = slow.with_suffix(""), slow.parent / "log"
+    rows: list[dict[str, object]] = [{"id": f"g{i}", "content": f"c{i}.jpg"} for i in range(6)]
+    rows[0]["steps"] = 100_000  # no run ends before it is stopped
+    write_csv(slow, rows)
     with running(slow, *SLOW, "--workers", 2) as first:
         wait_for(lambda: journal_lines(out) >= 1)
-        second = cli(slow, *SLOW)
+        second = forked(slow, *SLOW)
         assert second.returncode == 5
         assert f"is in use by process {first.pid} on " in second.stderr
         assert second.stderr.count("\n") == 1
-        with running(slow, *SLOW, "--workers", 2, "--wait") as waiting:
+        options = (*SLOW, "--workers", 2, "--wait", "--force")
+        with running(slow, *options, STYLIZE_CRASH_LOG=str(log)) as waiting:
             time.sleep(1)
             assert waiting.poll() is None
+            assert not begun(log)
             check_stopped(first, signal.SIGINT)
-            recorded = statuses(out)
-            wait_for(lambda: len(statuses(out)) > len(recorded))
+            recorded = {name: row["epoch"] for name, row in index_rows(out).items()}
+            assert set(recorded.values()) == {1}
+            wait_for(lambda: 2 in {row["epoch"] for row in index_rows(out).values()})
             check_stopped(waiting, signal.SIGTERM)
-    assert set(recorded) < set(statuses(out))
+    assert set(recorded) <= set(statuses(out))
     assert set(statuses(out).values()) == {"ok"}
     check_whole(out)
 
 
 def check_stopped(driver: "subprocess.Popen[str]", number: int) -> None:
-    """In under 10 s, with 130, a summary, no traceback, no process and no folder left."""
+    """Soon, with 130, a summary, no traceback, no process and no folder left."""
     left = descendants(driver.pid)
     began = time.monotonic()
     driver.send_signal(number)
-    stdout, stderr = driver.communicate(timeout=30)
-    assert time.monotonic() - began < 10
+    stdout, stderr = driver.communicate(timeout=120)
+    assert time.monotonic() - began < SOON
     assert driver.returncode == 130
     assert "Traceback" not in stdout + stderr
     assert " left in " in stdout
@@ -649,11 +661,11 @@ def check_stopped(driver: "subprocess.Popen[str]", number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_the_first_pair_ends_with_130_too(number: int, slow: Path) -> None:
-    with running(slow, *SLOW) as driver:
+    with running(slow, *SLOW, "--steps", 100_000) as driver:
         wait_for(lambda: ray_folders(driver.pid))
         time.sleep(0.5)  # in the middle of ray.init
         driver.send_signal(number)
-        _, stderr = driver.communicate(timeout=30)
+        _, stderr = driver.communicate(timeout=120)
     assert driver.returncode == 130
     assert "Traceback" not in stderr
     assert ray_folders(driver.pid) == []
@@ -691,7 +703,7 @@ def test_a_pair_past_its_time_ends_as_timeout_and_the_others_are_done(
     slowly = {"steps": 1_000_000, "size": 512}
     long = {"id": "long", "content": "c0.jpg", **slowly}
     write_csv(slow, [long, {"id": "short", "content": "c1.jpg"}])
-    done = cli(slow, *TINY, "--workers", 1, "--timeout", 4)
+    done = paint(slow, "--timeout", 4)
     assert done.returncode == 3
     assert statuses(slow.with_suffix("")) == {"long": "timeout", "short": "ok"}
     message = index_rows(slow.with_suffix(""))["long"]["error_message"]
@@ -808,7 +820,7 @@ def test_pairs_of_one_size_and_objective_are_painted_together_and_die_apart(
         "g1": 1,
         "g2": None,
     }
-    alone = cli(*run[:-2], "-o", tmp_path / "alone")
+    alone = forked(slow, "--in-process", *TINY, "-o", tmp_path / "alone")
     assert alone.returncode == 3
     for name, row in index_rows(tmp_path / "alone").items():
         if name != "g2":
@@ -854,12 +866,12 @@ def test_an_output_that_is_an_input_is_refused_before_anything_is_painted(tmp_pa
     manifest = write_csv(tmp_path / "photos.csv", rows)
     before = (tmp_path / "photos" / "c0.jpg").read_bytes()
     for command in (["run", "--redo-changed"], ["plan"]):
-        done = cli(command[0], manifest, *command[1:], "--size", 32)
+        done = forked(command[0], manifest, *command[1:], "--size", 32)
         assert done.returncode == 2
         assert 'line 3, column output: "c0.jpg" in ' in done.stderr
         assert "is the content of row 1, and would be lost" in done.stderr
     assert (tmp_path / "photos" / "c0.jpg").read_bytes() == before
-    assert cli(manifest, *TINY, "--in-process", "-o", tmp_path / "out").returncode == 0
+    assert forked(manifest, *TINY, "--in-process", "-o", tmp_path / "out").returncode == 0
 
 
 def test_a_plan_keeps_nothing_of_weights_that_it_is_given(tmp_path: Path) -> None:
@@ -871,7 +883,7 @@ def test_a_plan_keeps_nothing_of_weights_that_it_is_given(tmp_path: Path) -> Non
     (tmp_path / "m").mkdir()
     shutil.copy(tmp_path / "c0.jpg", tmp_path / "m" / "a.jpg")
     before = sorted(tmp_path.rglob("*"))
-    planned = cli("plan", manifest, "--weights", given, STYLIZE_CACHE=str(cache))
+    planned = forked("plan", manifest, "--weights", given, STYLIZE_CACHE=str(cache))
     assert planned.returncode == 0, planned.stderr
     assert "1 to skip" in planned.stdout  # somebody else's picture stands there
     assert sorted(tmp_path.rglob("*")) == before

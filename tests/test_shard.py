@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from azurite import container as container
 from buckets import bucket as bucket
+from forks import cli as forked
 from helpers import (
-    begun,
+    TINY,
+    Gate,
     check_whole,
-    cli,
     journal_lines,
     pictures,
     start,
     statuses,
-    tiny,
     wait_for,
     write_csv,
 )
@@ -33,7 +33,7 @@ from pipeline.store.index import Index, read_results
 from pipeline.store.lock import Lock, LockedError, at_work
 from stylize.errors import ConfigError
 
-SLOW = ("--in-process", *tiny(steps=120, plateau=0, optimizer="adam"))
+HERE = ("--in-process", *TINY)
 
 
 def test_every_pair_belongs_to_exactly_one_shard_and_they_are_of_like_size() -> None:
@@ -208,29 +208,32 @@ def test_shards_that_would_begin_with_different_weights_do_not(tmp_path: Path) -
         backbones.fix()
 
 
-def test_three_drivers_at_once_of_which_one_is_killed_and_started_again(tmp_path: Path) -> None:
+def test_three_drivers_at_once_of_which_one_is_killed_and_started_again(
+    tmp_path: Path, gate: Gate
+) -> None:
     pictures(tmp_path, 12)
     rows = [{"id": f"g{n}", "content": f"c{n}.jpg"} for n in range(12)]
     path = write_csv(tmp_path / "m.csv", rows)
-    out, log = tmp_path / "m", tmp_path / "begun"
-    env = {"STYLIZE_CRASH_LOG": str(log)}
+    out = tmp_path / "m"
     shards = [Shard(number, 3) for number in (1, 2, 3)]
     mine = {str(shard): [r["id"] for r in rows if shard.has(str(r["id"]))] for shard in shards}
     assert all(len(ids) >= 2 for ids in mine.values())
-    drivers = {s: start(path, *SLOW, "--shard", s, **env) for s in mine}
+    env = gate.env(*(ids[1] for ids in mine.values()))  # each has one pair done, and one in hand
+    drivers = {s: start(path, *HERE, "--shard", s, **env) for s in mine}
     try:
-        wait_for(lambda: journal_lines(out) >= 2 and set(begun(log)) & set(mine["2/3"]))
+        wait_for(lambda: all(gate.begun()[ids[1]] for ids in mine.values()))
+        assert journal_lines(out) == 3
         drivers["2/3"].send_signal(signal.SIGKILL)
         drivers["2/3"].wait()
-        status = cli("status", out)
-        assert (
-            "at work: shard 1/3: process" in status.stdout or "at work: shard 3/3" in status.stdout
-        )
+        status = forked("status", out)
+        assert "at work: shard 1/3: process" in status.stdout
+        assert "at work: shard 3/3: process" in status.stdout
         assert "shard 2/3" not in status.stdout
-        for refused in (cli(path, *SLOW), cli(path, *SLOW, "--shard", "1/2")):
+        for refused in (forked(path, *HERE), forked(path, *HERE, "--shard", "1/2")):
             assert refused.returncode == 5
             assert "of 3 (shard " in refused.stderr
-        drivers["2/3"] = start(path, *SLOW, "--shard", "2/3", **env)
+        drivers["2/3"] = start(path, *HERE, "--shard", "2/3", **env)
+        gate.open()
         for shard, driver in drivers.items():
             stdout, stderr = driver.communicate(timeout=120)
             assert driver.returncode == 0, stderr
@@ -239,8 +242,8 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again(tmp_path
         for driver in drivers.values():
             driver.kill()
     assert statuses(out) == {f"g{n}": "ok" for n in range(12)}
-    assert sum(begun(log).values()) <= 13  # the one in hand was begun again
+    assert sum(gate.begun().values()) == 13  # the one in hand was begun again
     check_whole(out)  # the last one merged what all have left
-    assert cli("status", out).stdout == "12 ok\n"
-    done = cli(path, *SLOW)
+    assert forked("status", out).stdout == "12 ok\n"
+    done = forked(path, *HERE)
     assert "12 pairs: 0 painted, 12 done before" in done.stdout

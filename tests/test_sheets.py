@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import COMMAND, TINY, cli, index_rows, picture, tiny, write_csv
+from forks import cli
+from helpers import COMMAND, TINY, index_rows, picture, tiny, write_csv
 from PIL import Image
 
 from pipeline.cost import work

@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,27 +26,26 @@ def check(done: subprocess.CompletedProcess[str], manifest: Path) -> None:
     assert statuses(manifest.with_suffix("")) == {"a": "ok"}
 
 
-def test_a_home_that_cannot_be_written_is_left_alone(manifest: Path, tmp_path: Path) -> None:
-    check(cli(manifest, *TINY, HOME="/proc/nowhere"), manifest)
-    home = tmp_path / "home"
-    home.mkdir()
-    check(cli(manifest, *TINY, "--force", HOME=str(home)), manifest)
-    assert list(home.iterdir()) == []
-
-
-def test_a_current_folder_that_is_gone_is_no_hindrance(manifest: Path, tmp_path: Path) -> None:
-    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
-    command = ["bash", "-c", script, "_", COMMAND, str(manifest), *TINY]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    check(done, manifest)
-
-
-@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", ">&-"])
-def test_closed_standard_streams_are_no_hindrance(manifest: Path, closed: str) -> None:
-    command = ["bash", "-c", f'exec "$@" {closed}', "_", COMMAND, str(manifest), *TINY]
-    done = subprocess.run(command, capture_output=True, text=True)
+# Two hindrances at a time: each run starts Ray.
+@pytest.mark.parametrize(
+    ("before", "closed", "home"),
+    [
+        ("cd .", "<&- >&- 2>&-", "/proc/nowhere"),
+        ("mkdir gone; cd gone; rmdir ../gone", ">&-", ""),
+        ("mkdir home", "2>&-", "home"),
+    ],
+    ids=["no home, no streams", "no current folder, no output", "an empty home, no errors"],
+)
+def test_homes_current_folders_and_streams_that_are_not_there_are_no_hindrance(
+    before: str, closed: str, home: str, manifest: Path, tmp_path: Path
+) -> None:
+    command = ["bash", "-c", f'{before}; exec "$@" {closed}', "_", COMMAND, str(manifest), *TINY]
+    env = {**os.environ, "HOME": str(tmp_path / home) if home else os.environ["HOME"]}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
     check(done, manifest)
     assert "Traceback" not in done.stderr
+    if home == "home":
+        assert list((tmp_path / home).iterdir()) == []
 
 
 def test_uv_run_changes_nothing(manifest: Path, tmp_path: Path) -> None:
@@ -99,14 +98,11 @@ def test_a_cluster_is_joined_with_a_token_in_home(
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text("0123456789abcdef0123456789abcdef")
     other.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     env = {name: text for name, text in os.environ.items() if not name.startswith("RAY_AUTH")}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     head = ["start", "--head", "--num-cpus", "1", "--include-dashboard=false"]
     folder = f"/tmp/ray-of-test-{os.getpid()}"
-    place = ["--port", str(port), "--temp-dir", folder]
+    place = ["--port", "0", "--temp-dir", folder]
     memory = ["--object-store-memory", "80000000"]
     try:
         subprocess.run(
@@ -115,9 +111,13 @@ def test_a_cluster_is_joined_with_a_token_in_home(
             check=True,
             capture_output=True,
         )
-        joined = cli(manifest, *TINY, "--address", f"127.0.0.1:{port}", HOME=str(home))
-        check(joined, manifest)
-        again = cli(manifest, *TINY, "--force", "--address", f"127.0.0.1:{port}", HOME=str(other))
+        address = Path(folder, "ray_current_cluster").read_text().strip()
+        join = (manifest, *TINY, "--force", "--address", address)
+        soon: dict[str, Any] = {
+            "RAY_NUM_REDIS_GET_RETRIES": "4"
+        }  # seconds that Ray tries without a token
+        check(cli(*join, HOME=str(home), **soon), manifest)
+        again = cli(*join, HOME=str(other), **soon)
         if asks:
             assert again.returncode == 5
             assert "if the cluster asks for a token, set RAY_AUTH_MODE=token" in again.stderr

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import TINY, cli, pictures, write_csv
+from forks import cli
+from helpers import TINY, pictures, write_csv
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")

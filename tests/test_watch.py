@@ -5,7 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from helpers import COMMAND, index_rows, pictures, start, tiny, wait_for, write_csv
+from helpers import COMMAND, TINY, Gate, index_rows, pictures, start, wait_for, write_csv
 
 from pipeline.records import Result
 from pipeline.store.folder import OutFolder
@@ -49,13 +49,13 @@ def test_speed_and_time_left_come_from_the_last_ten_minutes(tmp_path: Path) -> N
     assert str(look(out, NOW)).endswith("1 failed, 28 ok; no run is at work")
 
 
-def test_a_run_is_watched_from_beside_it_until_ctrl_c(tmp_path: Path) -> None:
+def test_a_run_is_watched_from_beside_it_until_ctrl_c(tmp_path: Path, gate: Gate) -> None:
     pictures(tmp_path, 6)
     path = write_csv(
         tmp_path / "m.csv", [{"id": f"g{n}", "content": f"c{n}.jpg"} for n in range(6)]
     )
     out = path.with_suffix("")
-    run = start(path, "--in-process", *tiny(steps=40, plateau=0, optimizer="adam"))
+    run = start(path, "--in-process", *TINY, **gate.env("g5"))
     watch = None
     try:
         wait_for(lambda: list((out / "images").glob("*.png")))
@@ -65,6 +65,7 @@ def test_a_run_is_watched_from_beside_it_until_ctrl_c(tmp_path: Path) -> None:
         line = watch.stdout.readline()
         assert "left; " in line
         assert "1 run at work" in line
+        gate.open()
         assert run.wait(120) == 0
         wait_for(lambda: watch and watch.stdout and "6 ok; no run" in watch.stdout.readline())
         watch.send_signal(signal.SIGINT)

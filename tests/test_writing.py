@@ -3,14 +3,14 @@
 import io
 import json
 import struct
-import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import TINY, cli, index_rows, picture, pictures, tiny, write_csv
+from forks import cli
+from helpers import TINY, index_rows, picture, pictures, tiny, write_csv
 from PIL import ExifTags, Image, ImageCms, IptcImagePlugin, TiffImagePlugin
 
 from pipeline.manifest.reader import read_manifest
@@ -445,7 +445,7 @@ def test_each_new_setting_has_its_line_of_bad_input(tmp_path: Path) -> None:
         "--keep-metadata": "all",
         "--size": "12x",
     }.items():
-        done: subprocess.CompletedProcess[str] = cli("validate", manifest, option, value)
+        done = cli("validate", manifest, option, value)
         assert done.returncode == 2
         assert f'"{value}" is not' in done.stderr
         assert "; it must be" in done.stderr

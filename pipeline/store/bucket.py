@@ -25,7 +25,7 @@ from pipeline.store.medium import OWN, Found, Look, Seen, Times
 from pipeline.store.metadata import attributes, carried, from_attributes
 from stylize.image import is_whole
 
-__all__ = ["TIMES", "Bucket"]
+__all__ = ["TIMES", "Bucket", "check_conditions"]
 
 TIMES = Times(renew=30, dead=300, look=5, unsure=240)
 """When the lock of such an OUT is written again and given up."""
@@ -244,27 +244,9 @@ class _Locks:
         except FileExistsError as error:
             raise ChangedError(name) from error
         if not self._is_checked:
-            self._check_store(uri)
+            check_conditions(self._out, uri)
+            self._is_checked = True
         return _Held(uri, version)
-
-    def _check_store(self, uri: str) -> None:
-        """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
-        apart."""
-        kept = 0
-        with contextlib.suppress(FileExistsError):
-            objects.create(uri, b"{}")
-            kept += 1
-        with contextlib.suppress(ChangedError):
-            objects.replace(uri, b'{"condition": "ignored"}', Version('"0"', "1"))
-            kept += 1
-        if kept:
-            objects.delete([uri])
-            raise StorageError(
-                f"{self._out}: this store ignores conditions on writes (If-None-Match, If-Match), "
-                "so two runs at once could not be kept apart; choose a store that has them, or a "
-                "folder, for --out"
-            )
-        self._is_checked = True
 
     def renew(self, held: object, record: bytes) -> _Held:
         assert isinstance(held, _Held)
@@ -273,6 +255,25 @@ class _Locks:
     def drop(self, held: object) -> None:
         assert isinstance(held, _Held)
         objects.delete([held.uri])
+
+
+def check_conditions(out: str, uri: str) -> None:
+    """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
+    apart. `uri` is an object below OUT that is there, and goes if they are ignored."""
+    kept = 0
+    with contextlib.suppress(FileExistsError):
+        objects.create(uri, b"{}")
+        kept += 1
+    with contextlib.suppress(ChangedError):
+        objects.replace(uri, b'{"condition": "ignored"}', Version('"0"', "1"))
+        kept += 1
+    if kept:
+        objects.delete([uri])
+        raise StorageError(
+            f"{out}: this store ignores conditions on writes (If-None-Match, If-Match), "
+            "so two runs at once could not be kept apart; choose a store that has them, or a "
+            "folder, for --out"
+        )
 
 
 class _Nothing:
