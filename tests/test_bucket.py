@@ -721,7 +721,6 @@ def test_the_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(
 ) -> None:
     # Before whoever has to wait looks again.
     monkeypatch.setattr("pipeline.store.bucket.TIMES", Times(30.0, 600.0, 60.0, 240.0))
-    monkeypatch.setattr(Times, "dead", 600.0)
     code = (
         "import os, signal\nfrom pipeline.store.folder import OutFolder\n"
         "from pipeline.store.lock import Lock\n"
