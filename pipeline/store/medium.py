@@ -123,8 +123,8 @@ class Medium(Protocol):
     def has_picture(self, output: str) -> bool:
         """Return whether there is a file, and not a folder, at an output."""
 
-    def is_as_recorded(self, look: Look, result: Result) -> bool:
-        """Return whether the file is surely the one that a row describes, size apart."""
+    def is_as_recorded(self, look: Look, finished_at: str, etag: str) -> bool:
+        """Return whether the file is surely the one of the row with these values, size apart."""
 
     def found(
         self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True
