@@ -69,9 +69,11 @@ __all__ = [
     "read_failures",
     "read_index",
     "read_results",
+    "read_sample",
     "read_statuses",
 ]
 
+_BLOCK = 256  # rows of a sample that lie together
 _MOST_PARTS = 16  # then they are merged; not at once, since a reader may just have listed them
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
 
@@ -113,7 +115,8 @@ def read_sample(out: OutFolder, most: int) -> list[Result]:
     """
 
     def wanted(rows: pa.Table) -> pa.Array:
-        return pa.array(np.arange(len(rows)) % max(1, -(-len(rows) // most)) == 0)
+        blocks = np.arange(len(rows)) // _BLOCK  # what lies together is quickly read
+        return pa.array(blocks % max(1, -(-len(rows) // most)) == 0)
 
     return list(to_results(_load(out, _LIGHT, wanted)))
 

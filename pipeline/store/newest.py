@@ -86,7 +86,8 @@ class _Reading:
     def pieces(self, columns: Sequence[str], wanted: Wanted | None) -> Iterator[pa.Table]:
         """Yield the newest rows."""
         stamps = self._stamps()
-        rows, pictures = (array.to_numpy() for array in newest_positions(stamps))
+        found = newest_positions(stamps)
+        rows, pictures = (array.to_numpy().astype(np.int64) for array in found)
         if wanted is not None:
             chosen = wanted(stamps.take(pa.array(rows))).to_numpy(zero_copy_only=False)
             rows, pictures = rows[chosen], pictures[chosen]
@@ -97,18 +98,13 @@ class _Reading:
         elsewhere = self._taken(pictures[other]) if other.any() and PICTURE[0] in columns else None
         yield EMPTY.select(columns)
         place = np.cumsum(other) - 1  # of a row's picture in `elsewhere`
-        first = start = 0
-        for piece in self._all(columns):
-            last = int(np.searchsorted(rows, start + len(piece)))
-            if last > first:
-                kept = piece.take(pa.array(rows[first:last] - start))
-                moved = other[first:last]
-                if elsewhere is not None and moved.any():
-                    at = np.where(moved, len(kept) + place[first:last], np.arange(len(kept)))
-                    both = pa.concat_tables([kept.select(PICTURE), elsewhere])
-                    kept = with_pictures(kept, both.take(pa.array(at)))
-                yield kept
-            first, start = last, start + len(piece)
+        for first, last, piece in self._pieces_with(rows, columns):
+            moved = other[first:last]
+            if elsewhere is not None and moved.any():
+                at = np.where(moved, len(piece) + place[first:last], np.arange(len(piece)))
+                both = pa.concat_tables([piece.select(PICTURE), elsewhere])
+                piece = with_pictures(piece, both.take(pa.array(at)))
+            yield piece
 
     def _stamps(self) -> pa.Table:
         """Return the columns that decide which row of a pair counts, for all rows."""
@@ -124,27 +120,43 @@ class _Reading:
     def _taken(self, positions: _Numbers) -> pa.Table:
         """Return what describes the pictures of some rows, in the order of these."""
         order = np.argsort(positions)
-        ordered, tables, start = positions[order], [EMPTY.select(PICTURE)], 0
-        for piece in self._all(PICTURE):
-            first, last = np.searchsorted(ordered, [start, start + len(piece)])
-            if last > first:
-                tables.append(piece.take(pa.array(ordered[first:last] - start)).select(PICTURE))
-            start += len(piece)
-        return pa.concat_tables(tables).take(pa.array(np.argsort(order)))
+        found = [piece for _, _, piece in self._pieces_with(positions[order], PICTURE)]
+        whole = pa.concat_tables([EMPTY.select(PICTURE), *found])
+        return whole.take(pa.array(np.argsort(order)))
 
-    def _all(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield all rows in pieces, always in the same order."""
+    def _pieces_with(
+        self, rows: _Numbers, columns: Sequence[str]
+    ) -> Iterator[tuple[int, int, pa.Table]]:
+        """Yield (first, last, table of rows[first:last]) until all rows were there.
+
+        `rows` are positions among all rows, in order. Pieces without any are not read.
+        """
+        first = last = start = end = 0
+
+        def wanted(count: int) -> bool:
+            nonlocal first, last, start, end
+            start, end = end, end + count
+            first, last = last, int(np.searchsorted(rows, end))
+            return last > first
 
         def of_part(name: str) -> Iterator[pa.Table]:
             with open_part(self._out, name) as raw:
-                yield from read_pieces(raw, [*dict.fromkeys((*columns, "pair_id"))])
+                yield from read_pieces(raw, [*dict.fromkeys((*columns, "pair_id"))], wanted)
 
-        return (table.select(columns) for table in self._each(of_part))
+        def of_journal(table: pa.Table) -> list[pa.Table]:
+            return [table] if wanted(len(table)) else []
+
+        for piece in self._each(of_part, of_journal):
+            yield first, last, piece.select(columns).take(pa.array(rows[first:last] - start))
 
     def _each(
-        self, of_part: Callable[[str], Iterator[pa.Table] | list[pa.Table]]
+        self,
+        of_part: Callable[[str], Iterator[pa.Table] | list[pa.Table]],
+        of_journal: Callable[[pa.Table], list[pa.Table]] = lambda table: [table],
     ) -> Iterator[pa.Table]:
-        yield from self._journals
+        """Yield what is made of the journals and the parts, always in the same order."""
+        for table in self._journals:
+            yield from of_journal(table)
         for name in self._parts:
             try:
                 yield from of_part(name)

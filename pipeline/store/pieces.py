@@ -132,13 +132,21 @@ def read_segment(path: str) -> tuple[list[Result], list[int], bool]:
     return results, unreadable, torn
 
 
-def read_pieces(raw: pa.NativeFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the row groups of an open part. Raises what pyarrow raises for a damaged one."""
+def read_pieces(
+    raw: pa.NativeFile,
+    columns: Sequence[str] | None = None,
+    wanted: Callable[[int], bool] = lambda rows: True,
+) -> Iterator[pa.Table]:
+    """Yield the row groups of an open part. Raises what pyarrow raises for a damaged one.
+
+    `wanted` is told how many rows the next group has, and returns whether it is to be read.
+    """
     with pq.ParquetFile(raw, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         there = None if columns is None else [name for name in columns if name in names]
         for group in range(file.num_row_groups):
-            yield conform(file.read_row_group(group, there), columns or SCHEMA.names)
+            if wanted(file.metadata.row_group(group).num_rows):
+                yield conform(file.read_row_group(group, there), columns or SCHEMA.names)
 
 
 def with_pictures(table: pa.Table, pictures: pa.Table) -> pa.Table:
