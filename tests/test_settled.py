@@ -314,18 +314,6 @@ def todays(pairs: Any, results: dict[str, Result], facts: FileFacts) -> list[Res
     return [row for row in rows if row != results[row.pair_id]]
 
 
-def test_a_manifest_of_other_ids_that_would_paint_over_a_picture_is_refused(tmp_path: Path) -> None:
-    house = House(tmp_path, 0)
-    pairs = read_manifest(house.manifest, defaults={"backbone": "vgg16"})
-    pair = next(pair for pair in pairs if not pair.generated_id)
-    with Lock(house.out, "r2"), Index(house.out, "r2") as index:
-        index.append(house.painted(pair, pair_id="of another manifest"))
-    for only in ((), (pair.pair_id,)):
-        options = Options(out=house.out.written, force=True, only=only)
-        with pytest.raises(ManifestError, match="finished picture of another manifest's row"):
-            make_plan(house.manifest, {"backbone": "vgg16"}, options, print)
-
-
 def test_settings_that_are_changed_are_those_that_are_made_anew() -> None:
     for changes in ({"style_weight": 5}, {"steps": 7, "init": "noise"}, {"size": "12MP"}):
         made = StyleConfig.of("paper", **changes)
