@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from json.encoder import encode_basestring_ascii as _json
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from stylize.config import ALGORITHM, BETWEEN, StyleConfig
 
@@ -55,8 +56,7 @@ def join_styles(styles: Iterable[str]) -> str:
     return BETWEEN.join(styles)
 
 
-@dataclass(frozen=True, slots=True)
-class InputRef:
+class InputRef(NamedTuple):
     """One file that a pair names."""
 
     role: str  # content, style, style2 …, init, mask, mask2 …

@@ -69,6 +69,9 @@ class Settings:
     def __init__(self, options: Mapping[str, Any], folder: str = "") -> None:
         self.options = dict(options)
         self.folder = folder
+        # What `storage.join` puts before usual names.
+        is_plain = not storage.is_uri(folder) and not folder.endswith("/")
+        self._prefix = f"{folder}/" if folder and is_plain else None if folder else ""
         self.auto = "auto"  # what the backbone `auto` stands for
         self._bases: dict[str, StyleConfig | None] = {}
         self._resolved: dict[Cells, Resolved] = {}
@@ -117,7 +120,9 @@ class Settings:
                 yield InputRef(role, written, self._path(written))
 
     def _path(self, written: str) -> str:
-        return storage.join(self.folder, written) if self.folder else written
+        if self._prefix is not None and written[0] != "/" and "://" not in written:
+            return self._prefix + written
+        return storage.join(self.folder, written)
 
     def _config(self, cells: Cells, format: str) -> StyleConfig:
         config = self.resolve(cells).config

@@ -283,6 +283,7 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
             return
         nameless = _Nameless(header)
         named = [number for number, name in enumerate(header) if name]
+        is_plain = len(table.columns) == len(header)
         for name in table.columns:
             table.add_name(name)
         for line, cells in records:
@@ -297,10 +298,10 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
                 )
                 table.add(line, {})
                 continue
-            nameless.see(cells)
-            if len(table.columns) == len(header):
+            if is_plain:
                 table.add_cells(line, cells)
             else:  # a column has no name, or two have the same
+                nameless.see(cells)
                 texts = ((header[number], cells[number]) for number in named)
                 table.add(line, {name: text for name, text in texts if text.strip()})
         nameless.judge(table, line)

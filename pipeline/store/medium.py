@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from pipeline.records import Pair, Result
 
@@ -38,8 +38,7 @@ class LockedError(Exception):
     passing = False
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What a folder or a listing says of a file."""
 
     size: int  # bytes

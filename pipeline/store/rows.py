@@ -289,6 +289,8 @@ def _values(array: pa.Array, name: str, default: object) -> list[Any]:
     if name == "inputs":
         return _input_values(array)
     if name == "meta":
+        if not len(array.keys):  # as in most
+            return [{} for _ in range(len(array))]
         return [dict(items or ()) for items in array.to_pylist()]
     if pa.types.is_timestamp(array.type):
         array = pc.strftime(array, format="%Y-%m-%dT%H:%M:%S+00:00")
