@@ -122,11 +122,11 @@ def read_sample(out: OutFolder, most: int) -> list[Result]:
 
 
 def read_columns(out: OutFolder, columns: Sequence[str]) -> pa.Table:
-    """Return the newest row of each pair with some columns, beside those that say which it is.
+    """Return the newest row of each pair with its id, its row number and some columns.
 
-    Raises `StorageError` if OUT cannot be read.
+    None of these describes the picture: see `PICTURE`. Raises `StorageError` if OUT cannot be read.
     """
-    return _load(out, [*dict.fromkeys((*Stamp._fields, *PICTURE, "row", *columns))])
+    return _load(out, [*dict.fromkeys(("pair_id", "row", *columns))])
 
 
 def read_statuses(out: OutFolder) -> dict[str, str]:
@@ -137,8 +137,9 @@ def read_statuses(out: OutFolder) -> dict[str, str]:
 
 def read_failures(out: OutFolder) -> list[Result]:
     """Return the newest results of the pairs that failed. Raises `StorageError`."""
-    table = _load(out, _LIGHT)
-    return list(to_results(table.filter(pc.not_equal(table["status"], "ok"))))
+    rows = read_columns(out, ["status"])
+    failed = rows.filter(pc.not_equal(rows["status"], "ok"))["pair_id"].combine_chunks()
+    return list(read_results(out, failed).values()) if len(failed) else []
 
 
 def read_curves(
