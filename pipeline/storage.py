@@ -54,6 +54,7 @@ __all__ = [
     "shown",
     "stat",
     "stats",
+    "status",
     "storage_error",
     "sweep_temporaries",
     "unreadable",
@@ -184,7 +185,7 @@ def is_remote(path: str) -> bool:
 
 def local_path(path: str) -> str | None:
     """Return `path`, or the local path that a ``file://`` URI names; None for other URIs."""
-    if not is_uri(path):
+    if "://" not in path or not is_uri(path):
         return path
     parts = urllib.parse.urlsplit(path)
     return urllib.parse.unquote(parts.path) if parts.scheme.lower() == "file" else None
@@ -311,11 +312,16 @@ def stat(path: str) -> str:
 
     Raises `OSError`.
     """
-    local = _as_stored(local_path(path))
-    if local is not None:
-        status = os.stat(local)
-        return f"{status.st_size}:{status.st_mtime_ns}"
-    return objects.head(path).stat
+    local = local_path(path)
+    if local is None:
+        return objects.head(path).stat
+    found = status(local)
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def status(path: str) -> os.stat_result:
+    """Return what the system says of a local file. Raises `OSError`."""
+    return os.stat(path if path.isascii() else _as_stored(path) or path)
 
 
 def stats(paths: Collection[str]) -> dict[str, str]:

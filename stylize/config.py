@@ -294,6 +294,9 @@ class StyleConfig(_PresetGuard):
             is_default = given is getattr(StyleConfig, name)  # most are, in 100,000 rows
             value = _default(name) if is_default else _checked(name, given)
             object.__setattr__(self, name, value)
+        self._check_depths()
+
+    def _check_depths(self) -> None:
         if self.backbone != "auto":
             for name in ("content_layers", "style_layers"):
                 self._check_depth(name)
@@ -318,6 +321,19 @@ class StyleConfig(_PresetGuard):
             raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting; see StyleConfig")
         preset_values = {k: parse_setting(k, v) for k, v in PRESETS[preset].items()}
         return cls(**{**preset_values, **settings, "preset": preset})
+
+    def changed(self, **settings: Any) -> Self:
+        """Return these settings with some changed. Only those are checked, which is quick.
+
+        Raises `ConfigError`.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        for name, given in settings.items():
+            other.__dict__[name] = _checked(name, given)
+        if settings.keys() & {"backbone", "content_layers", "style_layers"}:
+            other._check_depths()
+        return other
 
     def weights(self) -> tuple[float, float]:
         """Return content and style weight times (2(1-s))^2 and (2s)^2, where s is `strength`."""
@@ -393,7 +409,9 @@ class StyleConfig(_PresetGuard):
         values["mask"] = len(self.masks) if len(self.masks) > 1 else bool(self.mask)
         if self.init_path:
             values["init"] = "file"
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        # It is what json.dumps makes of them with sorted keys. Most values are those of many pairs.
+        text = ",".join([_member(name, values[name]) for name in _SORTED if name in values])
+        text = f"{{{text}}}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -411,6 +429,15 @@ SETTINGS: Mapping[str, Setting] = {
     f.name: f.metadata["setting"] for f in dataclasses.fields(StyleConfig)
 }
 """All settings by name, in the order in which help shows them."""
+
+
+_SORTED = sorted(SETTINGS)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _member(name: str, value: object) -> str:
+    """Return a member of a JSON object."""
+    return f"{json.dumps(name)}:{json.dumps(value, separators=(',', ':'))}"
 
 
 def _checked(name: str, raw: object) -> object:
