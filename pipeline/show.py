@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.records import Result, join_styles
+from pipeline.records import Result, column_of, join_styles, numbered
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import read_results
 from pipeline.views.originals import Inputs
@@ -24,7 +24,7 @@ from stylize.image import read_metadata
 
 __all__ = ["Shown", "show"]
 
-_LEFT_OUT = ("preset", "format", "backbone", "init", "mask")
+_LEFT_OUT = ("preset", "format", "backbone", "init", "mask", "style_mask")
 """Settings that the command gives in another way."""
 
 _OF_THE_PAIR = ("pair_id", "evaluations", "stop_reason", "loss", "notes")
@@ -98,13 +98,21 @@ def _changed(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _command(
     made: Mapping[str, Any], settings: Mapping[str, Any], paths: Mapping[str, str], out: str
 ) -> list[str]:
-    styles = [path for role, path in paths.items() if role.startswith("style")]
+    styles, masks = (
+        [path for role, path in paths.items() if column_of(role) == column]
+        for column in ("style", "mask")
+    )
     content, style = paths.get("content", "CONTENT"), join_styles(styles or ["STYLE"])
     options = {"preset": str(settings.get("preset", "default")), **dict(_changed(settings))}
     if options["preset"] == "default":
         del options["preset"]
-    masks = join_styles(path for role, path in paths.items() if role.startswith("mask"))
-    given = {"init": paths.get("init", ""), "mask": masks}
+    # A style without a mask leaves its place between the bars empty.
+    of_styles = [paths.get(role, "") for role in numbered("style_mask", styles)]
+    given = {
+        "init": paths.get("init", ""),
+        "mask": join_styles(masks),
+        "style_mask": join_styles(of_styles) if any(of_styles) else "",
+    }
     options |= {name: path for name, path in given.items() if path}
     options["backbone"] = str(made.get("backbone") or settings.get("backbone", "auto"))
     options["device"] = str(made.get("device", "auto")).partition(":")[0]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from stylize import StyleConfig, Stylizer
 from stylize.errors import ConfigError, ImageReadError
-from stylize.image import check_header, checked_mask, decode
+from stylize.image import check_header, decode
+from stylize.masks import checked_mask
 from stylize.weights import Weights
 
 Tags = Mapping[int, tuple[int, Sequence[int]]]

@@ -187,6 +187,7 @@ def test_the_command_that_show_prints_makes_the_same_pixels(folder: Path, ending
     with Image.new("L", (64, 48), 0) as mask:
         mask.paste(255, (0, 0, 40, 48))
         mask.save("photos/mask.png")
+        mask.save("part.png")
     write_csv(
         folder / "m.csv",
         [
@@ -196,6 +197,7 @@ def test_the_command_that_show_prints_makes_the_same_pixels(folder: Path, ending
                 "style": "s.png|t.png",
                 "style_blend": "0.25|0.75",
                 "mask": "photos/mask.png",
+                "style_mask": "|part.png",
                 "size": "native",
                 "steps": 5,
                 "preset": "paper",

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_ +-][A-Za-z0-9_ .+-]*")  # nearly all names, and quickly told
-_PATHS = ("content", "style", "init", "mask")
+_PATHS = ("content", "style", "init", "mask", "style_mask")
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
 

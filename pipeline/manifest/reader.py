@@ -34,6 +34,7 @@ from stylize.config import (
     masks_problem,
     parse_setting,
     side_problem,
+    style_masks_problem,
 )
 from stylize.errors import ConfigError
 from stylize.presets import PRESETS
@@ -168,6 +169,9 @@ class _Reader:
                 self._complain(row, "mask", f"{text} has an empty name before or after a |")
             elif len(config.masks) != len(styles):
                 self._complain(row, "mask", masks_problem(len(config.masks), len(styles)))
+        if config and config.style_masks and len(config.style_masks) != len(styles):
+            message = style_masks_problem(len(config.style_masks), len(styles))
+            self._complain(row, "style_mask", message)
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
         own_id = row.cells.get("id", "")
         pair_id = own_id or default_id(content, style, cells)
@@ -236,7 +240,7 @@ class _Reader:
         self, content: str, styles: Sequence[str], config: StyleConfig
     ) -> Iterator[InputRef]:
         by_role = {"content": content, **numbered("style", styles), "init": config.init_path}
-        by_role |= numbered("mask", config.masks)
+        by_role |= numbered("mask", config.masks) | numbered("style_mask", config.style_masks)
         for role, written in by_role.items():
             if written:
                 path = storage.join(self.folder, written) if self.folder else written
@@ -254,7 +258,8 @@ class _Reader:
             self._complain(row, "style", f"{text} has an empty name before or after a |")
         paths = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
         paths += [("init", row.cells.get("init", ""))]
-        paths += [("mask", mask) for mask in split_styles(row.cells.get("mask", ""))]
+        for column in ("mask", "style_mask"):
+            paths += [(column, mask) for mask in split_styles(row.cells.get(column, ""))]
         for column, path in paths:
             if message := _path_problem(path):
                 self._complain(row, column, message)

@@ -66,7 +66,8 @@ def metadata(result: Result) -> str:
     """
     settings = json.loads(result.settings)
     settings["init"] = PurePosixPath(settings["init"]).name
-    settings["mask"] = _names(settings["mask"])
+    for name in ("mask", "style_mask"):  # rows of older versions have no style_mask
+        settings[name] = _names(settings.get(name, ""))
     facts = {
         "pair_id": result.pair_id,
         "key": result.key,
