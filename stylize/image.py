@@ -299,7 +299,7 @@ def _to_srgb(
     if image.mode in _GREY_16:
         image = _from_grey_16(image, negative, white)
     elif image.mode == "F":
-        image, profile, space = _from_float(image), None, None
+        image = _from_float(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if ground is None:

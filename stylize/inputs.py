@@ -27,6 +27,7 @@ from stylize.image import (
     without_alpha,
 )
 from stylize.kept import Kept
+from stylize.kinds import bits_of
 from stylize.margins import margin_note, painted_area
 from stylize.masks import checked_mask, part_of
 from stylize.motifs import MEASURED_SIDE, least_side
@@ -90,6 +91,7 @@ class Photograph:
     size: tuple[int, int]  # width and height before that
     alpha: Image.Image | None = None  # grey, of the result's size
     kept: Kept = Kept()  # the metadata that the result keeps
+    bits: int = 8  # per channel, in the file
 
     @classmethod
     def of(cls, image: Image.Image, config: StyleConfig, *, transparent: bool = True) -> Photograph:
@@ -98,7 +100,7 @@ class Photograph:
         Its alpha is kept apart if `transparent`, the format of the result, has one and no
         background is wished for. Raises `ImageReadError`, and `ConfigError` for a size.
         """
-        alpha = None
+        alpha, bits = None, bits_of(image)
         if transparent and not config.background:
             picture, alpha = without_alpha(image)
         else:
@@ -111,14 +113,17 @@ class Photograph:
         picture = scaled(picture, config.sized(size).side)
         if alpha is not None:
             alpha = match_size(alpha, picture.size)
-        return cls(picture, size, alpha, kept)
+        return cls(picture, size, alpha, kept, bits)
 
     @property
     def note(self) -> str:
-        """What the result's row says of its size, or ""."""
-        if max(self.picture.size) <= max(self.size):
-            return ""
-        return "larger than the photograph, which is {}x{}".format(*self.size)
+        """What the result's row says of its size and depth, or ""."""
+        notes = []
+        if max(self.picture.size) > max(self.size):
+            notes.append("larger than the photograph, which is {}x{}".format(*self.size))
+        if self.bits > 8:
+            notes.append(f"read with 8 of the photograph's {self.bits} bits per channel")
+        return "; ".join(notes)
 
 
 class Inputs:

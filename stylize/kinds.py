@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from stylize.errors import ImageReadError
 
-__all__ = ["jxl_size", "open_picture", "png_chunks"]
+__all__ = ["bits_of", "jxl_size", "open_picture", "png_chunks"]
 
 # The formats that are read. Pillow knows more: some that no photograph comes in, and EPS, for which
 # it starts another program.
@@ -163,6 +163,33 @@ def jxl_size(data: bytes) -> tuple[int, int] | None:
     height = side()
     ratio = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[take(3)]
     return height * ratio[0] // ratio[1] or side(), height
+
+
+def bits_of(image: Image.Image) -> int:
+    """Return the bits per channel of an opened file, before its pixels are decoded; 8 where they
+    are not known. Pillow decodes colours to 8 in any case."""
+    if image.format == "TIFF":
+        return int(max(getattr(image, "tag_v2", {}).get(_BITS, (8,))))
+    if image.format in ("PNG", "PPM") and (tiles := getattr(image, "tile", [])):
+        told = tiles[0].args  # the values in the file, or a PPM's mode and value of white
+        if isinstance(told, tuple):
+            return int(told[-1]).bit_length()
+        return 16 if ";16" in str(told) else 8
+    if bits := image.info.get("bit_depth"):  # of HEIC and HEIF
+        return int(bits)
+    file = getattr(image, "fp", None)
+    if image.format not in ("AVIF", "JPEG2000") or file is None:
+        return 16 if image.mode.startswith("I;16") else 32 if image.mode == "F" else 8
+    place = file.tell()
+    file.seek(0)
+    head: bytes = file.read(65536)
+    file.seek(place)
+    if image.format == "AVIF":  # bits of the third byte of its configuration
+        at = head.find(b"av1C")
+        high, twelve = (head[at + 6] & bit for bit in (0x40, 0x20)) if 0 < at < 65_000 else (0, 0)
+        return (12 if twelve else 10) if high else 8
+    at = head.find(b"\xff\x4f\xff\x51")  # the size of a picture in JPEG 2000, then its depth
+    return (head[at + 42] & 0x7F) + 1 if 0 <= at < 65_000 else 8
 
 
 def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
