@@ -59,7 +59,7 @@ _ALL = [f.name for f in fields(Options) if f.name not in _PAINTING] + _PAINTING
 _ALL_BUT_OUT = [name for name in _ALL if name != "out"]
 _WEIGHTS = ["weights", "weights_convention"]
 _LIMITS = ["max_side", "max_megapixels"]
-_SINGLE = [*_WEIGHTS, "device", "dtype", "threads", *_LIMITS]
+_SINGLE = [*_WEIGHTS, "device", "dtype", "threads", "tile", "compile", *_LIMITS]
 _WHICH = ["only", "force", "retry_failed", "no_retry_failed", "redo_changed", "redo_older"]
 
 

@@ -203,6 +203,8 @@ class Result:
     finished_at: str = ""
     generated_id: bool | None = None  # None in rows of versions that did not record it
     output_etag: str = ""  # of the picture on object storage
+    tile: int | None = None  # the option, 0: chosen automatically; None where it was not recorded
+    compile: bool | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
     unopened: bool = False  # an input could not be opened here; for the driver, not for the index

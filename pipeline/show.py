@@ -5,10 +5,12 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,18 @@ from pipeline.store.folder import OutFolder
 from pipeline.store.index import read_results
 from pipeline.views.originals import Inputs
 from stylize.config import ALGORITHM, INIT_WORDS, SETTINGS, StyleConfig, as_text
-from stylize.errors import ConfigError
-from stylize.image import read_metadata
+from stylize.errors import ConfigError, StylizeError
+from stylize.image import Limits, read_metadata, upright_size
 
-__all__ = ["Shown", "show"]
+__all__ = ["Shown", "limits_for", "show"]
 
 _LEFT_OUT = ("preset", "format", "backbone", "init", "mask", "style_mask")
 """Settings that the command gives in another way."""
 
 _OF_THE_PAIR = ("pair_id", "evaluations", "stop_reason", "loss", "notes")
-_OF_THE_MACHINE = ("backbone", "weights_sha256", "algorithm", "device", "dtype", "threads")
+_OF_THE_MACHINE = (
+    *("backbone", "weights_sha256", "algorithm", "device", "dtype", "threads", "tile", "compile"),
+)
 
 
 @dataclass
@@ -119,8 +123,27 @@ def _command(
     options["dtype"] = str(made.get("dtype", "auto"))
     if options["device"] == "cpu" and made.get("threads"):
         options["threads"] = str(made["threads"])
+    if made.get("tile"):
+        options["tile"] = str(made["tile"])
+    options |= limits_for(paths.values())
     flags = [part for n, text in options.items() for part in (f"--{n.replace('_', '-')}", text)]
+    flags += ["--compile"] if made.get("compile") else []
     return ["stylize-batch", "pair", content, style, "-o", out, *flags]
+
+
+def limits_for(paths: Iterable[str]) -> dict[str, str]:
+    """Return the options without which one of these pictures is too large to be read."""
+    usual, none = Limits(), Limits(side=10**9, megapixels=1e9)
+    sizes = []
+    for path in paths:
+        with contextlib.suppress(OSError, StylizeError):  # it is not there, or not as it was
+            sizes.append(upright_size(storage.read_bytes(path), none))
+    side = max((max(size) for size in sizes), default=0)
+    megapixels = max((math.prod(size) for size in sizes), default=0) / 1e6
+    options = {"max_side": str(side)} if side > usual.side else {}
+    return options | (
+        {"max_megapixels": str(math.ceil(megapixels))} if megapixels > usual.megapixels else {}
+    )
 
 
 def _warnings(carried: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:

@@ -66,6 +66,8 @@ class SinglePair:
             "device": str(stylizer.device),
             "dtype": str(stylizer.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "tile": stylizer.tile,
+            "compile": stylizer.compile,
         }
         settings = json.loads(self.config.without_folders().to_json())
         return json.dumps({**settings, "made": made}, sort_keys=True, separators=(",", ":"))
@@ -171,7 +173,13 @@ def make_stylizer(backbone: str, options: Options) -> Stylizer:
         )
     with Progress([]) as progress:
         file = locate(backbone, given, progress.note, progress.download)
-    return Stylizer(weights.load(Path(file.path)), device=options.device, dtype=options.dtype)
+    return Stylizer(
+        weights.load(Path(file.path)),
+        device=options.device,
+        dtype=options.dtype,
+        tile=options.tile,
+        compile=options.compile,
+    )
 
 
 def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:

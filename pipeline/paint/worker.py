@@ -277,6 +277,8 @@ class Worker:
             device=str(stylizer.device),
             dtype=str(stylizer.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
+            tile=self.job.tile,
+            compile=self.job.compile,
         )
         return _Opened(pair, row, pictures, config)
 
