@@ -23,7 +23,7 @@ from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
 from stylize.deep import Deep, encode_png, encode_tiff
 from stylize.errors import ImageReadError, ImageSizeError
 from stylize.kept import OURS, Kept
-from stylize.kinds import jxl_size, open_picture
+from stylize.kinds import SELECTION, jxl_size, open_picture
 from stylize.scopes import Shared
 
 if TYPE_CHECKING:
@@ -228,6 +228,8 @@ def _upright(image: Image.Image, ground: str | None) -> tuple[Image.Image, Image
         colours = declared(image)
     with readable():
         image.load()
+        if image.info.get(SELECTION):
+            image = image.convert("RGB") if image.mode == "RGBA" else image
     white = _white(image)
     with readable():
         negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
@@ -327,7 +329,9 @@ def _to_srgb(
 
 def _from_grey_16(image: Image.Image, negative: bool, white: int) -> Image.Image:
     """Reduce grey of more than 8 bits to 8, see `_to_srgb`."""
-    values = np.asarray(image).astype(np.float64) * (255 / white)
+    values = np.asarray(image).astype(np.float64)
+    if values.max() * (255 / white) >= 0.5:  # otherwise numbers of parts, as in a mask of 0 and 1
+        values *= 255 / white
     values = 255 - values if negative else values
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
