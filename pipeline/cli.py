@@ -167,7 +167,7 @@ def validate_command(
 ) -> None:
     """Find every problem of a manifest and its files, with line and column; exit 0 or 2."""
     from pipeline.manifest.files import find_problems
-    from pipeline.manifest.masks import mask_problems
+    from pipeline.manifest.masks import look_at_masks
     from pipeline.manifest.reader import read_manifest
     from pipeline.manifest.table import ManifestError
 
@@ -179,7 +179,10 @@ def validate_command(
         for remark in [] if as_json else pairs.notes:
             say(remark)
         if images:
-            problems += mask_problems(pairs, options.limits)
+            more, remarks = look_at_masks(pairs, options.limits)
+            problems += more
+            for remark in [] if as_json else remarks:
+                say(remark)
     except ManifestError as error:
         problems, rows = [*error.problems, *find_problems(error.pairs, check)], error.rows
         problems.sort(key=lambda problem: problem.place)
@@ -208,7 +211,8 @@ def _check_of_pictures(limits: Limits, decoded: bool) -> Callable[[str], str | N
         except FileNotFoundError:
             raise
         except (StylizeError, OSError) as error:
-            return visible(f"{os.path.basename(path)}: {error}")
+            reason = getattr(error, "strerror", None) or error
+            return visible(f"{os.path.basename(path)}: {reason}")
         return None
 
     return check

@@ -327,3 +327,4 @@ def test_validate_finds_masks_that_cannot_be_meant(tmp_path: Path) -> None:
     assert "line 2, column mask: black.png: the mask is black all over" in told
     assert "line 3, column mask: turned.png: the mask is 36x48, and the photograph 48x36" in told
     assert "2 problems" in told
+    assert "good.png: mask of 0 and 1 read as black and white" in told

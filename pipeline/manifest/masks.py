@@ -19,13 +19,14 @@ from stylize.image import Limits, decode, style_size, upright_size
 from stylize.margins import painted_area
 from stylize.masks import checked_mask, part_of
 
-__all__ = ["mask_problems"]
+__all__ = ["look_at_masks"]
 
 
-def mask_problems(pairs: Sequence[Pair], limits: Limits) -> list[Problem]:
+def look_at_masks(pairs: Sequence[Pair], limits: Limits) -> tuple[list[Problem], list[str]]:
     """Find the masks that do not fit their picture or leave nothing, by decoding both.
 
     Each mask is looked at once with each picture. What is wrong with a file itself is not told.
+    Also returns remarks on how masks are read.
     """
     lines = pairs.lines if isinstance(pairs, Manifest) else {}
     first: dict[tuple[object, ...], tuple[Pair, InputRef, InputRef]] = {}
@@ -39,15 +40,19 @@ def mask_problems(pairs: Sequence[Pair], limits: Limits) -> list[Problem]:
             settings = (pair.config.margins, pair.config.side) if of_style else ()
             key = (ref.column, ref.path, masked.path, *settings)
             first.setdefault(key, (pair, ref, masked))
-    return [
-        Problem(pair.row, lines.get(pair.row), ref.column, message)
-        for pair, ref, masked in first.values()
-        if (message := _problem(ref, masked, pair.config, limits))
-    ]
+    problems, remarks = [], []
+    for pair, ref, masked in first.values():
+        wrong, message = _look(ref, masked, pair.config, limits)
+        told = visible(f"{PurePosixPath(ref.path).name}: {message}")
+        if wrong:
+            problems.append(Problem(pair.row, lines.get(pair.row), ref.column, told))
+        elif message:
+            remarks.append(told)
+    return problems, list(dict.fromkeys(remarks))
 
 
-def _problem(ref: InputRef, masked: InputRef, config: StyleConfig, limits: Limits) -> str:
-    """Return what is wrong with a mask of a picture, or ""."""
+def _look(ref: InputRef, masked: InputRef, config: StyleConfig, limits: Limits) -> tuple[bool, str]:
+    """Return whether something is wrong with a mask of a picture, and what there is to say."""
     try:
         mask = decode(storage.read_bytes(ref.path), limits, "black")
         data = storage.read_bytes(masked.path)
@@ -62,7 +67,7 @@ def _problem(ref: InputRef, masked: InputRef, config: StyleConfig, limits: Limit
                 mask, painting.size, box, style_size(left, config.style_side(config.side))
             )
     except ConfigError as error:
-        return visible(f"{PurePosixPath(ref.path).name}: {error}")
+        return True, str(error)
     except (StylizeError, OSError):  # told of the file itself
-        return ""
-    return "" if grey.getbbox() else visible(f"{PurePosixPath(ref.path).name}: {why}")
+        return False, ""
+    return not grey.getbbox(), why
