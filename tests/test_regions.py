@@ -19,6 +19,7 @@ from stylize.errors import ConfigError
 from stylize.inputs import Painting
 from stylize.losses import PerceptualLoss, Statistic
 from stylize.regions import RegionLoss, TiledRegionLoss, covered, regions_of
+from stylize.request import StyleResult
 from stylize.tiles import statistics_in_tiles
 from stylize.weights import Weights
 
@@ -301,6 +302,18 @@ def test_one_style_has_a_mask_and_the_other_counts_whole(stylizer: Stylizer) -> 
         plain.image.tobytes()
         == painted(stylizer, None, [both(), BLUE], style_mask=()).image.tobytes()
     )
+
+
+def test_parts_are_painted_together_as_alone(stylizer: Stylizer) -> None:
+    config = StyleConfig(size=SIDE, steps=6, scales=2, coarsest=32, margins="keep")
+    requests = [
+        Request(PHOTO, [both()], config, style_mask=mask) for mask in (half(), half(False), None)
+    ]
+    together = stylizer.transfer_batch(requests)
+    for request, result in zip(requests, together, strict=True):
+        assert isinstance(result, StyleResult)
+        alone = array(stylizer.paint(request).image)
+        assert np.abs(array(result.image) - alone).mean() < 0.1
 
 
 def test_margins_are_cut_off_a_mask_as_off_its_painting() -> None:
