@@ -27,7 +27,7 @@ from stylize.image import (
     without_alpha,
 )
 from stylize.kept import Kept
-from stylize.kinds import FRAMES, bits_of
+from stylize.kinds import SEVERAL, bits_of
 from stylize.margins import margin_note, painted_area
 from stylize.masks import checked_mask, part_of
 from stylize.motifs import MEASURED_SIDE, least_side
@@ -92,7 +92,7 @@ class Photograph:
     alpha: Image.Image | None = None  # grey, of the result's size
     kept: Kept = Kept()  # the metadata that the result keeps
     bits: int = 8  # per channel, in the file
-    frames: int = 1  # pictures in the file, of which this is the first
+    first: bool = False  # of several pictures in the file
 
     @classmethod
     def of(cls, image: Image.Image, config: StyleConfig, *, transparent: bool = True) -> Photograph:
@@ -114,7 +114,7 @@ class Photograph:
         picture = scaled(picture, config.sized(size).side)
         if alpha is not None:
             alpha = match_size(alpha, picture.size)
-        return cls(picture, size, alpha, kept, bits, image.info.get(FRAMES, 1))
+        return cls(picture, size, alpha, kept, bits, image.info.get(SEVERAL, False))
 
     @property
     def note(self) -> str:
@@ -122,8 +122,8 @@ class Photograph:
         notes = []
         if max(self.picture.size) > max(self.size):
             notes.append("larger than the photograph, which is {}x{}".format(*self.size))
-        if self.frames > 1:
-            notes.append(f"of the first of the {self.frames} pictures in the file")
+        if self.first:
+            notes.append("painted from the first of several pictures in the file")
         if self.bits > 8:
             notes.append(f"read with 8 of the photograph's {self.bits} bits per channel")
         return "; ".join(notes)

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from stylize.errors import ImageReadError
 
-__all__ = ["FRAMES", "SELECTION", "bits_of", "jxl_size", "open_picture", "png_chunks"]
+__all__ = ["SELECTION", "SEVERAL", "bits_of", "jxl_size", "open_picture", "png_chunks"]
 
 # The formats that are read. Pillow knows more: some that no photograph comes in, and EPS, for which
 # it starts another program.
@@ -117,9 +117,9 @@ _INKS = {7: "multichannel", 8: "duotone"}
 _VERSION_INFO = 1057
 
 SELECTION = "stylize-batch selection"
-FRAMES = "stylize-batch frames"
-"""Keys of `Image.info`: whether an alpha is a saved selection and no transparency, and how many
-pictures the file has."""
+SEVERAL = "stylize-batch several"
+"""Keys of `Image.info`: whether an alpha is a saved selection and no transparency, and whether the
+file has several pictures, of which this is the first."""
 
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 _COMMENTS = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
@@ -134,7 +134,7 @@ def open_picture(data: bytes) -> Image.Image:
         image = _open(data)
     except Exception as error:  # Pillow's plugins raise many kinds for a broken header
         raise ImageReadError(_why_unreadable(data)) from error
-    image.info[FRAMES] = _frames(data, image)
+    image.info[SEVERAL] = _is_first_of_several(data, image)
     check = {"TIFF": _why_not_the_tiff, "PSD": _why_not_the_psd}.get(image.format or "")
     if check and (problem := check(data, image)):
         raise ImageReadError(problem)
@@ -150,16 +150,26 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=_READ)
 
 
-def _frames(data: bytes, image: Image.Image) -> int:
-    """Return how many pictures a file has that are no previews or layers of the first."""
-    if image.format in ("PNG", "WEBP", "AVIF"):
-        return int(getattr(image, "n_frames", 1))
-    if image.format not in ("GIF", "TIFF"):
-        return 1
-    # Counted in another opening, since a damaged picture may leave it anywhere.
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=_READ) as other:
-        return int(getattr(other, "n_frames", 1))
-    return 1
+def _is_first_of_several(data: bytes, image: Image.Image) -> bool:
+    """Tell whether a file has other pictures that are no previews or layers of the first."""
+    if image.format == "TIFF":
+        return len(_pages(data)) > 1
+    if image.format == "GIF":  # in another opening: a damaged picture may leave it anywhere
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["GIF"]) as other:
+            return bool(getattr(other, "is_animated", False))
+    return image.format in ("PNG", "WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
+
+
+def _pages(data: bytes) -> list[tuple[tuple[int, int], str]]:
+    """Return size and mode of the first pictures of a TIFF, without previews and masks."""
+    pages = []
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+        for number in range(_PAGES):  # a damaged page ends it
+            image.seek(number)
+            kind = getattr(image, "tag_v2", {}).get(_SUBFILE, 0)
+            if not number or not kind & (_REDUCED | _MASK):
+                pages.append((image.size, image.mode))
+    return pages
 
 
 def _heif_plugin(data: bytes) -> type[ImageFile.ImageFile] | None:
@@ -358,13 +368,7 @@ def _why_not_the_tiff(data: bytes, image: Image.Image) -> str:
 
 def _why_not_the_first(data: bytes) -> str:
     """Say why the first of several pictures in a TIFF cannot be the one that is meant, or ""."""
-    pages = []
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
-        for number in range(_PAGES):  # a damaged page ends it
-            image.seek(number)
-            kind = getattr(image, "tag_v2", {}).get(_SUBFILE, 0)
-            if not number or not kind & (_REDUCED | _MASK):
-                pages.append((image.size, image.mode))
+    pages = _pages(data)
     (width, height), mode = pages[0] if pages else ((0, 0), "")
     for (other_width, other_height), other in pages[1:]:
         larger = other_width * other_height > width * height

@@ -147,7 +147,7 @@ def test_of_several_pictures_in_a_file_the_first_is_taken_and_the_note_says_so(k
     more = [Image.new("RGB", (32, 24), name) for name in ("green", "blue")]
     data = saved(COLOUR, kind, save_all=True, append_images=more)
     photograph = Photograph.of(opened(data, Limits()), StyleConfig(size=32))
-    assert photograph.note == "of the first of the 3 pictures in the file"
+    assert photograph.note == "painted from the first of several pictures in the file"
     red = photograph.picture.getpixel((3, 3))
     assert isinstance(red, tuple)
     assert np.abs(np.array(red) - (200, 40, 40)).max() < 4
