@@ -245,7 +245,7 @@ def settings_changed(pair: Pair, result: Result) -> dict[str, tuple[str, str]]:
     except ValueError:
         return {}
     changes = {}
-    for name in OF_THE_FILE:  # which rows of older versions lack
+    for name in (*OF_THE_FILE, "style_mask"):  # which rows of older versions lack
         before.setdefault(name, getattr(StyleConfig, name))
     for name in SETTINGS:
         value = getattr(pair.config, name)

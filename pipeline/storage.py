@@ -120,6 +120,8 @@ def why_missing(path: str, written: str) -> str:
     if written != written.strip():
         return "; its name begins or ends with a space"
     local = local_path(path)
+    if local is not None and os.path.islink(local):
+        return f"; it is a link to {os.readlink(local)!r}, which leads nowhere"
     look_alike = _look_alike(local) if local is not None else ""
     if not look_alike:
         return ""
@@ -300,7 +302,9 @@ def read(path: str) -> tuple[str, bytes]:
 def _check_readable(path: str) -> None:
     """Raise `OSError` for a file that has no end or would fill the memory."""
     status = os.stat(path)
-    if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):
+    if S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, "it is a folder; name a picture", path)
+    if not S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "a pipe or a device is not a picture; name a file", path)
     if status.st_size > _MOST_BYTES:
         size, limit = status.st_size / 2**30, _MOST_BYTES / 2**30

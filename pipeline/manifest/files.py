@@ -14,7 +14,7 @@ from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.text import count, quoted
 
-__all__ = ["find_problems", "mask_problems", "overwritten", "unstorable"]
+__all__ = ["find_problems", "overwritten", "unstorable"]
 
 
 def overwritten(pairs: Manifest, out: OutFolder) -> list[Problem]:
@@ -125,25 +125,6 @@ def find_problems(
 
 def _lines_of(pairs: Sequence[Pair]) -> Iterable[Pair | Outline]:
     return pairs.outlines() if isinstance(pairs, Manifest) else pairs
-
-
-def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]) -> list[Problem]:
-    """Find the masks that `check` objects to.
-
-    `check` gets the paths of a photograph and its mask, once for each such combination, and
-    returns None or its objection.
-    """
-    lines = pairs.lines if isinstance(pairs, Manifest) else {}
-    first: dict[tuple[str, str], Pair] = {}
-    for pair in pairs:
-        for ref in pair.inputs:
-            if ref.is_mask:
-                first.setdefault((pair.inputs[0].path, ref.path), pair)
-    return [
-        Problem(pair.row, lines.get(pair.row), "mask", message)
-        for (photograph, mask), pair in first.items()
-        if (message := check(photograph, mask))
-    ]
 
 
 _HINTS = {

@@ -34,7 +34,7 @@ _PLAIN_PATH = re.compile(r"(?:[A-Za-z0-9_ .+-]*/)*([A-Za-z0-9_+-][A-Za-z0-9_ .+-
 _PLAIN_OUTPUT = re.compile(rf"(?:{_PLAIN.pattern}/)*{_PLAIN.pattern}(\.[A-Za-z]+)")
 _PLAIN_STEM = 60  # bytes, so that two of them, the longest id and an ending fit a name
 _RESERVED = (*OWN, "report", "report.html")
-_PATHS = ("content", "style", "init", "mask")
+_PATHS = ("content", "style", "init", "mask", "style_mask")
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
 

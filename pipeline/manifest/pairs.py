@@ -111,8 +111,9 @@ class Settings:
         return tuple(self._refs(numbered("style", split_styles(style))))
 
     def _other_refs(self, cells: Cells) -> tuple[InputRef, ...]:
-        config = self.config(self.narrow(cells, ("init", "mask")))
-        return tuple(self._refs({"init": config.init_path, **numbered("mask", config.masks)}))
+        config = self.config(self.narrow(cells, ("init", "mask", "style_mask")))
+        masks = numbered("mask", config.masks) | numbered("style_mask", config.style_masks)
+        return tuple(self._refs({"init": config.init_path, **masks}))
 
     def _refs(self, by_role: Mapping[str, str]) -> Iterator[InputRef]:
         for role, written in by_role.items():

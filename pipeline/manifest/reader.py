@@ -55,6 +55,7 @@ from stylize.config import (
     format_of,
     masks_problem,
     side_problem,
+    style_masks_problem,
 )
 
 __all__ = ["COLUMNS", "Manifest", "read_manifest"]
@@ -249,6 +250,9 @@ class _Reader:
                 self._complain(row, "mask", f"{text} has an empty name before or after a |")
             elif len(config.masks) != len(styles):
                 self._complain(row, "mask", masks_problem(len(config.masks), len(styles)))
+        if config and config.style_masks and len(config.style_masks) != len(styles):
+            message = style_masks_problem(len(config.style_masks), len(styles))
+            self._complain(row, "style_mask", message)
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
         own_id = row.cells.get("id", "")
         pair_id = own_id or default_id(content, style, cells)
@@ -312,7 +316,8 @@ class _Reader:
             self._complain(row, "style", f"{text} has an empty name before or after a |")
         paths = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
         paths += [("init", row.cells.get("init", ""))]
-        paths += [("mask", mask) for mask in split_styles(row.cells.get("mask", ""))]
+        for column in ("mask", "style_mask"):
+            paths += [(column, mask) for mask in split_styles(row.cells.get(column, ""))]
         for column, path in paths:
             if message := _path_problem(path):
                 self._complain(row, column, message)

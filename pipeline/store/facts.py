@@ -188,7 +188,7 @@ class FileFacts:
     def _has_todays_settings(self, pair: Pair, row: Result) -> bool:
         """Return False if what a picture carries shows that it is not today's."""
         # It carries no folders, so a path may differ and still be the same file.
-        changes = settings_changed(pair, row).keys() - {"init", "mask"}
+        changes = settings_changed(pair, row).keys() - {"init", "mask", "style_mask"}
         return not changes and row.weights_sha256 == self._weights_sha256(pair.config.backbone)
 
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:

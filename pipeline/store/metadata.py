@@ -44,6 +44,9 @@ _CARRIED = (
 )
 """Columns that the picture carries unchanged."""
 
+_CARRIED_LATER = ("tile", "compile")
+"""The same, which pictures of older versions do not have."""
+
 _BESIDE = (
     "output_sha256",
     "output_bytes",
@@ -66,7 +69,8 @@ def metadata(result: Result) -> str:
     """
     settings = json.loads(result.settings)
     settings["init"] = PurePosixPath(settings["init"]).name
-    settings["mask"] = _names(settings["mask"])
+    for name in ("mask", "style_mask"):  # rows of older versions have no style_mask
+        settings[name] = _names(settings.get(name, ""))
     facts = {
         "pair_id": result.pair_id,
         "key": result.key,
@@ -78,7 +82,7 @@ def metadata(result: Result) -> str:
             for i in result.inputs
         ],
         "settings": settings,
-        **{name: getattr(result, name) for name in _CARRIED},
+        **{name: getattr(result, name) for name in (*_CARRIED, *_CARRIED_LATER)},
     }
     return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
 
@@ -146,6 +150,8 @@ def _result(facts: Mapping[str, Any], pair: Pair | None, inputs: tuple[Input, ..
         version=__version__,
         finished_at=utc_now(),
         **{name: facts[name] for name in _CARRIED if name != "notes"},
+        tile=facts.get("tile"),
+        compile=facts.get("compile"),
         notes=f"{notes}; {note}" if notes else note,
     )
 

@@ -96,6 +96,8 @@ def _schema() -> pa.Schema:
         ("meta", pa.map_(text, text)),
         ("generated_id", pa.bool_()),
         ("output_etag", text),
+        ("tile", pa.int32()),
+        ("compile", pa.bool_()),
     ]
     fields = []
     for names, kind in groups:
