@@ -59,7 +59,7 @@ _ALL = [f.name for f in fields(Options) if f.name not in _PAINTING] + _PAINTING
 _ALL_BUT_OUT = [name for name in _ALL if name != "out"]
 _WEIGHTS = ["weights", "weights_convention"]
 _LIMITS = ["max_side", "max_megapixels"]
-_SINGLE = [*_WEIGHTS, "device", "dtype", "threads", *_LIMITS]
+_SINGLE = [*_WEIGHTS, "device", "dtype", "threads", "tile", "compile", *_LIMITS]
 _WHICH = ["only", "force", "retry_failed", "no_retry_failed", "redo_changed", "redo_older"]
 
 
@@ -166,7 +166,8 @@ def validate_command(
     as_json: Json = False,
 ) -> None:
     """Find every problem of a manifest and its files, with line and column; exit 0 or 2."""
-    from pipeline.manifest.files import find_problems, mask_problems
+    from pipeline.manifest.files import find_problems
+    from pipeline.manifest.masks import look_at_masks
     from pipeline.manifest.reader import read_manifest
     from pipeline.manifest.table import ManifestError
 
@@ -178,7 +179,10 @@ def validate_command(
         for remark in [] if as_json else pairs.notes:
             say(remark)
         if images:
-            problems += mask_problems(pairs, _check_of_masks(options.limits))
+            more, remarks = look_at_masks(pairs, options.limits)
+            problems += more
+            for remark in [] if as_json else remarks:
+                say(remark)
     except ManifestError as error:
         problems, rows = [*error.problems, *find_problems(error.pairs, check)], error.rows
         problems.sort(key=lambda problem: problem.place)
@@ -207,28 +211,9 @@ def _check_of_pictures(limits: Limits, decoded: bool) -> Callable[[str], str | N
         except FileNotFoundError:
             raise
         except (StylizeError, OSError) as error:
-            return visible(f"{os.path.basename(path)}: {error}")
+            reason = getattr(error, "strerror", None) or error
+            return visible(f"{os.path.basename(path)}: {reason}")
         return None
-
-    return check
-
-
-def _check_of_masks(limits: Limits) -> Callable[[str, str], str | None]:
-    """Return a function that says what is wrong with the mask of a photograph."""
-    from pipeline import storage
-    from stylize.errors import ConfigError, StylizeError
-    from stylize.image import checked_mask, decode, upright_size
-
-    def check(content: str, mask: str) -> str | None:
-        name = os.path.basename(mask)
-        try:
-            size = upright_size(storage.read_bytes(content), limits)
-            grey, why = checked_mask(decode(storage.read_bytes(mask), limits, "black"), size)
-        except ConfigError as error:
-            return visible(f"{name}: {error}")
-        except (StylizeError, OSError):  # told of the file itself
-            return None
-        return None if grey.getbbox() else visible(f"{name}: {why}")
 
     return check
 

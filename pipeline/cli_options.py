@@ -189,8 +189,8 @@ def from_manifest(settings: Mapping[str, str], manifest: str) -> dict[str, str]:
         return relative_path(path, os.path.dirname(manifest))
 
     values = dict(settings)
-    for name in ("init", "mask"):
+    for name in ("init", "mask", "style_mask"):
         if name in values:
-            paths = split_styles(values[name]) if name == "mask" else (values[name],)
+            paths = (values[name],) if name == "init" else split_styles(values[name])
             values[name] = join_styles(moved(path) for path in paths)
     return values

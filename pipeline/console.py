@@ -38,6 +38,7 @@ def as_refusal(error: Exception) -> Refused | None:
     from pipeline.manifest.table import ManifestError
     from pipeline.paint.backbones import UnableError
     from pipeline.paint.caller import ClusterError
+    from pipeline.paint.resources import confined
     from pipeline.storage import StorageError
     from pipeline.store.lock import LockedError
     from stylize.errors import ConfigError, StylizeError, WeightsError
@@ -49,6 +50,8 @@ def as_refusal(error: Exception) -> Refused | None:
         return Refused(2, f"{count(len(error.problems), 'problem')}; nothing was run")
     if isinstance(error, StorageError | ClusterError | UnableError | LockedError | WeightsError):
         return Refused(5, str(error))
+    if isinstance(error, ImportError) and confined():
+        return Refused(5, f"{error}{confined()}")
     if isinstance(error, ConfigError):
         return Refused(2, str(error))
     if isinstance(error, StylizeError):

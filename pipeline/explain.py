@@ -89,6 +89,7 @@ def explain(pair: SinglePair, out: str, stylizer: Stylizer, layers: Sequence[str
             layers=layers,
             init=pair.init,
             mask=pair.masks,
+            style_mask=pair.style_masks,
             on_step=on_step,
         )
     files = {

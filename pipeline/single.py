@@ -15,7 +15,7 @@ from pipeline.cost import share_done
 from pipeline.display.progress import Progress, shown
 from pipeline.options import Options
 from pipeline.paint.backbones import GivenWeights, locate
-from pipeline.records import numbered
+from pipeline.records import column_of, numbered
 from pipeline.text import duration
 from stylize.config import (
     ALGORITHM,
@@ -51,6 +51,7 @@ class SinglePair:
     paintings: list[Image.Image]
     init: Image.Image | None
     masks: Sequence[Image.Image]
+    style_masks: Sequence[Image.Image | None]
     inputs: Sequence[Mapping[str, str]] = ()  # role, name and hash of each file
 
     def metadata(self, stylizer: Stylizer) -> str:
@@ -65,6 +66,8 @@ class SinglePair:
             "device": str(stylizer.device),
             "dtype": str(stylizer.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "tile": stylizer.tile,
+            "compile": stylizer.compile,
         }
         settings = json.loads(self.config.without_folders().to_json())
         return json.dumps({**settings, "made": made}, sort_keys=True, separators=(",", ":"))
@@ -91,7 +94,7 @@ def read(
         return Photograph.of(opened(data, limits), config, transparent=has_alpha(suffix))
 
     def picture(role: str, path: str) -> Image.Image:
-        ground = "black" if role.startswith("mask") else "white"
+        ground = "black" if column_of(role) in ("mask", "style_mask") else "white"
         return noted(role, path, lambda data: decode(data, limits, ground))
 
     def noted(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
@@ -100,7 +103,7 @@ def read(
             inputs.append({"role": role, "path": os.path.basename(path), "sha256": sha256})
             return convert(data)
 
-        return _read(role.rstrip("0123456789"), path, convert_and_note)
+        return _read(column_of(role), path, convert_and_note)
 
     photo = noted("content", content, photograph)
     paintings = [picture(role, path) for role, path in numbered("style", styles).items()]
@@ -112,6 +115,10 @@ def read(
         paintings=paintings,
         init=picture("init", config.init_path) if config.init_path else None,
         masks=[picture(role, path) for role, path in numbered("mask", config.masks).items()],
+        style_masks=[
+            picture(role, path) if path else None
+            for role, path in numbered("style_mask", config.style_masks).items()
+        ],
         inputs=inputs,
     )
 
@@ -136,7 +143,8 @@ def check_targets(pair: SinglePair, targets: Iterable[str]) -> None:
     """Raise `ConfigError` where a file to be written is one that the pair is made from."""
     config = pair.config
     sources = [("photograph", pair.content), *(("style", path) for path in pair.styles)]
-    sources += [("init picture", config.init_path), *(("mask", path) for path in config.masks)]
+    masks = (*config.masks, *config.style_masks)
+    sources += [("init picture", config.init_path), *(("mask", path) for path in masks)]
     for target in targets:
         for role, path in sources:
             if path and storage.same_file(target, path):
@@ -165,7 +173,13 @@ def make_stylizer(backbone: str, options: Options) -> Stylizer:
         )
     with Progress([]) as progress:
         file = locate(backbone, given, progress.note, progress.download)
-    return Stylizer(weights.load(Path(file.path)), device=options.device, dtype=options.dtype)
+    return Stylizer(
+        weights.load(Path(file.path)),
+        device=options.device,
+        dtype=options.dtype,
+        tile=options.tile,
+        compile=options.compile,
+    )
 
 
 def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
@@ -186,6 +200,7 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
             pair.config,
             init=pair.init,
             mask=pair.masks,
+            style_mask=pair.style_masks,
             on_step=on_step,
         )
     data = result.encode(suffix, pair.metadata(stylizer))

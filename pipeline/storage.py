@@ -53,6 +53,7 @@ __all__ = [
     "shown",
     "stat",
     "stats",
+    "status",
     "storage_error",
     "unreadable",
     "uri_problem",
@@ -129,7 +130,7 @@ def is_remote(path: str) -> bool:
 
 def local_path(path: str) -> str | None:
     """Return `path`, or the local path that a ``file://`` URI names; None for other URIs."""
-    if not is_uri(path):
+    if "://" not in path or not is_uri(path):
         return path
     parts = urllib.parse.urlsplit(path)
     return urllib.parse.unquote(parts.path) if parts.scheme.lower() == "file" else None
@@ -244,7 +245,9 @@ def read(path: str) -> tuple[str, bytes]:
 def _check_readable(path: str) -> None:
     """Raise `OSError` for a file that has no end or would fill the memory."""
     status = os.stat(path)
-    if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):
+    if S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, "it is a folder; name a picture", path)
+    if not S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "a pipe or a device is not a picture; name a file", path)
     if status.st_size > _MOST_BYTES:
         size, limit = status.st_size / 2**30, _MOST_BYTES / 2**30
@@ -256,11 +259,16 @@ def stat(path: str) -> str:
 
     Raises `OSError`.
     """
-    local = as_stored(local_path(path))
-    if local is not None:
-        status = os.stat(local)
-        return f"{status.st_size}:{status.st_mtime_ns}"
-    return objects.head(path).stat
+    local = local_path(path)
+    if local is None:
+        return objects.head(path).stat
+    found = status(local)
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def status(path: str) -> os.stat_result:
+    """Return what the system says of a local file. Raises `OSError`."""
+    return os.stat(path if path.isascii() else as_stored(path) or path)
 
 
 def stats(paths: Collection[str]) -> dict[str, str]:

@@ -33,12 +33,22 @@ def _pixels(image: Tensor) -> Tensor:
     return (pixels.cpu() if pixels.device.type == "mps" else pixels).double()
 
 
-def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (3, 1) and the covariance (3, 3) of the colours, on the CPU."""
+def _moments(image: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the mean (3, 1) and the covariance (3, 3) of the colours, on the CPU.
+
+    With a mask (1, 1, H, W) each pixel counts by its value.
+    """
     pixels = _pixels(image)
-    mean = pixels.mean(dim=1, keepdim=True)
-    centred = pixels - mean
-    covariance = (centred @ centred.T / pixels.shape[1]).cpu()
+    if mask is None:
+        mean = pixels.mean(dim=1, keepdim=True)
+        centred = pixels - mean
+        covariance = (centred @ centred.T / pixels.shape[1]).cpu()
+    else:
+        weights = _pixels(mask)
+        weights = weights / weights.sum()
+        mean = (weights * pixels).sum(dim=1, keepdim=True)
+        centred = pixels - mean
+        covariance = (weights * centred @ centred.T).cpu()
     return mean.cpu(), covariance + _EPS * torch.eye(3, dtype=torch.float32, device="cpu")
 
 
@@ -57,15 +67,21 @@ def _apply(image: Tensor, matrix: Tensor, mean: Tensor, new_mean: Tensor) -> Ten
     return (matrix @ (pixels - mean) + new_mean).view_as(image[0])[None].to(image)
 
 
-def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0,)) -> Tensor:
+def transport(
+    image: Tensor,
+    *references: Tensor,
+    shares: Sequence[float] = (1.0,),
+    masks: Sequence[Tensor | None] | None = None,
+) -> Tensor:
     """Give a picture the colour mean and covariance of the references, changing it least.
 
     x -> A (x - mu_c) + mu_s with A = Sc^-1/2 (Sc^1/2 Ss Sc^1/2)^1/2 Sc^-1/2, the Monge-Kantorovich
     map. With several references, the moments are those of all their pixels, each reference weighted
-    by its share (sum 1). Values may leave [0, 1].
+    by its share (sum 1), and its pixels by its mask, if it has one. Values may leave [0, 1].
     """
     mean, covariance = _moments(image)
-    means, covariances = map(torch.stack, zip(*map(_moments, references), strict=True))
+    moments = map(_moments, references, masks or [None] * len(references))
+    means, covariances = map(torch.stack, zip(*moments, strict=True))
     share = means.new_tensor(shares).view(-1, 1, 1)
     new_mean = (share * means).sum(dim=0)
     apart = means - new_mean
@@ -75,12 +91,13 @@ def transport(image: Tensor, *references: Tensor, shares: Sequence[float] = (1.0
     return _apply(image, matrix, mean, new_mean)
 
 
-def recolor(style: Tensor, content: Tensor) -> Tensor:
+def recolor(style: Tensor, content: Tensor, mask: Tensor | None = None) -> Tensor:
     """Give the style picture the content's colours: x -> Sc^1/2 Ss^-1/2 (x - mu_s) + mu_c.
 
-    Linear histogram matching as in Image Analogies, see Gatys et al. 2016. Clamped to [0, 1].
+    Linear histogram matching as in Image Analogies, see Gatys et al. 2016. Clamped to [0, 1]. With
+    a mask, the style's moments are those of its part.
     """
-    mean, covariance = _moments(style)
+    mean, covariance = _moments(style, mask)
     new_mean, new_covariance = _moments(content)
     matrix = _power(new_covariance, 0.5) @ _power(covariance, -0.5)
     return _apply(style, matrix, mean, new_mean).clamp(0, 1)
@@ -92,14 +109,19 @@ def luminance(image: Tensor) -> Tensor:
     return y.expand(-1, 3, -1, -1).contiguous()
 
 
-def keep_luminance(style: Tensor, content: Tensor) -> Tensor:
+def keep_luminance(style: Tensor, content: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the style's luminance with the content's mean and standard deviation.
 
-    Y -> (sd_c / sd_s) (Y - mu_s) + mu_c, clamped to [0, 1].
+    Y -> (sd_c / sd_s) (Y - mu_s) + mu_c, clamped to [0, 1]. With a mask, mu_s and sd_s are those of
+    the style's part.
     """
     y, target = luminance(style), luminance(content)
-    scale = target.std() / y.std().clamp(min=_EPS**0.5)
-    return (scale * (y - y.mean()) + target.mean()).clamp(0, 1)
+    mean, deviation = y.mean(), y.std()
+    if mask is not None:
+        means, covariance = _moments(y, mask)
+        mean, deviation = means[0].to(y), covariance[0, 0].sqrt().to(y)
+    scale = target.std() / deviation.clamp(min=_EPS**0.5)
+    return (scale * (y - mean) + target.mean()).clamp(0, 1)
 
 
 def restore_color(result: Tensor, content: Tensor) -> Tensor:

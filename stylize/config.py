@@ -40,6 +40,7 @@ __all__ = [
     "nominal_side",
     "parse_setting",
     "side_problem",
+    "style_masks_problem",
     "together",
 ]
 
@@ -82,6 +83,14 @@ BETWEEN = "|"
 def masks_problem(masks: int, styles: int) -> str:
     """Return what is wrong with several masks that are not one for each style."""
     return f"mask has {masks} masks for {styles} styles; give one for all, or each style one"
+
+
+def style_masks_problem(masks: int, styles: int) -> str:
+    """Return what is wrong with masks of styles that are not one for each style."""
+    return (
+        f"style_mask has {masks} masks for {styles} styles; give each style one, or leave its "
+        "place empty, like a.png|"
+    )
 
 
 def has_alpha(suffix: str) -> bool:
@@ -261,6 +270,12 @@ class StyleConfig(_PresetGuard):
     mask: str = fields.path_or(
         "", (), "grey picture: white is painted; or one for each style, like sky.png|sea.png"
     )
+    style_mask: str = fields.path_or(
+        "",
+        (),
+        "grey picture of the painting: white is the part whose style counts; with several styles "
+        "one for each, like a.png|b.png, or empty for the whole",
+    )
     seed: int = fields.whole(0, 0, 2**63 - 1, "seed of the noise")
     format: str = fields.choice(
         "png", ("png", "jpg", "webp", "tif"), "format of results whose row names no output"
@@ -294,6 +309,9 @@ class StyleConfig(_PresetGuard):
             is_default = given is getattr(StyleConfig, name)  # most are, in 100,000 rows
             value = _default(name) if is_default else _checked(name, given)
             object.__setattr__(self, name, value)
+        self._check_depths()
+
+    def _check_depths(self) -> None:
         if self.backbone != "auto":
             for name in ("content_layers", "style_layers"):
                 self._check_depth(name)
@@ -318,6 +336,19 @@ class StyleConfig(_PresetGuard):
             raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting; see StyleConfig")
         preset_values = {k: parse_setting(k, v) for k, v in PRESETS[preset].items()}
         return cls(**{**preset_values, **settings, "preset": preset})
+
+    def changed(self, **settings: Any) -> Self:
+        """Return these settings with some changed. Only those are checked, which is quick.
+
+        Raises `ConfigError`.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        for name, given in settings.items():
+            other.__dict__[name] = _checked(name, given)
+        if settings.keys() & {"backbone", "content_layers", "style_layers"}:
+            other._check_depths()
+        return other
 
     def weights(self) -> tuple[float, float]:
         """Return content and style weight times (2(1-s))^2 and (2s)^2, where s is `strength`."""
@@ -370,15 +401,19 @@ class StyleConfig(_PresetGuard):
         return json.dumps(vars(self), sort_keys=True, separators=(",", ":"))
 
     def without_folders(self) -> StyleConfig:
-        """Return the settings as written into a picture: init and mask without their folders."""
-        masks = BETWEEN.join(mask.rpartition("/")[2] for mask in self.masks)
-        return dataclasses.replace(self, init=self.init.rpartition("/")[2], mask=masks)
+        """Return the settings as written into a picture: init and masks without their folders."""
+        masks, style_masks = (
+            BETWEEN.join(path.rpartition("/")[2] for path in paths)
+            for paths in (self.masks, self.style_masks)
+        )
+        init = self.init.rpartition("/")[2]
+        return dataclasses.replace(self, init=init, mask=masks, style_mask=style_masks)
 
     def digest(self, algorithm: int = ALGORITHM) -> str:
         """Return the SHA-256 in hex of the settings that decide how the picture looks.
 
         The preset's name is left out, since its values count, and so are the paths of init and
-        mask, whose bytes are hashed with the other inputs. A setting that came after the given
+        masks, whose bytes are hashed with the other inputs. A setting that came after the given
         version of the algorithm is left out unless it was changed, so that pictures made before
         remain up to date. So are the settings of the file. Its format shows in its name.
         """
@@ -391,15 +426,26 @@ class StyleConfig(_PresetGuard):
             if algorithm < since and values[name] in (before, getattr(StyleConfig, name)):
                 del values[name]
         values["mask"] = len(self.masks) if len(self.masks) > 1 else bool(self.mask)
+        values["style_mask"] = [bool(path) for path in self.style_masks]
+        if not self.style_masks:
+            del values["style_mask"]
         if self.init_path:
             values["init"] = "file"
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        # It is what json.dumps makes of them with sorted keys. Most values are those of many pairs.
+        text = ",".join([_member(name, values[name]) for name in _SORTED if name in values])
+        text = f"{{{text}}}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def masks(self) -> tuple[str, ...]:
         """The paths in `mask`: none, one, or one for each style."""
         return tuple(self.mask.split(BETWEEN)) if self.mask else ()
+
+    @property
+    def style_masks(self) -> tuple[str, ...]:
+        """The paths in `style_mask`: none, or one for each style, "" for a whole painting."""
+        paths = tuple(path if path.strip() else "" for path in self.style_mask.split(BETWEEN))
+        return paths if any(paths) else ()
 
     @property
     def init_path(self) -> str:
@@ -411,6 +457,15 @@ SETTINGS: Mapping[str, Setting] = {
     f.name: f.metadata["setting"] for f in dataclasses.fields(StyleConfig)
 }
 """All settings by name, in the order in which help shows them."""
+
+
+_SORTED = sorted(SETTINGS)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _member(name: str, value: object) -> str:
+    """Return a member of a JSON object."""
+    return f"{json.dumps(name)}:{json.dumps(value, separators=(',', ':'))}"
 
 
 def _checked(name: str, raw: object) -> object:

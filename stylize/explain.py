@@ -23,9 +23,9 @@ from stylize.device import undisturbed
 from stylize.image import to_image
 from stylize.inputs import Inputs, Photograph
 from stylize.layers import conv_of
-from stylize.losses import PerceptualLoss, gram_matrix, relative
+from stylize.losses import PerceptualLoss, counts_at, gram_matrix, relative
 from stylize.objective import Frame
-from stylize.request import OnStep, Step, StyleResult
+from stylize.request import OnStep, Request, Step, StyleResult
 from stylize.stages import Stage
 from stylize.transfer import Stylizer
 
@@ -94,6 +94,7 @@ def explain_transfer(
     layers: Sequence[str] = (),
     init: Image.Image | None = None,
     mask: Image.Image | Sequence[Image.Image] | None = None,
+    style_mask: Image.Image | Sequence[Image.Image | None] | None = None,
     looks: int = 60,
     on_step: OnStep | None = None,
 ) -> Explanation:
@@ -104,12 +105,13 @@ def explain_transfer(
     Raises `StylizeError`; for layers that are not available, before anything is painted.
     """
     with undisturbed(stylizer.device):
-        inputs = Inputs(content, [style], config, init=init, mask=mask)
+        inputs = Inputs(content, [style], config, init=init, mask=mask, style_mask=style_mask)
         inputs.plan(stylizer.reach(inputs))
         inspector = _Inspector(stylizer, inputs, layers)
         wanted = look_at(inputs.stages, looks)
         watcher = _Watcher(LayerLosses(stylizer, inputs), wanted, on_step)
-        result = stylizer.transfer(content, style, config, init=init, mask=mask, on_step=watcher)
+        request = Request(content, style, config, init, mask, watcher, style_mask)
+        result = stylizer.paint(request)
         watcher.look()
         painted = stylizer.tensor(result.image.convert("RGB"))
         if config.preserve_color == "luminance":  # as the losses saw it, without colours
@@ -146,7 +148,11 @@ class _Inspector:
             layer: strongest([photo[layer], painting[layer]], _MAPS) for layer in layers
         }
         self._photo = self._grams(photo, self._weight), self._maps(photo)
-        self._painting = self._grams(painting, None), self._maps(painting)
+        of_part = {
+            layer: _gram(painting[layer], counts_at(self.finest.styles[0].mask, layer))
+            for layer in self._style_layers
+        }
+        self._painting = of_part, self._maps(painting)
 
     def inspect(self, result: Tensor) -> tuple[dict[str, Grams], dict[str, Maps]]:
         """Return grams by style layer and maps by chosen layer; `result` is (1, 3, H, W)."""

@@ -21,9 +21,9 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 from stylize.colorspace import SRGB_PROFILE, Colours, declared
 from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
 from stylize.deep import Deep, encode_png, encode_tiff
-from stylize.errors import ConfigError, ImageReadError, ImageSizeError
+from stylize.errors import ImageReadError, ImageSizeError
 from stylize.kept import OURS, Kept
-from stylize.kinds import jxl_size, open_picture
+from stylize.kinds import SELECTION, jxl_size, open_picture
 from stylize.scopes import Shared
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Limits",
     "check_header",
-    "checked_mask",
     "decode",
     "encode",
     "fit",
@@ -229,6 +228,8 @@ def _upright(image: Image.Image, ground: str | None) -> tuple[Image.Image, Image
         colours = declared(image)
     with readable():
         image.load()
+        if image.info.get(SELECTION):
+            image = image.convert("RGB") if image.mode == "RGBA" else image
     white = _white(image)
     with readable():
         negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
@@ -300,7 +301,7 @@ def _to_srgb(
     if image.mode in _GREY_16:
         image = _from_grey_16(image, negative, white)
     elif image.mode == "F":
-        image, profile, space = _from_float(image), None, None
+        image = _from_float(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         if ground is None:
@@ -328,7 +329,9 @@ def _to_srgb(
 
 def _from_grey_16(image: Image.Image, negative: bool, white: int) -> Image.Image:
     """Reduce grey of more than 8 bits to 8, see `_to_srgb`."""
-    values = np.asarray(image).astype(np.float64) * (255 / white)
+    values = np.asarray(image).astype(np.float64)
+    if values.max() * (255 / white) >= 0.5:  # otherwise numbers of parts, as in a mask of 0 and 1
+        values *= 255 / white
     values = 255 - values if negative else values
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
@@ -344,30 +347,6 @@ def _from_float(image: Image.Image) -> Image.Image:
 def _is_grey(image: Image.Image) -> bool:
     """Tell whether all channels are equal."""
     return len({channel.tobytes() for channel in image.split()}) == 1
-
-
-def checked_mask(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, str]:
-    """Return a mask in grey, and a note for the user or "".
-
-    A mask of 0 and 1 is stretched to black and white. Raises `ConfigError` unless its shape is
-    that of the photograph, whose `size` is (width, height).
-    """
-    grey = mask.convert("L")
-    darkest, lightest = int(np.asarray(grey).min()), int(np.asarray(grey).max())
-    if darkest == lightest:  # one value everywhere: its shape does not matter
-        return grey, "" if lightest else "the mask is black all over, so that nothing is painted"
-    (width, height), (across, down) = grey.size, size
-    # The shapes may differ by 3 %, and by the rounding of sides to whole pixels.
-    if abs(width * down - height * across) > 0.03 * width * down + max(size) + max(grey.size):
-        turned = "; it fits when it is turned" if (width > height) != (across > down) else ""
-        raise ConfigError(
-            f"the mask is {width}x{height}, and the photograph {across}x{down} as it is shown, of "
-            f"another shape{turned}: make the mask of the photograph as a viewer shows it"
-        )
-    if lightest == 1:
-        return grey.point(lambda value: 255 * value), "mask of 0 and 1 read as black and white"
-    note = f"the mask's lightest value is {lightest} of 255" if lightest < 128 else ""
-    return grey, note
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:

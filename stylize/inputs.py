@@ -8,16 +8,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 from torch import Tensor
 
-from stylize.config import StyleConfig, masks_problem
+from stylize.config import StyleConfig, masks_problem, style_masks_problem
 from stylize.errors import ConfigError, ImageError, ImageReadError
 from stylize.image import (
     Limits,
-    checked_mask,
     match_size,
     opened,
     own_limits,
@@ -28,7 +27,9 @@ from stylize.image import (
     without_alpha,
 )
 from stylize.kept import Kept
+from stylize.kinds import SEVERAL, bits_of
 from stylize.margins import margin_note, painted_area
+from stylize.masks import checked_mask, part_of
 from stylize.motifs import MEASURED_SIDE, least_side
 from stylize.stages import plan_stages
 
@@ -50,24 +51,36 @@ class Painting:
 
     picture: Image.Image  # no larger than needed
     small: Image.Image  # with a longer side of `MEASURED_SIDE`
-    digest: bytes  # of the pixels of `picture`
+    digest: bytes  # of the pixels of `picture`, and of `part`
+    size: tuple[int, int]  # width and height of the file
+    box: tuple[int, int, int, int]  # what is left of it without margins
     note: str = ""  # which margins were cut off
+    part: Image.Image | None = None  # grey, of the size of `picture`: white is what counts
 
     @classmethod
     def of(cls, picture: Image.Image, config: StyleConfig) -> Painting:
         """Cut off a decoded picture's margins, if the config says so, and shrink it as far as
         the transfer allows."""
-        note = ""
+        note, size, box = "", picture.size, (0, 0, *picture.size)
         if config.margins == "crop":
             with own_limits:
                 box = painted_area(picture)
-                if cut := margin_note(picture.size, box):
+                if cut := margin_note(size, box):
                     note = f"left out margins of the style: {cut}"
                     picture = picture.crop(box)
         small = match_size(picture, style_size(picture.size, MEASURED_SIDE))
-        size = style_size(picture.size, config.style_side(config.side))
-        picture = match_size(picture, size)
-        return cls(picture, small, _digest(picture), note)
+        used = style_size(picture.size, config.style_side(config.side))
+        picture = match_size(picture, used)
+        return cls(picture, small, _digest(picture), size, box, note)
+
+    def within(self, mask: Image.Image) -> tuple[Painting, str]:
+        """Return the painting of which only a part counts, and a note for the user or "".
+
+        The mask is one of the whole file, from which margins are cut off like from the picture.
+        Raises `ConfigError`, see `part_of`.
+        """
+        part, note = part_of(mask, self.size, self.box, self.picture.size)
+        return replace(self, part=part, digest=self.digest + _digest(part)), note
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ class Photograph:
     size: tuple[int, int]  # width and height before that
     alpha: Image.Image | None = None  # grey, of the result's size
     kept: Kept = Kept()  # the metadata that the result keeps
+    bits: int = 8  # per channel, in the file
+    first: bool = False  # of several pictures in the file
 
     @classmethod
     def of(cls, image: Image.Image, config: StyleConfig, *, transparent: bool = True) -> Photograph:
@@ -86,7 +101,7 @@ class Photograph:
         Its alpha is kept apart if `transparent`, the format of the result, has one and no
         background is wished for. Raises `ImageReadError`, and `ConfigError` for a size.
         """
-        alpha = None
+        alpha, bits = None, bits_of(image)
         if transparent and not config.background:
             picture, alpha = without_alpha(image)
         else:
@@ -99,14 +114,19 @@ class Photograph:
         picture = scaled(picture, config.sized(size).side)
         if alpha is not None:
             alpha = match_size(alpha, picture.size)
-        return cls(picture, size, alpha, kept)
+        return cls(picture, size, alpha, kept, bits, image.info.get(SEVERAL, False))
 
     @property
     def note(self) -> str:
-        """What the result's row says of its size, or ""."""
-        if max(self.picture.size) <= max(self.size):
-            return ""
-        return "larger than the photograph, which is {}x{}".format(*self.size)
+        """What the result's row says of its size, its depth and the file, or ""."""
+        notes = []
+        if max(self.picture.size) > max(self.size):
+            notes.append("larger than the photograph, which is {}x{}".format(*self.size))
+        if self.first:
+            notes.append("painted from the first of several pictures in the file")
+        if self.bits > 8:
+            notes.append(f"read with 8 of the photograph's {self.bits} bits per channel")
+        return "; ".join(notes)
 
 
 class Inputs:
@@ -120,12 +140,14 @@ class Inputs:
         *,
         init: Picture | None = None,
         mask: Picture | Sequence[Picture] | None = None,
+        style_mask: Picture | Sequence[Picture | None] | None = None,
     ) -> None:
         """Decode the pictures, and plan stages without a limit on the reach, see `plan`.
 
-        There may be one mask, or one for each style: then each style has its own region.
+        There may be one mask, or one for each style: then each style has its own region. A style
+        may have a mask of its own, which says what part of it counts; None stands for the whole.
 
-        `init` and `mask` take precedence over the paths in the config. Raises `ConfigError` and
+        `init` and the masks take precedence over the paths in the config. Raises `ConfigError` and
         `ImageError`.
         """
         init = init if init is not None else config.init_path or None
@@ -142,6 +164,7 @@ class Inputs:
             style if isinstance(style, Painting) else Painting.of(read_picture(style), config)
             for style in styles
         ]
+        notes = self._leave_parts(config.style_masks if style_mask is None else style_mask)
         size = largest.size
         self.init = None if init is None else match_size(read_picture(init), size)
         if len(masks) > 1 and len(masks) != len(self.styles):
@@ -149,9 +172,24 @@ class Inputs:
         # On black: transparent parts of a mask are not painted, whatever their colour.
         checked = [checked_mask(read_picture(picture, "black"), size) for picture in masks]
         self.masks = [match_size(picture, size) for picture, _ in checked]
-        self.mask_note = "; ".join(dict.fromkeys(note for _, note in checked if note))
+        notes += [note for _, note in checked]
+        self.mask_note = "; ".join(dict.fromkeys(filter(None, notes)))
         self.digest = _digest(largest)
         self.plan(math.inf)
+
+    def _leave_parts(self, masks: Picture | Sequence[Picture | None]) -> list[str]:
+        """Leave of each style the part that its mask shows, if it has one; return notes."""
+        each = one_or_several(masks)
+        if each and len(each) != len(self.styles):
+            raise ConfigError(style_masks_problem(len(each), len(self.styles)))
+        notes = []
+        for number, mask in enumerate(each):
+            if mask is None or (isinstance(mask, str) and not mask):
+                continue
+            picture = read_picture(mask, "black")
+            self.styles[number], note = self.styles[number].within(picture)
+            notes.append(note)
+        return notes
 
     def plan(self, reach: float) -> None:
         """Plan the stages, and resize the photograph to the size of each.
@@ -197,7 +235,9 @@ def read_photograph(source: Picture, config: StyleConfig) -> Photograph:
     return _read(source, lambda image: Photograph.of(image, config))
 
 
-def one_or_several(pictures: Picture | Sequence[Picture] | None) -> Sequence[Picture]:
+def one_or_several(
+    pictures: Picture | Sequence[Picture] | Sequence[Picture | None] | None,
+) -> Sequence[Any]:
     """Return pictures as a sequence, also where only one was given, or none."""
     if pictures is None:
         return ()

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from stylize.config import LayerWeights, StyleConfig
 from stylize.encoder import Encoder
+from stylize.layers import cell
 
 __all__ = [
     "Losses",
     "PerceptualLoss",
     "Statistic",
     "content_loss",
+    "counts_at",
     "gram_matrix",
     "positions",
     "quarters",
@@ -153,6 +155,14 @@ def positions(features: Tensor, mask: Tensor | None) -> Tensor | int:
     if mask is None:
         return features.shape[-2] * features.shape[-1]
     return mask.sum(dim=(2, 3)).clamp(min=1e-6)
+
+
+def counts_at(mask: Tensor | None, layer: str) -> Tensor | None:
+    """Return how much each position of a layer counts, (B, 1, h, w), given a mask (B, 1, H, W).
+
+    It is the mean over the square of pixels that the position stands for. None stands for 1.
+    """
+    return None if mask is None else F.avg_pool2d(mask, cell(layer))
 
 
 def quarters(height: int, width: int, like: Tensor) -> list[Tensor]:

@@ -39,14 +39,18 @@ _UNEVEN, _EVEN = 0.68, 0.75
 """Values of `evenness` between which the reach goes from `_THINGS` to `_TEXTURE`."""
 
 
-def evenness(features: Tensor) -> float:
+def evenness(features: Tensor, mask: Tensor | None = None) -> float:
     """Measure how evenly a painting is worked all over: (mean e)^2 / mean e^2, from 0 to 1.
 
     `features` (1, N, h, w) are the painting's at `MEASURED_LAYER`, and e_k = |f_k|^2 is the energy
     at position k. Brush strokes that fill the picture have similar energy everywhere, which gives
     0.75 or more; a face before a wall has much energy in a few places, which gives 0.68 or less.
+    With a mask (1, 1, h, w) each position counts by its value.
     """
     energy = features.square().sum(dim=1).cpu().double()  # not every device has float64
+    if mask is not None:
+        weights = mask[0].cpu().double() / mask.mean().cpu().double()
+        return float((weights * energy).mean() ** 2 / (weights * energy**2).mean().clamp(min=1e-30))
     return float(energy.mean() ** 2 / energy.square().mean().clamp(min=1e-30))
 
 

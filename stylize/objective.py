@@ -63,7 +63,17 @@ class Style:
     """A style picture at one stage."""
 
     pixels: Tensor  # (1, 3, H, W)
-    key: tuple[object, ...]  # equal keys mean equal pixels
+    key: tuple[object, ...]  # equal keys mean equal pixels and masks
+    mask: Tensor | None = None  # (1, 1, H, W); the part that counts, None for the whole
+
+    def as_start(self, size: tuple[int, int]) -> Tensor:
+        """Return the painting with this height and width; outside its part it has the mean colour
+        of the part."""
+        pixels = self.pixels
+        if self.mask is not None:
+            mean = (self.mask * pixels).mean(dim=(2, 3), keepdim=True) / self.mask.mean()
+            pixels = self.mask * pixels + (1 - self.mask) * mean
+        return F.interpolate(pixels, size, mode="bicubic", antialias=True)
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,14 @@ class StageInputs:
 
     def in_colours_of_styles(self, shares: Sequence[float]) -> Tensor:
         """Return the photograph as with `init=matched`, clamped and extended by the frame."""
-        pixels = [style.pixels for style in self.styles]
-        return color.transport(self.frame.pad(self.content), *pixels, shares=shares).clamp(0, 1)
+        content = self.frame.pad(self.content)
+        return _in_colours(content, self.styles, shares).clamp(0, 1)
+
+
+def _in_colours(picture: Tensor, styles: Sequence[Style], shares: Sequence[float]) -> Tensor:
+    """Give a picture (1, 3, H, W) the colours of styles, see `color.transport`."""
+    masks = [style.mask for style in styles]
+    return color.transport(picture, *(s.pixels for s in styles), shares=shares, masks=masks)
 
 
 def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) -> Tensor:
@@ -98,11 +114,10 @@ def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) ->
     Noise is centred on `mean`, the colour that the encoder subtracts. All other starts are the
     photograph where a mask is black.
     """
-    content, styles = inputs.content, [style.pixels for style in inputs.styles]
-    mask = inputs.mask
+    content, styles, mask = inputs.content, inputs.styles, inputs.mask
     if mask is not None and inputs.by_region:
         if inputs.init is None and config.init in ("matched", "style"):
-            alone = (dataclasses.replace(inputs, styles=[s], mask=None) for s in inputs.styles)
+            alone = (dataclasses.replace(inputs, styles=[s], mask=None) for s in styles)
             one = dataclasses.replace(config, style_blend=())
             starts = torch.cat([start_of(one, each, mean) for each in alone])  # (R, 3, H, W)
             painted = (mask.transpose(0, 1) * starts).sum(dim=0, keepdim=True)
@@ -116,9 +131,9 @@ def start_of(config: StyleConfig, inputs: StageInputs, mean: Sequence[float]) ->
         colour = noise.new_tensor(mean).view(1, 3, 1, 1)
         return (colour + config.noise * noise).to(content)
     elif config.init == "style":
-        start = F.interpolate(styles[0], content.shape[-2:], mode="bicubic", antialias=True)
+        start = styles[0].as_start((content.shape[-2], content.shape[-1]))
     elif config.init == "matched" and config.weights()[1]:
-        start = color.transport(content, *styles, shares=config.shares(len(styles)))
+        start = _in_colours(content, styles, config.shares(len(styles)))
     else:
         start = content
     return start if mask is None else mask * start + (1 - mask) * content

@@ -48,7 +48,7 @@ picture of the latest."""
 class Request:
     """A picture to be painted: the inputs, the settings and a callback.
 
-    `init` and `mask` take precedence over the paths in the config. Raises `ConfigError` unless
+    `init` and the masks take precedence over the paths in the config. Raises `ConfigError` unless
     `config` is a `StyleConfig`.
     """
 
@@ -58,6 +58,7 @@ class Request:
     init: Picture | None = None
     mask: Picture | Sequence[Picture] | None = None  # one, or one for each style
     on_step: OnStep | None = None
+    style_mask: Picture | Sequence[Picture | None] | None = None  # one for each style
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, StyleConfig):
@@ -76,7 +77,7 @@ class Request:
         To be called by one thread: requests may share an image, and two threads cannot read its
         file at the same time.
         """
-        masks = one_or_several(self.mask)
+        masks = [*one_or_several(self.mask), *one_or_several(self.style_mask)]
         for picture in (self.content, *self.styles(), self.init, *masks):
             if isinstance(picture, Image.Image):
                 with readable():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stylize.encoder import GRID, Encoder
 from stylize.layers import cell, deepest, reach
-from stylize.losses import PerceptualLoss, Statistic, positions
+from stylize.losses import PerceptualLoss, Statistic, counts_at, positions
 
 __all__ = ["TiledLoss", "features_in_tiles", "statistics_in_tiles"]
 
@@ -130,21 +130,33 @@ def features_in_tiles(
 
 
 def statistics_in_tiles(
-    encoder: Encoder, picture: Tensor, layers: Collection[str], kind: str, side: int
+    encoder: Encoder,
+    picture: Tensor,
+    layers: Collection[str],
+    kind: str,
+    side: int,
+    mask: Tensor | None = None,
 ) -> dict[str, Statistic]:
-    """Return `Statistic.of` each layer's features, in tiles of about `side` pixels; 0: at once."""
+    """Return `Statistic.of` each layer's features, in tiles of about `side` pixels; 0: at once.
+
+    With a mask (1, 1, H, W) of the picture (1, 3, H, W), each pixel counts by its value.
+    """
+    counts = {layer: counts_at(mask, layer) for layer in layers}
     if not side:
         walk = encoder.walk(picture, layers)
-        return {layer: Statistic.of(features, kind) for layer, features in walk}
+        return {layer: Statistic.of(features, kind, counts[layer]) for layer, features in walk}
     sums: dict[str, Statistic] = {}
-    count: dict[str, Tensor | int] = {}
     tiles = _tiles(encoder, picture, layers, side)
-    for _, parts in _cores(encoder, picture, layers, tiles):
+    for tile, parts in _cores(encoder, picture, layers, tiles):
         for layer, part in parts.items():
-            more = Statistic.sums(part, kind)
+            whole = counts[layer]
+            here = None if whole is None else tile.place_in(whole, layer)
+            more = Statistic.sums(part, kind, here)
             sums[layer] = sums[layer] + more if layer in sums else more
-            count[layer] = count.get(layer, 0) + positions(part, None)
-    return {layer: sums[layer].over(count[layer]) for layer in layers}
+    whole_size = {layer: picture.new_empty(1, 1, *_size_at(picture, layer)) for layer in layers}
+    return {
+        layer: sums[layer].over(positions(whole_size[layer], counts[layer])) for layer in layers
+    }
 
 
 class TiledLoss(PerceptualLoss):

@@ -41,9 +41,9 @@ from stylize.device import choose_device, choose_dtype, undisturbed
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError, DivergedError
 from stylize.image import match_size, style_size, to_deep, to_image, to_tensor
-from stylize.inputs import Inputs, Photograph, Picture
+from stylize.inputs import Inputs, Painting, Photograph, Picture
 from stylize.layers import CONVS, conv_of
-from stylize.losses import Losses, PerceptualLoss, Statistic, relative
+from stylize.losses import Losses, PerceptualLoss, Statistic, counts_at, relative
 from stylize.motifs import MEASURED_LAYER, evenness, reach_of
 from stylize.objective import Frame, StageInputs, Style, stage_loss, start_of
 from stylize.optimize import Minimum, minimize
@@ -89,18 +89,18 @@ def transfer_style(
     *,
     init: Picture | None = None,
     mask: Picture | Sequence[Picture] | None = None,
+    style_mask: Picture | Sequence[Picture | None] | None = None,
     device: str | torch.device = "auto",
     dtype: str = "auto",
     on_step: OnStep | None = None,
 ) -> StyleResult:
     """Paint a photograph in the style of a picture, or of several, see `config.style_blend`.
 
-    This loads the network each time; for many pictures keep a `Stylizer`. `init` and `mask` take
+    This loads the network each time; for many pictures keep a `Stylizer`. `init` and the masks take
     precedence over the paths in the config. Raises `StylizeError`, see `stylize.errors`.
     """
-    request = Request(content, style, config, init, mask, on_step)
-    stylizer = Stylizer(request.config.backbone, device=device, dtype=dtype)
-    return stylizer.transfer(content, style, config, init=init, mask=mask, on_step=on_step)
+    request = Request(content, style, config, init, mask, on_step, style_mask)
+    return Stylizer(request.config.backbone, device=device, dtype=dtype).paint(request)
 
 
 class Stylizer:
@@ -143,10 +143,15 @@ class Stylizer:
         *,
         init: Picture | None = None,
         mask: Picture | Sequence[Picture] | None = None,
+        style_mask: Picture | Sequence[Picture | None] | None = None,
         on_step: OnStep | None = None,
     ) -> StyleResult:
         """Paint one picture, like `transfer_style`. Raises `StylizeError`."""
-        (result,) = self.transfer_batch([Request(content, style, config, init, mask, on_step)])
+        return self.paint(Request(content, style, config, init, mask, on_step, style_mask))
+
+    def paint(self, request: Request) -> StyleResult:
+        """Paint what a request says. Raises `StylizeError`."""
+        (result,) = self.transfer_batch([request])
         if isinstance(result, DivergedError):
             raise result
         return result
@@ -215,7 +220,8 @@ class Stylizer:
             if painting.digest not in self._evenness:
                 small = to_tensor(painting.small).to(self.device)
                 features = self._first_layers(small, [MEASURED_LAYER])[MEASURED_LAYER]
-                self._evenness[painting.digest] = evenness(features)
+                part = counts_at(_part(painting, small), MEASURED_LAYER)
+                self._evenness[painting.digest] = evenness(features, part)
         reaches = [reach_of(self._evenness[p.digest], config.motifs) for p in inputs.styles]
         shares = config.shares(len(reaches))
         return math.exp(sum(s * math.log(r) for r, s in zip(reaches, shares, strict=True)))
@@ -253,8 +259,8 @@ class Stylizer:
         for painting in inputs.styles:
             key = (painting.digest, photograph)
             if key not in shared:
-                pixels = self._style(painting.picture, content, stage, config)
-                shared[key] = Style(pixels, (*key, config.preserve_color, pixels.shape))
+                style = self._style(painting, content, stage, config)
+                shared[key] = dataclasses.replace(style, key=(*key, *style.key))
             styles.append(shared[key])
         if config.preserve_color == "luminance":
             content = color.luminance(content)
@@ -269,16 +275,17 @@ class Stylizer:
         return StageInputs(frame, content, styles, init, mask, inputs.reach)
 
     def _style(
-        self, painting: Image.Image, content: Tensor, stage: Stage, config: StyleConfig
-    ) -> Tensor:
+        self, painting: Painting, content: Tensor, stage: Stage, config: StyleConfig
+    ) -> Style:
         """Return a style picture at a stage's scale, recoloured as `preserve_color` says."""
-        size = style_size(painting.size, config.style_side(max(stage.size)))
-        style = self.tensor(match_size(painting, size))
+        size = style_size(painting.picture.size, config.style_side(max(stage.size)))
+        style = self.tensor(match_size(painting.picture, size))
+        part = _part(painting, style)
         if config.preserve_color == "histogram":
-            return color.recolor(style, content)
-        if config.preserve_color == "luminance":
-            return color.keep_luminance(style, content)
-        return style
+            style = color.recolor(style, content, part)
+        elif config.preserve_color == "luminance":
+            style = color.keep_luminance(style, content, part)
+        return Style(style, (config.preserve_color, style.shape), part)
 
     def loss(
         self, config: StyleConfig, stage: Stage, inputs: Sequence[StageInputs]
@@ -305,7 +312,9 @@ class Stylizer:
         if key not in self._targets:
             if len(self._targets) >= _STYLES:
                 del self._targets[next(iter(self._targets))]  # the oldest
-            self._targets[key] = statistics_in_tiles(encoder, style.pixels, layers, kind, side)
+            self._targets[key] = statistics_in_tiles(
+                encoder, style.pixels, layers, kind, side, style.mask
+            )
         return self._targets[key]
 
     def _minimize(
@@ -458,6 +467,7 @@ class _Transfer:
             request.config,
             init=request.init,
             mask=request.mask,
+            style_mask=request.style_mask,
         )
         self.config = request.config
         self.on_step = request.on_step
@@ -513,6 +523,17 @@ class _Transfer:
             deep=to_deep(picture) if self.config.bits == 16 else None,
             kept=photograph.kept,
         )
+
+
+def _part(painting: Painting, picture: Tensor) -> Tensor | None:
+    """Return how much each pixel of a painting counts, (1, 1, H, W), at the size of `picture`.
+
+    None stands for 1. It is averaged, so that a small part does not vanish at small sizes.
+    """
+    if painting.part is None:
+        return None
+    height, width = picture.shape[-2:]
+    return F.adaptive_avg_pool2d(to_tensor(painting.part), (height, width)).to(picture)
 
 
 def _report(transfers: Sequence[_Transfer], frame: Frame, losses: Losses, x: Tensor) -> None:

@@ -50,9 +50,8 @@ finally:
 """
 
 
-SOON = 40.0
-"""Seconds for what is promised within 10 s on a machine that does nothing else. Tests run beside
-others on slow cores; `make slow` holds the promise itself."""
+SOON = 10.0
+"""Seconds in which a run that is told to stop has ended: the promise of docs/reliability.md."""
 
 
 QUICK_TO_MISS: Mapping[str, str] = {

@@ -59,6 +59,8 @@ def test_a_run_that_is_killed_and_run_again_paints_nothing_twice(
     for row in read_results(out).values():
         look = out.medium.look(row.output)
         assert look is not None
-        assert out.medium.is_as_recorded(look, row)  # so that no picture is read to know that
+        assert out.medium.is_as_recorded(
+            look, row.finished_at, row.output_etag
+        )  # so that no picture is read to know that
     assert all(row["loss_curve"] for row in index_rows(str(out)).values())
     assert cli("status", out).stdout == "3 ok\n"

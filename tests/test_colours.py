@@ -263,12 +263,25 @@ def test_a_jpeg_xl_is_upright_and_too_large_a_one_is_refused_before_it_is_decode
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     halves = Image.new("RGB", (96, 64), (200, 40, 40))
+    halves.paste((40, 40, 200), (48, 0, 96, 64))
     # Its data says itself how it is turned; EXIF counts only in a JPEG that is packed in it.
     assert decode(jxl(halves, exif=exif.tobytes())).size == (96, 64)
     halves.save(tmp_path / "turned.jpg", exif=exif)
     with pytest.warns(UserWarning, match="JPEG reconstruction"):
         packed = jxl(Image.open(tmp_path / "turned.jpg"))
     assert decode(packed).size == upright_size(packed) == (64, 96)
+    # Without the JPEG, the data are turned as they say, and EXIF does not turn them again.
+    boxes, at = b"", 0
+    while at < len(packed):
+        length = int.from_bytes(packed[at : at + 4]) or len(packed) - at
+        boxes += packed[at : at + length] if packed[at + 4 : at + 8] != b"jbrd" else b""
+        at += length
+    box = bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0")
+    boxes += struct.pack(">I4s", 8 + len(box), b"Exif") + box
+    assert decode(boxes).size == upright_size(boxes) == (64, 96)
+    for turned in (packed, boxes):
+        colours = np.asarray(decode(turned), float).mean(axis=1)
+        assert np.abs(colours[[5, -5]] - [(200, 40, 40), (40, 40, 200)]).max() < 12
     with pytest.raises(ImageSizeError, match=r"96x64; the limit is 50"):
         decode(jxl(halves)[:20], Limits(side=50))
     with pytest.raises(ImageReadError, match="this JPEG XL is damaged or cut short"):

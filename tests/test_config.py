@@ -23,11 +23,12 @@ WHOLE = {n for n, s in SETTINGS.items() if re.fullmatch(r"a whole number from \S
 NUMBERS = {n for n, s in SETTINGS.items() if s.limit.startswith("a number")}
 LAYERS = {"content_layers", "style_layers"}
 FLAGS = {n for n, s in SETTINGS.items() if s.limit == "true or false"}
+PATHS = {"init", "mask", "style_mask"}  # any text may be the path of a picture
 SEVERAL = {"size", "bits", "background"}  # of several kinds, each with its own tests
 CHOICES = {
     n: s.limit.split(" or ")
     for n, s in SETTINGS.items()
-    if n not in WHOLE | NUMBERS | LAYERS | FLAGS | {"init", "mask", "style_blend", *SEVERAL}
+    if n not in WHOLE | NUMBERS | LAYERS | FLAGS | PATHS | {"style_blend", *SEVERAL}
 }
 
 # Valid values for settings of the kinds whose next value cannot be told from the limit.
@@ -57,7 +58,7 @@ def other(name: str) -> Any:
         return not default
     if name == "init":
         return next(word for word in INIT_WORDS if word != default)
-    if name == "mask":
+    if name in PATHS:
         return "mask.png"
     low, high = limits(name)
     if isinstance(default, int):
@@ -85,7 +86,7 @@ def bad_values() -> list[tuple[str, Any]]:
     bad: list[tuple[str, Any]] = []
     for name in SETTINGS:
         bad += [(name, None), (name, NOTHING), (name, b"x")]
-        if name not in ("init", "mask"):  # any text may be the path of a picture
+        if name not in PATHS:
             bad.append((name, "no such value"))
     for name in sorted(WHOLE):
         low, high = limits(name)
@@ -336,10 +337,13 @@ def test_a_size_that_is_no_result_for_a_photograph_is_refused() -> None:
 
 def test_the_digest_ignores_the_presets_name_and_the_paths_of_init_and_mask() -> None:
     assert dataclasses.replace(StyleConfig(), preset="paper").digest() == StyleConfig().digest()
-    for name in ("init", "mask"):
+    for name in sorted(PATHS):
         a, b = (with_setting(name, path) for path in ("a.png", "folder/b.png"))
         assert a.digest() == b.digest()
         assert a.digest() != StyleConfig().digest()  # that there is one at all counts
+    first, second = (StyleConfig(style_mask=text).digest() for text in ("a.png|", "|a.png"))
+    assert first != second  # and whose it is
+    assert StyleConfig(style_mask=" | ").digest() == StyleConfig().digest()  # no mask at all
 
 
 def test_init_path_is_empty_for_the_words() -> None:

@@ -234,3 +234,11 @@ def test_a_file_that_is_not_there_for_a_space_is_told_with_the_space(house: Hous
     (written,) = house.pair(100).styles
     assert why_missing(written, written) == "; its name begins or ends with a space"
     assert why_missing(written.strip(), written.strip()) == ""
+
+
+def test_a_link_that_leads_nowhere_is_told_with_what_it_leads_to(tmp_path: Path) -> None:
+    for name in ("gone.jpg", "itself.jpg"):
+        link = tmp_path / "itself.jpg" if name == "itself.jpg" else tmp_path / "link.jpg"
+        link.symlink_to(name)
+        told = why_missing(str(link), link.name)
+        assert told == f"; it is a link to '{name}', which leads nowhere"

@@ -298,12 +298,13 @@ def test_a_palette_or_transparent_picture_keeps_its_profile() -> None:
         assert np.abs(np.array(out) - BLUE).max() <= 6
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "P"])
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "P", "F"])
 def test_a_grey_picture_keeps_its_profile_whatever_it_is_stored_as(mode: str) -> None:
     grey = Image.new("L", (16, 16), 128)
     sixteen = Image.fromarray(np.full((16, 16), 128 * 257, dtype=np.uint16))
     image = sixteen if mode == "I;16" else grey.convert(mode)
-    data = saved(image, "PNG", icc_profile=matrix_profile([], 1.0))
+    kind = "TIFF" if mode == "F" else "PNG"
+    data = saved(image, kind, icc_profile=matrix_profile([], 1.0))
     pixel = np.array(decode(data).getpixel((0, 0)))  # linear, as above: 188
     assert np.abs(pixel - 188).max() <= 1
 

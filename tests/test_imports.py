@@ -14,7 +14,7 @@ HEAVY = {"torch", "torchvision", "ray"}
 PACKAGES = ("manifest", "paint", "display", "views", "store")
 COMMANDS = (
     *("cli", "cli_options", "cli_sheets", "console", "run", "demo", "doctor", "ledger", "single"),
-    *("explain", "show"),
+    *("explain", "show", "settled"),
 )
 
 

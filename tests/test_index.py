@@ -85,7 +85,7 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
         "backbone weights_sha256 algorithm status error_type error_message attempt notes width "
         "height steps evaluations stop_reason loss content_loss style_loss tv_loss loss_curve "
         "seconds device dtype threads batch host peak_memory run_id epoch seq version "
-        "schema_version started_at finished_at meta generated_id output_etag"
+        "schema_version started_at finished_at meta generated_id output_etag tile compile"
     )
     assert SCHEMA.names == columns.split()
     fields = {field.name for field in dataclasses.fields(Result)}

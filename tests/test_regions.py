@@ -1,6 +1,7 @@
-"""Several styles in one picture, each in its own region, told by masks."""
+"""Several styles in one picture, each in its own region, and parts of styles, told by masks."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from PIL import Image
 from stylize import Request, StyleConfig, Stylizer
 from stylize.encoder import Encoder
 from stylize.errors import ConfigError
+from stylize.inputs import Painting
 from stylize.losses import PerceptualLoss, Statistic
 from stylize.regions import RegionLoss, TiledRegionLoss, covered, regions_of
+from stylize.request import StyleResult
+from stylize.tiles import statistics_in_tiles
 from stylize.weights import Weights
 
 SIDE = 64
@@ -45,9 +49,18 @@ RED, BLUE = stripes((230, 30, 30)), stripes((30, 30, 230))
 PHOTO = Image.effect_noise((SIDE, SIDE), 50).convert("RGB")
 
 
-def painted(stylizer: Stylizer, masks: Any, styles: Any = (RED, BLUE), **settings: Any) -> Any:
+def painted(
+    stylizer: Stylizer,
+    masks: Any,
+    styles: Any = (RED, BLUE),
+    *,
+    style_mask: Any = None,
+    **settings: Any,
+) -> Any:
     settings = {"size": SIDE, "steps": 25, "scales": 1, "margins": "keep", **settings}
-    request = Request(PHOTO, list(styles), StyleConfig(**settings), mask=masks)
+    request = Request(
+        PHOTO, list(styles), StyleConfig(**settings), mask=masks, style_mask=style_mask
+    )
     (result,) = stylizer.transfer_batch([request])
     return result
 
@@ -199,6 +212,158 @@ def test_masks_that_are_neither_one_nor_one_for_each_style_are_refused(
         painted(stylizer, [half()] * masks, [RED, BLUE, RED])
 
 
+# Masks of styles
+
+
+def both(border: int = 0) -> Image.Image:
+    """A painting that is red at the left and blue at the right, perhaps on white paper."""
+    image = RED.copy()
+    image.paste(BLUE.crop((SIDE // 2, 0, SIDE, SIDE)), (SIDE // 2, 0))
+    paper = Image.new("RGB", (SIDE + 2 * border, SIDE + 2 * border), "white")
+    paper.paste(image, (border, border))
+    return paper
+
+
+def redness(image: Image.Image) -> float:
+    pixels = array(image)
+    return float((pixels[..., 0] - pixels[..., 2]).mean())
+
+
+@pytest.mark.parametrize("side", [0, 32])
+def test_a_parts_gram_matrix_is_that_of_its_positions_alone(bundled: Weights, side: int) -> None:
+    encoder = Encoder(bundled, dtype=torch.float64, padding="zeros")
+    painting = torch.rand(1, 3, 70, 64, dtype=torch.float64)  # 70 is no multiple of 4
+    left = torch.zeros(1, 1, 70, 64, dtype=torch.float64)
+    left[..., :24] = 1
+    layers = ("relu1_1", "relu3_1")
+    features = encoder(painting, layers)
+    halves = [
+        statistics_in_tiles(encoder, painting, layers, "moments", side, mask)
+        for mask in (left, 1 - left)
+    ]
+    whole = statistics_in_tiles(encoder, painting, layers, "moments", side)
+    for layer, columns in (("relu1_1", 24), ("relu3_1", 6)):
+        for statistic, part in zip(
+            halves, features[layer].tensor_split([columns], dim=3), strict=True
+        ):
+            rows = part[0].flatten(1)
+            assert torch.allclose(statistic[layer].gram[0], rows @ rows.T / rows.shape[1])
+            mean = statistic[layer].mean
+            assert mean is not None
+            assert torch.allclose(mean[0], rows.mean(dim=1))
+        share = columns / features[layer].shape[-1]
+        again = share * halves[0][layer].gram + (1 - share) * halves[1][layer].gram
+        assert torch.allclose(again, whole[layer].gram)  # complementary masks recombine
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"init": "style"}, {"style_loss": "moments"}, {"init": "content"}], ids=str
+)
+def test_a_mask_of_the_style_says_which_part_is_taken(
+    stylizer: Stylizer, settings: dict[str, Any]
+) -> None:
+    left, right, whole = (
+        redness(painted(stylizer, None, [both()], style_mask=mask, **settings).image)
+        for mask in (half(), half(False), None)
+    )
+    assert left > whole + 15 > right + 30
+
+
+def test_kept_colours_are_matched_to_those_of_the_part(stylizer: Stylizer) -> None:
+    """What the rest of the painting looks like has no say, where no layer sees it."""
+    bright = Image.new("RGB", (SIDE, SIDE), "white")
+    bright.paste(both().crop((0, 0, SIDE // 2, SIDE)))
+    mask = half(width=16)
+    for keep in ("histogram", "luminance"):
+        settings = {"style_layers": "relu1_1", "preserve_color": keep, "motifs": 1}
+        one, other = (
+            array(painted(stylizer, None, [style], style_mask=mask, **settings).image)
+            for style in (both(), bright)
+        )
+        assert np.array_equal(one, other)
+
+
+def test_each_region_takes_its_own_part_of_one_painting(stylizer: Stylizer) -> None:
+    masks = [half(), half(False)]
+    for swapped, sign in ((masks, 1), (masks[::-1], -1)):
+        result = painted(stylizer, masks, [both(), both()], style_mask=swapped)
+        pixels = array(result.image)
+        reds = (pixels[..., 0] - pixels[..., 2]).mean(axis=0)
+        assert sign * reds[: SIDE // 2 - 4].mean() > 15
+        assert sign * reds[SIDE // 2 + 4 :].mean() < -15
+
+
+def test_one_style_has_a_mask_and_the_other_counts_whole(stylizer: Stylizer) -> None:
+    alone = painted(stylizer, None, [both(), BLUE], style_mask=[half(), None])
+    swapped = painted(stylizer, None, [both(), BLUE], style_mask=[half(False), None])
+    plain = painted(stylizer, None, [both(), BLUE])
+    assert redness(alone.image) > redness(plain.image) + 5 > redness(swapped.image) + 10
+    assert (
+        plain.image.tobytes()
+        == painted(stylizer, None, [both(), BLUE], style_mask=()).image.tobytes()
+    )
+
+
+def test_parts_are_painted_together_as_alone(stylizer: Stylizer) -> None:
+    config = StyleConfig(size=SIDE, steps=6, scales=2, coarsest=32, margins="keep")
+    requests = [
+        Request(PHOTO, [both()], config, style_mask=mask) for mask in (half(), half(False), None)
+    ]
+    together = stylizer.transfer_batch(requests)
+    for request, result in zip(requests, together, strict=True):
+        assert isinstance(result, StyleResult)
+        alone = array(stylizer.paint(request).image)
+        assert np.abs(array(result.image) - alone).mean() < 0.1
+
+
+def test_margins_are_cut_off_a_mask_as_off_its_painting() -> None:
+    border = 12
+    size = SIDE + 2 * border
+    mask = Image.new("L", (2 * size, 2 * size), 0)  # of another size than the painting
+    mask.paste(255, (0, 0, size, 2 * size))
+    config = StyleConfig(size=SIDE)
+    painting = Painting.of(both(border), config)
+    assert painting.note
+    part, note = painting.within(mask)
+    assert part.part is not None
+    assert note == ""
+    red = np.asarray(painting.picture.convert("RGB"), int)
+    is_left = np.arange(painting.picture.width) < painting.picture.width / 2
+    shown = np.asarray(part.part).mean(axis=0)
+    assert part.part.size == painting.picture.size
+    assert shown[is_left][:-2].min() > 250
+    assert shown[~is_left][2:].max() < 5
+    assert red[:, is_left, 2].mean() < red[:, is_left, 0].mean() - 50
+    assert part.digest != painting.digest
+
+
+NOT_MEANT = {
+    "black": (Image.new("L", (88, 88), 0), "the style mask is black all over: make the part"),
+    "turned": (half(size=88).resize((88, 40)), "style mask is 88x40, and the painting 88x88 as it"),
+    "margin": (
+        half(size=88, width=6),
+        "white only in the margins, which are left out: set margins",
+    ),
+    "small": (
+        half(size=88, width=17),
+        "leaves [12][0-9][0-9] pixels of the painting, which is 64x64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_MEANT)
+def test_a_mask_of_a_style_that_cannot_be_meant_is_refused(name: str) -> None:
+    mask, says = NOT_MEANT[name]
+    painting = Painting.of(both(12), StyleConfig(size=SIDE))
+    with pytest.raises(ConfigError, match=says):
+        painting.within(mask)
+
+
+def test_masks_that_are_not_one_for_each_style_are_refused(stylizer: Stylizer) -> None:
+    with pytest.raises(ConfigError, match="style_mask has 1 masks for 2 styles; give each style"):
+        painted(stylizer, None, style_mask=half())
+
+
 # The batch
 
 
@@ -206,6 +371,7 @@ def test_a_run_paints_regions_and_the_row_names_each_mask(tmp_path: Path) -> Non
     picture(tmp_path / "p.png", 1, (48, 48))
     RED.save(tmp_path / "r.png")
     BLUE.save(tmp_path / "b.png")
+    both().save(tmp_path / "both.png")
     (tmp_path / "masks").mkdir()
     half(size=48).save(tmp_path / "masks/left.png")
     half(False, size=48).save(tmp_path / "masks/right.png")
@@ -214,7 +380,8 @@ def test_a_run_paints_regions_and_the_row_names_each_mask(tmp_path: Path) -> Non
         "mask": "masks/left.png|masks/right.png", "steps": 20, "size": 48,
     }  # fmt: skip
     swapped = {**row, "id": "b", "mask": "masks/right.png|masks/left.png"}
-    manifest = write_csv(tmp_path / "m.csv", [row, swapped])
+    part = {**row, "id": "c", "style": "r.png|both.png", "style_mask": "|masks/right.png"}
+    manifest = write_csv(tmp_path / "m.csv", [row, swapped, part])
     options = [*TINY[4:], "--in-process"]
     assert cli(manifest, *options).returncode == 0
     found = index_rows(tmp_path / "m")
@@ -223,14 +390,25 @@ def test_a_run_paints_regions_and_the_row_names_each_mask(tmp_path: Path) -> Non
     assert ("mask2", "masks/right.png") in roles
     assert json.loads(found["a"]["settings"])["mask"] == "masks/left.png|masks/right.png"
     assert found["a"]["key"] != found["b"]["key"]
-    for name, sign in (("a", 1), ("b", -1)):
+    roles = [(entry["role"], entry["path"]) for entry in found["c"]["inputs"]]
+    assert roles[-1] == ("style_mask2", "masks/right.png")
+    assert json.loads(found["c"]["settings"])["style_mask"] == "|masks/right.png"
+    for name, sign in (("a", 1), ("b", -1), ("c", 1)):
         with Image.open(tmp_path / "m" / found[name]["output"]) as image:
             pixels = array(image)
         reds = (pixels[..., 0] - pixels[..., 2]).mean(axis=0)
         assert sign * (reds[:20].mean() - reds[-20:].mean()) > 20
-    assert "2 done" in cli("plan", manifest, "--backbone", "vgg16", "--scales", 1).stdout
+    assert "3 done" in cli("plan", manifest, "--backbone", "vgg16", "--scales", 1).stdout
     shown = cli("show", tmp_path / "m" / found["a"]["output"])
     assert "masks/left.png|" in shown.stdout
+    assert "--style-mask" not in shown.stdout
+    shown = cli("show", tmp_path / "m" / found["c"]["output"])
+    assert f"--style-mask '|{tmp_path}/masks/right.png'" in shown.stdout
+    del part["style_mask"]
+    write_csv(manifest, [row, swapped, part])
+    left = cli("plan", manifest, "--backbone", "vgg16", "--scales", 1).stdout
+    assert "settings changed: style_mask |masks/right.png -> none" in left
+    assert "2 done" in left
 
 
 def test_masks_of_a_manifest_are_checked_beforehand(tmp_path: Path) -> None:
@@ -252,3 +430,16 @@ def test_masks_of_a_manifest_are_checked_beforehand(tmp_path: Path) -> None:
     told = cli("validate", write_csv(tmp_path / "m.csv", more), "--images").stderr
     assert 'line 2, column mask: "gone.png" does not exist' in told
     assert "line 3, column mask: black.png: the mask is black all over" in told
+    both(12).save(tmp_path / "both.png")
+    for name, (mask, _) in NOT_MEANT.items():
+        mask.save(tmp_path / f"{name}.png")
+    parts: list[dict[str, object]] = [
+        {"content": "p.png", "style": "s.png|both.png", "size": SIDE, "style_mask": f"|{name}.png"}
+        for name in NOT_MEANT
+    ]
+    parts.append({"id": "x", "content": "p.png", "style": "both.png", "style_mask": "|small.png"})
+    told = cli("validate", write_csv(tmp_path / "m.csv", parts[:-1]), "--images").stderr
+    for line, (name, (_, says)) in enumerate(NOT_MEANT.items(), 2):
+        assert re.search(f"line {line}, column style_mask: {name}.png: .*{says}", told)
+    told = cli("validate", write_csv(tmp_path / "m.csv", parts[-1:])).stderr
+    assert "line 2, column style_mask: style_mask has 2 masks for 1 styles; give each" in told

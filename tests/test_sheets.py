@@ -17,7 +17,9 @@ from PIL import Image
 
 from pipeline.cost import work
 from pipeline.manifest.reader import read_manifest
+from pipeline.show import limits_for
 from stylize.config import StyleConfig
+from stylize.image import encode
 from stylize.presets import DESCRIPTIONS, PRESETS
 
 
@@ -187,6 +189,7 @@ def test_the_command_that_show_prints_makes_the_same_pixels(folder: Path, ending
     with Image.new("L", (64, 48), 0) as mask:
         mask.paste(255, (0, 0, 40, 48))
         mask.save("photos/mask.png")
+        mask.save("part.png")
     write_csv(
         folder / "m.csv",
         [
@@ -196,6 +199,7 @@ def test_the_command_that_show_prints_makes_the_same_pixels(folder: Path, ending
                 "style": "s.png|t.png",
                 "style_blend": "0.25|0.75",
                 "mask": "photos/mask.png",
+                "style_mask": "|part.png",
                 "size": "native",
                 "steps": 5,
                 "preset": "paper",
@@ -207,7 +211,10 @@ def test_the_command_that_show_prints_makes_the_same_pixels(folder: Path, ending
         ],
     )
     options = tiny(size=None, steps=None, scales=None)
-    assert cli("m.csv", *options, "--in-process").returncode == 0
+    more = ("--tile", 48, "--max-side", 21_000) if ending == "jpg" else ()
+    if more:  # longer than what is read unasked; of one value, so that its shape does not matter
+        Image.new("L", (20_400, 16), 255).save("part.png")
+    assert cli("m.csv", *options, *more, "--in-process").returncode == 0
     made = folder / "m" / index_rows(folder / "m")["x"]["output"]
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
@@ -215,9 +222,23 @@ def test_the_command_that_show_prints_makes_the_same_pixels(folder: Path, ending
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert re.search(r"^style_blend +0\.25\|0\.75$", done.stdout, re.MULTILINE)
-    name = again(done.stdout.splitlines()[-1], elsewhere)
+    command = done.stdout.splitlines()[-1]
+    assert command.endswith(" --tile 48 --max-side 20400") == bool(more)
+    name = again(command, elsewhere)
     assert name == f"again.{ending}"
     assert pixels(elsewhere / name) == pixels(made)
+
+
+def test_the_command_has_the_options_that_decide_the_pixels(folder: Path) -> None:
+    made = {"tile": 64, "compile": True, "device": "cpu", "inputs": []}
+    data = encode(Image.new("RGB", (16, 16)), ".png", json.dumps({"size": 64, "made": made}))
+    Path("made.png").write_bytes(data)
+    command = cli("show", "made.png").stdout.splitlines()[-1]
+    assert command.endswith("--device cpu --dtype auto --tile 64 --compile")
+    for size in ((20_000, 10_000), (20_000, 10_001)):
+        Image.new("1", size).save(f"{size[1]}.png")
+    assert limits_for(["10000.png", "gone.png"]) == {}
+    assert limits_for(["10000.png", "10001.png"]) == {"max_megapixels": "201"}
 
 
 def test_show_finds_moved_inputs_by_their_bytes_and_names_what_it_does_not_find(

@@ -48,6 +48,18 @@ def test_homes_current_folders_and_streams_that_are_not_there_are_no_hindrance(
         assert list((tmp_path / home).iterdir()) == []
 
 
+@pytest.mark.parametrize("how", ["", "--in-process"])
+def test_too_few_addresses_are_told_in_a_line(manifest: Path, how: str) -> None:
+    """Whether torch fits into 2 GB is a matter of its build."""
+    script = 'ulimit -v 2000000; exec "$@"'
+    command = ["bash", "-c", script, "_", COMMAND, str(manifest), *TINY, *filter(None, [how])]
+    done = subprocess.run([*command, "--progress", "none"], capture_output=True, text=True)
+    if how and not done.returncode:
+        return
+    assert (done.returncode, len(done.stderr.splitlines())) == (5, 1)
+    assert "the address space is limited to 2.0 GB: raise that with ulimit -v" in done.stderr
+
+
 def test_uv_run_changes_nothing(manifest: Path, tmp_path: Path) -> None:
     """Ray would otherwise have its workers begun by uv, and send them the folder it starts in."""
     (tmp_path / "run").write_text(

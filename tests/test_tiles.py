@@ -136,7 +136,7 @@ def test_a_style_picture_is_seen_in_tiles_by_its_own_size(
     seen: list[tuple[int, int]] = []
 
     def statistics(encoder: Encoder, picture: Tensor, *others: Any) -> dict[str, Statistic]:
-        seen.append((picture.shape[-1], others[-1]))
+        seen.append((picture.shape[-1], others[2]))  # layers, kind, side, mask
         return statistics_in_tiles(encoder, picture, *others)
 
     monkeypatch.setattr("stylize.transfer.statistics_in_tiles", statistics)

@@ -16,7 +16,9 @@ from PIL import ExifTags, Image, ImageCms, IptcImagePlugin, TiffImagePlugin
 from pipeline.manifest.reader import read_manifest
 from pipeline.manifest.table import ManifestError
 from stylize import StyleConfig, Stylizer
-from stylize.image import decode, encode, read_metadata
+from stylize.deep import encode_png, encode_tiff
+from stylize.image import Limits, decode, encode, opened, read_metadata
+from stylize.inputs import Photograph
 from stylize.kept import Kept
 from stylize.weights import Weights
 
@@ -150,6 +152,38 @@ def test_sixteen_bits_hold_what_eight_round_away(
     data = (tmp_path / f"r.{ending}").read_bytes()
     assert json.loads(read_metadata(data))["bits"] == 16
     assert np.abs(np.asarray(decode(data), float)).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [("png", 16), ("tif", 16), ("ppm", 10), ("jp2", 16), ("heic", 10), ("jxl", 16), ("float", 32)],
+)
+def test_a_photograph_of_more_than_eight_bits_is_noted(kind: str, bits: int) -> None:
+    grey = Image.fromarray(np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32))
+    colours = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    buffer = io.BytesIO()
+    if kind == "png":
+        buffer.write(encode_png(colours, encode(Image.new("RGB", (1, 1)), ".png")))
+    elif kind == "tif":
+        buffer.write(encode_tiff(colours, Image.Exif(), b""))
+    elif kind == "ppm":
+        buffer.write(b"P6 32 32 1023\n" + (colours >> 6).astype(">u2").tobytes())
+    elif kind == "heic":
+        heif = pytest.importorskip("pillow_heif")
+        heif.from_bytes("RGB;16", (32, 32), colours.tobytes()).save(buffer, quality=-1)
+    elif kind == "float":
+        Image.fromarray(np.asarray(grey, np.float32) / 65535).save(buffer, "TIFF")
+    else:
+        if kind == "jxl":
+            pytest.importorskip("pillow_jxl")
+        grey.save(buffer, {"jp2": "JPEG2000", "jxl": "JXL"}[kind])
+    photograph = Photograph.of(opened(buffer.getvalue(), Limits()), StyleConfig(size=32))
+    assert photograph.note == f"read with 8 of the photograph's {bits} bits per channel"
+    assert np.asarray(photograph.picture).min() <= 5
+    assert np.asarray(photograph.picture).max() >= 250
+    buffer = io.BytesIO()
+    photograph.picture.save(buffer, "PNG")
+    assert Photograph.of(opened(buffer.getvalue(), Limits()), StyleConfig(size=32)).note == ""
 
 
 # Size

@@ -3,59 +3,80 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline import storage
 from pipeline.look_alikes import why_missing
-from pipeline.manifest.reader import Manifest
+from pipeline.manifest.pairs import Manifest, Outline
 from pipeline.manifest.table import Problem
-from pipeline.records import Pair
+from pipeline.records import InputRef, Pair
 from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.text import count, quoted
 
-__all__ = ["find_problems", "mask_problems", "overwritten", "unstorable"]
+__all__ = ["find_problems", "overwritten", "unstorable"]
 
 
-def overwritten(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
+def overwritten(pairs: Manifest, out: OutFolder) -> list[Problem]:
     """Find the outputs that are an input of any row, so that painting them would lose the input."""
-    lines = pairs.lines if isinstance(pairs, Manifest) else {}
-    folders: dict[str, str] = {}  # each is resolved once, since it may hold thousands of files
-
-    def real(path: str) -> str:
-        if storage.is_remote(path):
-            return storage.without_options(path)
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        return os.path.join(folders[folder], name)
-
+    places = _Places()
+    # Only a file in a folder that has both can be both.
+    mine, theirs = set(), set()
+    for line in pairs.outlines():
+        mine.add(line.output[: line.output.rfind("/") + 1])
+        theirs.update([ref.path[: ref.path.rfind("/") + 1] for ref in line.inputs])
+    both = {places.folder(out.path(folder + "a")) for folder in mine}
+    both &= {places.folder(folder + "a") for folder in theirs}
+    if not both:
+        return []
     inputs: dict[str, tuple[str, int]] = {}
-    for pair in pairs:
-        for ref in pair.inputs:
-            path = storage.local_path(ref.path) or ref.path
-            inputs.setdefault(real(path), (ref.role, pair.row))
+    for line in pairs.outlines():
+        for ref in line.inputs:
+            if places.folder(ref.path) in both:
+                inputs.setdefault(places.real(ref.path), (ref.role, line.row))
     problems = []
-    for pair in pairs:
-        original = inputs.get(real(out.path(pair.output)))
+    for line in pairs.outlines():
+        original = inputs.get(places.real(out.path(line.output)))
         if original:
             role, row = original
             message = (
-                f"{quoted(pair.output)} in {quoted(str(out))} is the {role} of row {row}, and "
+                f"{quoted(line.output)} in {quoted(str(out))} is the {role} of row {row}, and "
                 "would be lost; choose another output or another --out"
             )
-            problems.append(Problem(pair.row, lines.get(pair.row), "output", message))
+            problems.append(Problem(line.row, pairs.lines.get(line.row), "output", message))
     return problems
 
 
-def unstorable(pairs: Sequence[Pair], out: OutFolder) -> list[Problem]:
+class _Places:
+    """Where paths lead. Each folder is resolved once, since it may hold thousands of files."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def folder(self, path: str) -> str:
+        """Return the folder of a file."""
+        return os.path.split(self.real(path))[0]
+
+    def real(self, path: str) -> str:
+        """Return the path of a file by the folder to which links lead."""
+        if storage.is_remote(path):
+            return storage.without_options(path)
+        folder, name = os.path.split(storage.local_path(path) or path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)
+
+
+def unstorable(pairs: Manifest, out: OutFolder) -> list[Problem]:
     """Find the outputs that cannot be the name of an object, where OUT is on object storage."""
-    lines = pairs.lines if isinstance(pairs, Manifest) else {}
+    if not out.medium.is_remote:
+        return []
     message = "contains a ?, which begins the options of an address; choose another output"
     return [
-        Problem(pair.row, lines.get(pair.row), "output", f"{quoted(pair.output)} {message}")
-        for pair in pairs
-        if out.medium.is_remote and "?" in pair.output
+        Problem(line.row, pairs.lines.get(line.row), "output", f"{quoted(line.output)} {message}")
+        for line in pairs.outlines()
+        if "?" in line.output
     ]
 
 
@@ -72,42 +93,39 @@ def find_problems(
     `lines` maps rows to lines of the manifest; a `Manifest` brings its own.
     """
     lines = pairs.lines if lines is None and isinstance(pairs, Manifest) else lines or {}
-    first: dict[str, tuple[Pair, str, str]] = {}
-    rows: dict[str, set[int]] = {}
-    for pair in pairs:
-        for ref in pair.inputs:
-            first.setdefault(ref.path, (pair, ref.column, ref.written))
-            rows.setdefault(ref.path, set()).add(pair.row)
-    remote = [path for path in first if storage.is_remote(path)]
-    answers = side_by_side(lambda path: _file_problem(path, first[path][2], check), remote)
-    messages = dict(zip(remote, answers, strict=True))
+    seen: set[str] = set()
+    first: dict[str, tuple[int, InputRef]] = {}  # of the files with a problem, and of remote ones
+    messages: dict[str, str | None] = {}
+    for line in _lines_of(pairs):
+        for ref in line.inputs:
+            if ref.path in seen:
+                continue
+            seen.add(ref.path)
+            is_remote = storage.is_remote(ref.path)
+            message = None if is_remote else _file_problem(ref.path, ref.written, check)
+            if message or is_remote:
+                first[ref.path] = line.row, ref
+                messages[ref.path] = message
+    remote = [path for path in first if not messages[path]]
+    answers = side_by_side(lambda path: _file_problem(path, first[path][1].written, check), remote)
+    messages |= zip(remote, answers, strict=True)
+    bad = {path for path, message in messages.items() if message}
+    times = Counter(
+        path
+        for line in (_lines_of(pairs) if bad else ())
+        for path in bad.intersection(ref.path for ref in line.inputs)
+    )
     problems = []
-    for path, (pair, column, name) in first.items():
-        message = messages[path] if path in messages else _file_problem(path, name, check)
-        if message:
-            others = len(rows[path]) - 1
-            message += f" (and in {count(others, 'more row')})" if others else ""
-            problems.append(Problem(pair.row, lines.get(pair.row), column, message))
+    for path, (row, ref) in first.items():
+        if path in bad:
+            others = times[path] - 1
+            more = f" (and in {count(others, 'more row')})" if others else ""
+            problems.append(Problem(row, lines.get(row), ref.column, f"{messages[path]}{more}"))
     return problems
 
 
-def mask_problems(pairs: Sequence[Pair], check: Callable[[str, str], str | None]) -> list[Problem]:
-    """Find the masks that `check` objects to.
-
-    `check` gets the paths of a photograph and its mask, once for each such combination, and
-    returns None or its objection.
-    """
-    lines = pairs.lines if isinstance(pairs, Manifest) else {}
-    first: dict[tuple[str, str], Pair] = {}
-    for pair in pairs:
-        for ref in pair.inputs:
-            if ref.is_mask:
-                first.setdefault((pair.inputs[0].path, ref.path), pair)
-    return [
-        Problem(pair.row, lines.get(pair.row), "mask", message)
-        for (photograph, mask), pair in first.items()
-        if (message := check(photograph, mask))
-    ]
+def _lines_of(pairs: Sequence[Pair]) -> Iterable[Pair | Outline]:
+    return pairs.outlines() if isinstance(pairs, Manifest) else pairs
 
 
 _HINTS = {

@@ -24,10 +24,17 @@ __all__ = [
     "id_problem",
     "named_output",
     "output_problem",
+    "plain_id",
+    "plain_stem",
+    "plain_suffix",
 ]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_ +-][A-Za-z0-9_ .+-]*")  # nearly all names, and quickly told
-_PATHS = ("content", "style", "init", "mask")
+_PLAIN_PATH = re.compile(r"(?:[A-Za-z0-9_ .+-]*/)*([A-Za-z0-9_+-][A-Za-z0-9_ .+-]*)")
+_PLAIN_OUTPUT = re.compile(rf"(?:{_PLAIN.pattern}/)*{_PLAIN.pattern}(\.[A-Za-z]+)")
+_PLAIN_STEM = 60  # bytes, so that two of them, the longest id and an ending fit a name
+_RESERVED = (*OWN, "report", "report.html")
+_PATHS = ("content", "style", "init", "mask", "style_mask")
 _STEM_BYTES, _ID_BYTES, _NAME_BYTES = 80, 120, 255
 
 
@@ -44,6 +51,36 @@ def default_output(content: str, styles: Sequence[str], pair_id: str, format: st
     stems = (_stem(content), _stems(styles))
     photo, style = [_cut(_safe(stem), min(_STEM_BYTES, room)) for stem in stems]
     return f"images/{photo}.{style}.{_safe(pair_id)}.{format}"
+
+
+def plain_stem(paths: str) -> str:
+    """Return what `default_output` makes of the stem of a path, or of several joined by ``|``.
+
+    "" stands for those that need care. With all others nothing is wrong as they are written.
+    """
+    matches = [_PLAIN_PATH.fullmatch(path) for path in split_styles(paths)]
+    names = [match[1] for match in matches if match]
+    stem = "+".join(name.rpartition(".")[0] or name for name in names)
+    return stem if len(names) == len(matches) and len(stem) <= _PLAIN_STEM else ""
+
+
+def plain_suffix(output: str) -> str:
+    """Return the ending of an output that surely has no problem by itself, else ""."""
+    match = _PLAIN_OUTPUT.fullmatch(output)
+    if match is None or len(output) > _NAME_BYTES or _may_be_preview(output):
+        return ""
+    first = output.lower().partition("/")[0]
+    return "" if first in _RESERVED or match[1].lower() not in FORMATS else match[1]
+
+
+def _may_be_preview(name: str) -> bool:
+    return ".preview" in name.lower()
+
+
+def plain_id(pair_id: str) -> bool:
+    """Return whether an id surely has no problem, also as a part of an output."""
+    is_plain = _PLAIN.fullmatch(pair_id) is not None and len(pair_id) <= _ID_BYTES
+    return is_plain and not _may_be_preview(pair_id)
 
 
 def check_pattern(pattern: str, columns: Collection[str]) -> str:

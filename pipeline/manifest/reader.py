@@ -1,17 +1,20 @@
 """Reading a manifest as pairs; every problem is named with its line, column and remedy.
 
-Imports the standard library, stylize's settings and storage; never torch or ray.
+Rows with usual names are decided without looking at each letter. Any other row is read with care.
+Never imports torch or ray.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.manifest.names import (
@@ -21,9 +24,28 @@ from pipeline.manifest.names import (
     id_problem,
     named_output,
     output_problem,
+    plain_id,
+    plain_stem,
+    plain_suffix,
 )
-from pipeline.manifest.table import ManifestError, Problem, Row, folder_of, read_table
-from pipeline.records import InputRef, Pair, numbered, split_styles
+from pipeline.manifest.pairs import (
+    Cells,
+    Manifest,
+    Settings,
+    kept,
+    parse,
+    setting_columns,
+)
+from pipeline.manifest.table import (
+    AT_ONCE,
+    ManifestError,
+    Problem,
+    Row,
+    Table,
+    folder_of,
+    read_table,
+)
+from pipeline.records import split_styles
 from pipeline.text import folded, quoted, visible
 from stylize.config import (
     SETTINGS,
@@ -32,31 +54,14 @@ from stylize.config import (
     depth_problem,
     format_of,
     masks_problem,
-    parse_setting,
     side_problem,
+    style_masks_problem,
 )
-from stylize.errors import ConfigError
-from stylize.presets import PRESETS
 
 __all__ = ["COLUMNS", "Manifest", "read_manifest"]
 
 COLUMNS = ("content", "style", "id", "output", *SETTINGS)
 """Every column that a manifest may have, besides those that begin with ``meta.``."""
-
-
-class Manifest(list[Pair]):
-    """The pairs of a manifest. `lines` maps each row to the line of the file where it begins;
-    `notes` says what was ignored."""
-
-    def __init__(
-        self,
-        pairs: Iterable[Pair] = (),
-        lines: Mapping[int, int] | None = None,
-        notes: Sequence[str] = (),
-    ) -> None:
-        super().__init__(pairs)
-        self.lines = dict(lines or {})  # Pair.row -> line
-        self.notes = list(notes)
 
 
 def read_manifest(
@@ -78,18 +83,12 @@ def read_manifest(
         message = f"the manifest {name} cannot be read: {reason}"
         raise ManifestError([Problem(None, None, "", message)]) from error
     table = read_table(path, data)
-    reader = _Reader(folder_of(path), defaults or {}, table.problems, name)
-    if not table.is_hopeless and reader.check_columns(table.columns, bool(table.rows)):
-        broken = {problem.row for problem in table.problems}
-        for row in table.rows:
-            if row.cells or row.number not in broken:
-                reader.read(row)
-        reader.check_folders()
-    lines = {row.number: row.line for row in table.rows if row.line}
-    pairs = Manifest(reader.pairs, lines, table.notes)
+    del data
+    reader = _Reader(table, folder_of(path), defaults or {}, name)
+    pairs = reader.read()
     if reader.problems:
         problems = sorted(reader.problems, key=lambda problem: problem.place)
-        raise ManifestError(problems, pairs, len(table.rows))
+        raise ManifestError(problems, pairs, table.rows)
     return pairs
 
 
@@ -97,26 +96,108 @@ class _Reader:
     """Turns rows into pairs, and keeps the ids and outputs that each row must have for itself."""
 
     def __init__(
-        self, folder: str, options: Mapping[str, str], problems: list[Problem], name: str = ""
+        self, table: Table, folder: str, options: Mapping[str, str], name: str = ""
     ) -> None:
-        self.folder = folder
+        self.table = table
         self.name = name
-        self.problems = problems
-        self.pairs: list[Pair] = []
-        self.options: dict[str, Any] = {}
-        self._resolved: dict[tuple[tuple[str, str], ...], _Resolved] = {}  # by cells
-        self._ids: dict[str, Row] = {}
-        self._outputs: dict[str, tuple[Row, str]] = {}  # by folded name
-        for name, text in options.items():
-            value, message = _parse(name, text)
+        self.problems = table.problems
+        given: dict[str, Any] = {}
+        for option, text in options.items():
+            value, message = parse(option, text)
             if message:
-                problems.append(Problem(None, None, "", f"option {visible(name, 60)}: {message}"))
+                self._say(None, "", f"option {visible(option, 60)}: {message}")
             else:
-                self.options[name] = value
+                given[option] = value
+        self.settings = Settings(given, folder)
+        self._ids: dict[str, int] = {}  # -> number of the row
+        self._outputs: dict[str, tuple[int, str]] = {}  # by folded name
+        self._plain: dict[tuple[Cells, str], str] = {}  # -> format; "": needs care
+        self._plain_styles: dict[str, str] = {}  # -> stems; "": needs care
+
+    def read(self) -> Manifest:
+        """Return the pairs of the rows without problems. The others are in `problems`."""
+        table = self.table
+        if table.is_hopeless or not self._check_columns(table.columns, bool(table.rows)):
+            return Manifest(table, self.settings)
+        if not self.problems and (pairs := self._read_quickly()) is not None:
+            return pairs
+        broken = {problem.row for problem in self.problems}
+        made: list[tuple[int, str, str]] = []
+        for row in table.each_row():
+            if (row.cells or row.number not in broken) and (names := self._read(row)):
+                made.append((row.number - 1, *names))
+        self._check_folders()
+        rows, ids, outputs = zip(*made, strict=True) if made else ((), (), ())
+        return Manifest(table, self.settings, rows, ids, outputs)
+
+    # --- rows with usual names ---
+
+    def _read_quickly(self) -> Manifest | None:
+        """Return the pairs if no row has a problem, else None.
+
+        What each row must have for itself is compared by hashes. Where two are equal, the rows are
+        to be read with care, one after another.
+        """
+        ids, outputs = _Column(), _Column()
+        for first in range(0, self.table.rows, AT_ONCE):
+            for number, fields in enumerate(self._fields(first), first + 1):
+                names = self._usual_names(*fields) or self._read(self.table.row(number))
+                if names is None:
+                    break
+                ids.add(names[0], names[0])
+                outputs.add(names[1], folded(names[1]))
+            ids.end_piece()
+            outputs.end_piece()
+            if self.problems:
+                break
+        self._ids, self._outputs = {}, {}
+        if self.problems or ids.repeats or outputs.repeats or outputs.holds_a_folder:
+            self.problems.clear()
+            return None
+        rows = np.arange(self.table.rows)
+        return Manifest(self.table, self.settings, rows, ids.whole(), outputs.whole())
+
+    def _fields(self, first: int) -> Iterator[tuple[str, str, str, str, Cells]]:
+        """Yield content, style, id, output and settings of the rows of a piece."""
+        rows = np.arange(first, min(first + AT_ONCE, self.table.rows))
+        columns = [self.table.texts(name, rows) for name in ("content", "style", "id", "output")]
+        cells = self.table.cells(setting_columns(self.table), rows)
+        return zip(*columns, cells, strict=True)
+
+    def _usual_names(
+        self, content: str, style: str, own_id: str, own_output: str, cells: Cells
+    ) -> tuple[str, str] | None:
+        """Return id and output of a row that surely has no problem by itself, else None."""
+        photo = plain_stem(content)
+        styles = kept(self._plain_styles, style, plain_stem)
+        if self.name or not (photo and styles):
+            return None
+        if own_id and not plain_id(own_id):
+            return None
+        suffix = plain_suffix(own_output) if own_output else ""
+        format = kept(self._plain, (cells, suffix), lambda key: self._plain_format(*key))
+        if not format or (own_output and not suffix):
+            return None
+        pair_id = own_id or default_id(content, style, dict(cells))
+        return pair_id, own_output or f"images/{photo}.{styles}.{pair_id}.{format}"
+
+    def _plain_format(self, cells: Cells, suffix: str) -> str:
+        """Return the format of outputs with these settings, "" if rows that have them need care.
+
+        `suffix` is the ending of the row's own output.
+        """
+        config = self.settings.resolve(cells).config
+        if config is None or config.style_blend or config.masks or config.init_path:
+            return ""
+        if suffix and "format" in dict(cells):
+            return ""
+        suffix = suffix or f".{config.format}"
+        bad = side_problem(suffix, config.side) or depth_problem(suffix, config.bits)
+        return "" if bad else format_of(suffix)
 
     # --- the whole table ---
 
-    def check_columns(self, columns: Mapping[str, int | None], has_rows: bool) -> bool:
+    def _check_columns(self, columns: Mapping[str, int | None], has_rows: bool) -> bool:
         """Name unknown and missing columns; return whether the rows can be read at all."""
         missing = [name for name in ("content", "style") if name not in columns]
         if columns and missing:
@@ -124,7 +205,7 @@ class _Reader:
             message = f"there is no column {' and no column '.join(missing)}"
             message += "; a manifest needs at least the columns content,style, in lower case"
             message += f", and this one begins with {quoted(','.join(columns))}"
-            self.problems.append(Problem(None, line, "", message))
+            self._say(line, "", message)
         if len(missing) == 2:  # most likely there is no header, and the names are data
             return False
         for name, line in columns.items():
@@ -133,28 +214,29 @@ class _Reader:
                 message = f"there is no such column; the nearest is {near}"
                 if not name.startswith("meta"):
                     message += " (to pass a column of your own through, call it meta.NAME)"
-                self.problems.append(Problem(None, line, name, message))
+                self._say(line, name, message)
         if self.name and (message := check_pattern(self.name, ("row", *COLUMNS, *columns))):
-            self.problems.append(Problem(None, None, "", f"option name: {message}"))
+            self._say(None, "", f"option name: {message}")
             return False
         return has_rows and not missing
 
-    def check_folders(self) -> None:
+    def _check_folders(self) -> None:
         """Name the outputs that lie below another output, which cannot also be a folder."""
-        for key, (row, output) in self._outputs.items():
+        for key, (number, output) in self._outputs.items():
             for end in [i for i, letter in enumerate(key) if letter == "/"]:
                 if key[:end] in self._outputs:
-                    other = self._outputs[key[:end]][0].where
+                    other = self.table.row(self._outputs[key[:end]][0]).where
                     message = f"{quoted(output)} lies in a folder that is the output of {other}"
+                    row = self.table.row(number)
                     self._complain(row, "output", f"{message}; choose another output")
 
     # --- one row ---
 
-    def read(self, row: Row) -> None:
-        """Append the row's pair, or its problems."""
+    def _read(self, row: Row) -> tuple[str, str] | None:
+        """Return the row's id and output, or None after naming its problems."""
         before = len(self.problems)
         cells = {name: text for name, text in row.cells.items() if name in SETTINGS}
-        config = self._settings(row, cells)
+        config = self._config(row, tuple(cells.items()))
         styles = split_styles(row.cells.get("style", ""))
         self._check_paths(row, styles)
         if config and config.style_blend and len(config.style_blend) != len(styles):
@@ -168,6 +250,9 @@ class _Reader:
                 self._complain(row, "mask", f"{text} has an empty name before or after a |")
             elif len(config.masks) != len(styles):
                 self._complain(row, "mask", masks_problem(len(config.masks), len(styles)))
+        if config and config.style_masks and len(config.style_masks) != len(styles):
+            message = style_masks_problem(len(config.style_masks), len(styles))
+            self._complain(row, "style_mask", message)
         content, style = row.cells.get("content", ""), row.cells.get("style", "")
         own_id = row.cells.get("id", "")
         pair_id = own_id or default_id(content, style, cells)
@@ -176,21 +261,9 @@ class _Reader:
         if config and not output:
             output = self._name_output(row, pair_id, config)
         if config is None or len(self.problems) > before or not self._claim_output(row, output):
-            return
-        config = self._with_format(row, output, config)
-        if len(self.problems) > before:
-            return
-        self.pairs.append(
-            Pair(
-                row=row.number,
-                pair_id=pair_id,
-                output=output,
-                inputs=tuple(self._inputs(content, styles, config)),
-                config=config,
-                generated_id=not own_id,
-                meta={k[5:]: v for k, v in row.cells.items() if k.startswith("meta.")},
-            )
-        )
+            return None
+        self._check_format(row, output, config)
+        return None if len(self.problems) > before else (pair_id, output)
 
     def _name_output(self, row: Row, pair_id: str, config: StyleConfig) -> str:
         """Return the output of a row that names none."""
@@ -208,8 +281,8 @@ class _Reader:
                 self._complain(row, name, message)
         return named_output(self.name, cells, config.format)
 
-    def _with_format(self, row: Row, output: str, config: StyleConfig) -> StyleConfig:
-        """Return the settings with the format that the output's ending means."""
+    def _check_format(self, row: Row, output: str, config: StyleConfig) -> None:
+        """Name what the format that the output's ending means cannot hold."""
         suffix = os.path.splitext(output)[1]
         actual = format_of(suffix)
         if problem := side_problem(suffix, config.side) or depth_problem(suffix, config.bits):
@@ -217,30 +290,19 @@ class _Reader:
         if "output" in row.cells and row.cells.get("format", actual) not in (actual, ""):
             message = f"{quoted(row.cells['format'])} differs from the ending of {quoted(output)}"
             self._complain(row, "format", f"{message}; leave one of them out")
-        return config if config.format == actual else replace(config, format=actual)
 
     def _complain(self, row: Row, column: str, message: str) -> None:
         self.problems.append(Problem(row.number, row.line, column, message))
 
-    def _settings(self, row: Row, cells: dict[str, str]) -> StyleConfig | None:
-        # Most of perhaps 40,000 rows have the same settings, which are resolved once.
-        key = tuple(cells.items())
-        if key not in self._resolved:
-            self._resolved[key] = _resolve(self.options, cells)
-        resolved = self._resolved[key]
+    def _say(self, line: int | None, column: str, message: str) -> None:
+        """Name a problem of no row."""
+        self.problems.append(Problem(None, line, column, message))
+
+    def _config(self, row: Row, cells: Cells) -> StyleConfig | None:
+        resolved = self.settings.resolve(cells)
         for column, message in resolved.problems:
             self._complain(row, column, message)
         return resolved.config
-
-    def _inputs(
-        self, content: str, styles: Sequence[str], config: StyleConfig
-    ) -> Iterator[InputRef]:
-        by_role = {"content": content, **numbered("style", styles), "init": config.init_path}
-        by_role |= numbered("mask", config.masks)
-        for role, written in by_role.items():
-            if written:
-                path = storage.join(self.folder, written) if self.folder else written
-                yield InputRef(role, written, path)
 
     # --- checks of one row ---
 
@@ -254,7 +316,8 @@ class _Reader:
             self._complain(row, "style", f"{text} has an empty name before or after a |")
         paths = [("content", row.cells.get("content", "")), *(("style", s) for s in styles)]
         paths += [("init", row.cells.get("init", ""))]
-        paths += [("mask", mask) for mask in split_styles(row.cells.get("mask", ""))]
+        for column in ("mask", "style_mask"):
+            paths += [(column, mask) for mask in split_styles(row.cells.get(column, ""))]
         for column, path in paths:
             if message := _path_problem(path):
                 self._complain(row, column, message)
@@ -263,13 +326,16 @@ class _Reader:
         message = id_problem(pair_id)
         if message:
             self._complain(row, "id", message)
-        elif pair_id not in self._ids:
-            self._ids[pair_id] = row
-        elif "id" in row.cells or "id" in self._ids[pair_id].cells:
-            message = f"{quoted(pair_id)} is also the id of {self._ids[pair_id].where}"
+            return
+        if pair_id not in self._ids:
+            self._ids[pair_id] = row.number
+            return
+        other = self.table.row(self._ids[pair_id])
+        if "id" in row.cells or "id" in other.cells:
+            message = f"{quoted(pair_id)} is also the id of {other.where}"
             self._complain(row, "id", f"{message}; give each row its own")
         elif row.cells.get("content") and row.cells.get("style"):
-            message = f"the row has the content, style and settings of {self._ids[pair_id].where}"
+            message = f"the row has the content, style and settings of {other.where}"
             self._complain(row, "", f"{message}; remove one of them or give each an id")
 
     def _claim_output(self, row: Row, output: str) -> bool:
@@ -280,7 +346,8 @@ class _Reader:
         message = output_problem(output)
         key = folded(output)
         if not message and key in self._outputs:
-            other, name = self._outputs[key]
+            number, name = self._outputs[key]
+            other = self.table.row(number)
             same = "is" if name == output else "differs only in case or form of accents from"
             message = f"{quoted(output)} {same} the output of {other.where}; choose another"
             if self.name and not row.cells.get("output"):
@@ -288,7 +355,7 @@ class _Reader:
         if message:
             self._complain(row, "output", message)
             return False
-        self._outputs[key] = (row, output)
+        self._outputs[key] = (row.number, output)
         return True
 
 
@@ -299,46 +366,39 @@ def _path_problem(path: str) -> str:
     return storage.uri_problem(path) if storage.is_uri(path) else ""
 
 
-@dataclass(frozen=True)
-class _Resolved:
-    """The settings of a row after all precedence; without `config` there are problems."""
+class _Column:
+    """A column that grows, and the hashes of what is unique in it."""
 
-    config: StyleConfig | None
-    problems: Sequence[tuple[str, str]]  # (column, message)
+    def __init__(self) -> None:
+        self._pieces: list[pa.Array] = []
+        self._waiting: list[str] = []
+        self._hashes = array("q")
+        self._folders: set[str] = set()
 
+    def add(self, text: str, key: str) -> None:
+        """Append a text that has a unique key."""
+        self._waiting.append(text)
+        self._hashes.append(hash(key))
+        if (end := key.rfind("/")) > 0:
+            self._folders.add(key[:end])
 
-def _resolve(options: Mapping[str, Any], cells: Mapping[str, str]) -> _Resolved:
-    """Return the settings of a row with these cells, given the options."""
-    values, problems = {}, []
-    for name, text in cells.items():
-        value, message = _parse(name, text)
-        if message:
-            problems.append((name, message))
-        values[name] = value
-    if problems:
-        return _Resolved(None, problems)
-    settings = {name: value for name, value in options.items() if name != "preset"}
-    preset = options.get("preset") or "default"
-    if "preset" in values:
-        preset = values.pop("preset")
-        settings |= {name: parse_setting(name, text) for name, text in PRESETS[preset].items()}
-    try:
-        config = StyleConfig.of(preset, **{**settings, **values})
-    except ConfigError as error:
-        return _Resolved(None, [("", str(error))])
-    return _Resolved(config, [])
+    def end_piece(self) -> None:
+        """Put away the texts that were added since the last call."""
+        self._pieces.append(pa.array(self._waiting, pa.large_string()))
+        self._waiting = []
 
+    def whole(self) -> pa.Array:
+        """Return all texts."""
+        return pa.concat_arrays(self._pieces)
 
-def _parse(name: str, text: str) -> tuple[Any, str]:
-    """Return (value of a setting, ""), or (None, what is wrong with its text)."""
-    if name not in SETTINGS:
-        near = difflib.get_close_matches(name[:64], list(SETTINGS), 1, cutoff=0.0)[0]
-        return None, f"there is no such setting; the nearest is {near}"
-    try:
-        return parse_setting(name, text), ""
-    except ConfigError:
-        limit = SETTINGS[name].limit
-        reason = "is not allowed"
-        if "number" in limit and not re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", text):
-            reason = "is not a number"
-        return None, f"{quoted(text)} {reason}; it must be {limit}"
+    @property
+    def repeats(self) -> bool:
+        """Whether two keys may be equal."""
+        return len(np.unique(np.asarray(self._hashes))) < len(self._hashes)
+
+    @property
+    def holds_a_folder(self) -> bool:
+        """Whether a key may be a folder on the way to another."""
+        folders = {f[:end] for f in self._folders for end, c in enumerate(f + "/") if c == "/"}
+        known = np.asarray(self._hashes)
+        return bool(np.isin(known, [hash(folder) for folder in folders]).any())

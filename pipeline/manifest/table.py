@@ -1,6 +1,6 @@
-"""Reading a csv, tsv, jsonl or Parquet file as rows of text cells; reader.py gives them meaning.
+"""Reading a csv, tsv, jsonl or Parquet file as columns of text; reader.py gives them meaning.
 
-Standard library only, except that reading a Parquet file imports pyarrow.
+The text is kept in pyarrow's arrays, which take a fifth of the memory of Python's strings.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import io
 import json
 import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.records import join_styles
@@ -24,10 +28,22 @@ from stylize.config import as_text
 if TYPE_CHECKING:
     from pipeline.records import Pair
 
-__all__ = ["ENDINGS", "ManifestError", "Problem", "Row", "Table", "folder_of", "read_table"]
+__all__ = [
+    "AT_ONCE",
+    "ENDINGS",
+    "ManifestError",
+    "Problem",
+    "Row",
+    "Table",
+    "folder_of",
+    "read_table",
+]
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 """The endings that a manifest's name may have."""
+
+AT_ONCE = 8_192
+"""How many rows are Python's objects at a time."""
 
 _MOST_COLUMNS = 1_000
 _MOST_PROBLEMS = 10_000  # a 10 MB file of rubbish must not become 5 million messages
@@ -98,12 +114,20 @@ class Row:
 
 @dataclass
 class Table:
-    """A whole manifest as text. `columns` maps each name to the line that first has it."""
+    """A whole manifest as columns of text. `columns` maps each name to the line that first has it.
+
+    A cell that is empty or missing is "".
+    """
 
     columns: dict[str, int | None] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was ignored, and why
+    rows: int = 0
+    lines: array[int] = field(default_factory=lambda: array("q"))  # of the rows; 0: not known
+    _names: dict[str, None] = field(default_factory=dict)  # of the cells of `_waiting`
+    _waiting: list[Sequence[str]] = field(default_factory=list)  # rows that are in no piece yet
+    _pieces: list[tuple[int, dict[str, pa.Array]]] = field(default_factory=list)  # with their rows
+    _whole: dict[str, pa.Array] = field(default_factory=dict)
 
     @property
     def is_hopeless(self) -> bool:
@@ -115,6 +139,82 @@ class Table:
     ) -> None:
         """Add a problem."""
         self.problems.append(Problem(row, line, column, message))
+
+    def add_name(self, name: str) -> None:
+        """Expect cells of this name."""
+        self._names.setdefault(name)
+
+    def add(self, line: int | None, cells: Mapping[str, str]) -> None:
+        """Append a row by the names of its cells."""
+        for name in cells:
+            self.add_name(name)
+        self.add_cells(line, [cells.get(name, "") for name in self._names])
+
+    def add_cells(self, line: int | None, cells: Sequence[str]) -> None:
+        """Append a row that has a cell for each name that was seen so far."""
+        self.rows += 1
+        self.lines.append(line or 0)
+        self._waiting.append(cells)
+        if len(self._waiting) == AT_ONCE:
+            self._end_piece()
+
+    def _end_piece(self) -> None:
+        rows, full = self._waiting, len(self._names)
+        if any(len(cells) < full for cells in rows):  # a name was new after them
+            rows = [[*cells, *[""] * (full - len(cells))] for cells in rows]
+        columns = map(_texts, zip(*rows, strict=True))
+        self._pieces.append((len(rows), dict(zip(self._names, columns, strict=bool(rows)))))
+        self._waiting = []
+
+    def end(self) -> None:
+        """Put the pieces together. No row is added afterwards."""
+        self._end_piece()
+        for name in self._names:
+            parts = [
+                columns.pop(name) if name in columns else _texts([""] * rows)
+                for rows, columns in self._pieces
+            ]
+            self._whole[name] = pa.concat_arrays(parts)
+        self._pieces = []
+
+    def texts(self, name: str, rows: Sequence[int] | np.ndarray[Any, Any]) -> list[str]:
+        """Return the cells of a column in some rows, which are counted from 0 here."""
+        column = self._whole.get(name)
+        if column is None:
+            return [""] * len(rows)
+        texts: list[str] = column.take(pa.array(rows, pa.int64())).to_pylist()
+        return texts
+
+    def cells(
+        self, names: Sequence[str], rows: Sequence[int] | np.ndarray[Any, Any]
+    ) -> Iterator[tuple[tuple[str, str], ...]]:
+        """Yield (name, text) of the cells of some columns that are not empty, for each row."""
+        if not names:
+            yield from [()] * len(rows)
+            return
+        known: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
+        for texts in zip(*(self.texts(name, rows) for name in names), strict=True):
+            if texts not in known:
+                both = zip(names, texts, strict=True)
+                known[texts] = tuple((name, text) for name, text in both if text)
+            yield known[texts]
+
+    def each_row(self) -> Iterator[Row]:
+        """Yield all rows."""
+        for first in range(0, self.rows, AT_ONCE):
+            numbers = range(first, min(first + AT_ONCE, self.rows))
+            for number, cells in zip(numbers, self.cells([*self._whole], numbers), strict=True):
+                yield Row(number + 1, self.lines[number] or None, dict(cells))
+
+    def row(self, number: int) -> Row:
+        """Return a row by its number, which is counted from 1."""
+        (cells,) = self.cells([*self._whole], [number - 1])
+        return Row(number, self.lines[number - 1] or None, dict(cells))
+
+
+def _texts(cells: Sequence[str]) -> pa.Array:
+    """Return cells as an array, "" for those that are blank."""
+    return pa.array([c if c and not c.isspace() else "" for c in cells], pa.large_string())
 
 
 def folder_of(path: str) -> str:
@@ -143,6 +243,7 @@ def read_table(path: str, data: bytes) -> Table:
             _read_jsonl(text, table)
         else:
             _read_delimited(text, table, "," if ending == ".csv" else "\t")
+    table.end()
     if not table.rows and not table.problems:
         table.complain("the manifest has no rows; give each pair a row below the column names")
     if len(table.columns) > _MOST_COLUMNS:
@@ -181,6 +282,10 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
         if not header:
             return
         nameless = _Nameless(header)
+        named = [number for number, name in enumerate(header) if name]
+        is_plain = len(table.columns) == len(header)
+        for name in table.columns:
+            table.add_name(name)
         for line, cells in records:
             if table.is_hopeless:
                 return
@@ -189,12 +294,16 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
                     f"this row has {count(len(cells), 'cell')}, the header {len(header)}; "
                     "put a cell that holds a delimiter in quotation marks",
                     line=line,
-                    row=len(table.rows) + 1,
+                    row=table.rows + 1,
                 )
-                cells = []
-            nameless.see(cells)
-            named = ((name, cell) for name, cell in zip(header, cells, strict=False) if name)
-            _add_row(table, line, named)
+                table.add(line, {})
+                continue
+            if is_plain:
+                table.add_cells(line, cells)
+            else:  # a column has no name, or two have the same
+                nameless.see(cells)
+                texts = ((header[number], cells[number]) for number in named)
+                table.add(line, {name: text for name, text in texts if text.strip()})
         nameless.judge(table, line)
     finally:
         csv.field_size_limit(before)
@@ -202,7 +311,9 @@ def _read_delimited(text: str, table: Table, delimiter: str) -> None:
 
 def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (first line, cells) of each record that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # A StringIO would take four bytes a character.
+    lines = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -215,9 +326,9 @@ def _records(text: str, table: Table, delimiter: str) -> Iterator[tuple[int, lis
                 reason = "a quotation mark is not closed"
             elif "field larger" in reason:
                 reason = f"a cell has over {_LONGEST_CELL} characters; is a quotation mark open?"
-            table.complain(f"cannot be read: {reason}", line, row=len(table.rows) + 1)
+            table.complain(f"cannot be read: {reason}", line, row=table.rows + 1)
             return
-        if any(cell.strip() for cell in cells):
+        if "".join(cells).strip():
             yield line, cells
 
 
@@ -288,14 +399,14 @@ def _read_jsonl(text: str, table: Table) -> None:
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", None) or "a value is too long or too deep"
             message = f"not JSON: {reason}: {quoted(written.strip())}; write one object a line"
-            table.complain(message, line, row=len(table.rows) + 1)
+            table.complain(message, line, row=table.rows + 1)
             value = {}
         if not isinstance(value, dict):
             message = f"not a JSON object: {quoted(written.strip())}; write one object a line"
-            table.complain(message, line, row=len(table.rows) + 1)
+            table.complain(message, line, row=table.rows + 1)
             value = {}
         for name in repeated:
-            table.complain("the name occurs twice; remove one", line, name, len(table.rows) + 1)
+            table.complain("the name occurs twice; remove one", line, name, table.rows + 1)
         _add_row(table, line, value.items())
 
 
@@ -309,7 +420,6 @@ def _object(repeated: list[str], items: list[tuple[str, object]]) -> dict[str, o
 
 
 def _read_parquet(data: bytes, table: Table) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -338,7 +448,7 @@ def _read_parquet(data: bytes, table: Table) -> None:
 
 def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, object]]) -> None:
     """Append a row, each cell as text; a cell that has no text form is a problem."""
-    number = len(table.rows) + 1
+    number = table.rows + 1
     texts: dict[str, str] = {}
     for name, value in cells:
         table.columns.setdefault(name, line)
@@ -356,7 +466,7 @@ def _add_row(table: Table, line: int | None, cells: Iterable[tuple[str, object]]
         else:
             if text.strip():
                 texts[name] = text
-    table.rows.append(Row(number, line, texts))
+    table.add(line, texts)
 
 
 def _cell(column: str, value: object) -> str:

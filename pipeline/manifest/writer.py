@@ -146,12 +146,12 @@ def write_manifest(path: str, rows: Iterable[Mapping[str, str]]) -> None:
 
 def _relative(column: str, text: str, folder: str) -> str:
     """Return a cell whose paths are relative to the manifest's folder."""
-    if column not in ("content", "style", "mask", "init") or text in INIT_WORDS:
+    if column not in ("content", "style", "mask", "style_mask", "init") or text in INIT_WORDS:
         return text
     if column == "style" and "|" in text and os.path.exists(text):
         raise ValueError(f"{quoted(text)} contains a |, which separates styles; rename the file")
-    paths = split_styles(text) if column in ("style", "mask") else (text,)
-    relative = join_styles(relative_path(path, folder) for path in paths)
+    paths = split_styles(text) if column in ("style", "mask", "style_mask") else (text,)
+    relative = join_styles(path and relative_path(path, folder) for path in paths)
     if any("\ud800" <= letter <= "\udfff" for letter in relative):
         raise ValueError(
             f"{quoted(text, 200)} is not UTF-8, which a manifest must be; rename the file"

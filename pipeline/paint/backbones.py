@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import storage
+from pipeline.manifest.pairs import Cells, Manifest, kept
 from pipeline.manifest.table import ManifestError, Problem
-from pipeline.records import Pair
 from pipeline.store.folder import Fixed, OutFolder
 from stylize import weights
 from stylize.config import StyleConfig
@@ -83,32 +83,41 @@ class Backbones:
         self._hashes = dict(fixed.weights)  # backbone -> SHA-256
         self._paths: dict[str, str] = {}
 
-    def resolve(self, pairs: Sequence[Pair]) -> list[Pair]:
+    def resolve(self, pairs: Manifest) -> Manifest:
         """Return the pairs with `auto` replaced by the backbone that it stands for.
 
         Raises `ManifestError` for pairs with layers that the backbone lacks, and `UnableError`,
         also if no pair uses the backbone of --weights.
         """
-        resolved, problems = [], []
-        for pair in pairs:
-            if pair.config.backbone == "auto":
-                if not self._auto:
-                    self._find("auto")
-                try:
-                    pair = replace(pair, config=_with_backbone(pair.config, self._auto))
-                except ConfigError as error:
-                    problems.append(Problem(pair.row, None, "", str(error)))
-            resolved.append(pair)
+        settings, wanted, problems = pairs.settings, set(), []
+        known: dict[Cells, tuple[str, str]] = {}
+        for row, cells in pairs.cells():
+            few = settings.narrow(cells, ("backbone", "content_layers", "style_layers"))
+            backbone, reason = kept(known, few, lambda c: self._backbone(settings.config(c)))
+            wanted.add(backbone)
+            if reason:
+                problems.append(Problem(row, None, "", reason))
         if problems:
             raise ManifestError(problems)
-        wanted = sorted({pair.config.backbone for pair in resolved})
         if self._given is not None and self._given.backbone not in wanted:
             raise UnableError(
                 f"--weights is a {self._given.backbone}, and the pairs want "
-                f"{' and '.join(wanted)}; give such a file, or set --backbone "
+                f"{' and '.join(sorted(wanted))}; give such a file, or set --backbone "
                 f"{self._given.backbone} and choose another --out"
             )
-        return resolved
+        return pairs.with_backbone(self._auto) if self._auto else pairs
+
+    def _backbone(self, config: StyleConfig) -> tuple[str, str]:
+        """Return the backbone that settings mean, and what they have that it has not, or ""."""
+        if config.backbone != "auto":
+            return config.backbone, ""
+        if not self._auto:
+            self._find("auto")
+        try:
+            config.changed(backbone=self._auto)
+        except ConfigError as error:
+            return self._auto, str(error)
+        return self._auto, ""
 
     def sha256(self, backbone: str) -> str:
         """Return the identity of a backbone's weights."""
@@ -185,12 +194,6 @@ def locate(
         return given
     path = weights.find(backbone, say, download=download, on_bytes=on_bytes)
     return WeightsFile(str(path), *weights.identity(path))
-
-
-@functools.lru_cache(maxsize=1024)  # most pairs of a manifest share their settings
-def _with_backbone(config: StyleConfig, backbone: str) -> StyleConfig:
-    """Raises `ConfigError` for layers that the backbone does not have."""
-    return replace(config, backbone=backbone)
 
 
 def local_weights(path: str) -> Path:

@@ -34,7 +34,7 @@ from pipeline.paint.ray_session import (
 )
 from pipeline.paint.reach import Reach
 from pipeline.paint.recovery import DEATHS, Death, Decision, Recovery, What
-from pipeline.paint.resources import kernel_kills, memory_limit
+from pipeline.paint.resources import confined, kernel_kills, memory_limit
 from pipeline.paint.worker import DeviceFullError, Job, NotReadyError
 from pipeline.records import Result, Status, Task, objective
 from pipeline.text import count, duration
@@ -368,7 +368,7 @@ class _Driver:
                 "in the Python that Ray runs with"
             )
         elif isinstance(error, ImportError):
-            error = NotReadyError(f"{name}: {error}")
+            error = NotReadyError(f"{name}: {error}{confined()}")
         if self.on_cluster and node and isinstance(error, NotReadyError):
             self._leave_out(node, str(error))
             return

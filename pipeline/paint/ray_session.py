@@ -25,7 +25,7 @@ from pipeline import storage
 from pipeline.paint.caller import ClusterError
 from pipeline.paint.fleet import Nodes, Wanted
 from pipeline.paint.ray_folder import ray_folder
-from pipeline.paint.resources import cores
+from pipeline.paint.resources import address_space, confined, cores
 
 __all__ = [
     "Actor",
@@ -46,6 +46,7 @@ delay the first pair by 2 to 3 s."""
 
 _JOIN = 5.0  # seconds that a cluster has to accept a connection
 _SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux
+_ADDRESSES = 3e9  # bytes of addresses with which Ray starts; with 2e9 it aborts
 _STORE = 80 * 2**20  # bytes of object store: only small records pass through
 _TOKEN_REMEDY = (
     "; if the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
@@ -233,6 +234,8 @@ def _enable_token() -> None:
 def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _as_cluster_errors("Ray could not start here"):
+            if address_space() < _ADDRESSES:  # it would abort
+                raise ClusterError(f"it needs {_ADDRESSES / 1e9:.0f} GB of addresses{confined()}")
             folder = stack.enter_context(ray_folder())
             with _without_unused(ray._private.node.Node), _from_home():
                 ray.init(

@@ -6,6 +6,7 @@ Imports torch only for a GPU.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import sys
@@ -15,7 +16,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["cores", "crowded", "kernel_kills", "memory_limit", "peak_memory"]
+__all__ = [
+    "address_space",
+    "confined",
+    "cores",
+    "crowded",
+    "kernel_kills",
+    "memory_limit",
+    "peak_memory",
+]
+
+
+def address_space() -> float:
+    """Return how many bytes of addresses this process may have, see `ulimit -v`; or infinity."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if most == resource.RLIM_INFINITY else most
+
+
+def confined() -> str:
+    """Return in words how `ulimit -v` limits this process, to add to an error, or ""."""
+    if (most := address_space()) == math.inf:
+        return ""
+    return f"; the address space is limited to {most / 1e9:.1f} GB: raise that with ulimit -v"
 
 
 def peak_memory(device: torch.device) -> int:

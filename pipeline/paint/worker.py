@@ -28,6 +28,8 @@ from pipeline.records import (
     Result,
     Status,
     Task,
+    column_of,
+    numbered,
     objective,
     pair_key,
     preview_of,
@@ -275,6 +277,8 @@ class Worker:
             device=str(stylizer.device),
             dtype=str(stylizer.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
+            tile=self.job.tile,
+            compile=self.job.compile,
         )
         return _Opened(pair, row, pictures, config)
 
@@ -358,14 +362,19 @@ class Worker:
     def _request(self, opened: _Opened, together: int, first: bool, started: float) -> Request:
         from stylize.request import Request
 
-        pictures = opened.pictures
+        pictures, config = opened.pictures, opened.pair.config
+
+        def of(column: str) -> list[Any]:
+            return [picture for role, picture in pictures.items() if column_of(role) == column]
+
         return Request(
             pictures["content"],
-            [picture for role, picture in pictures.items() if role.startswith("style")],
-            opened.pair.config,
+            of("style"),
+            config,
             pictures.get("init"),
-            [picture for role, picture in pictures.items() if role.startswith("mask")],
+            of("mask"),
             self._on_step(opened, together, first, started),
+            [pictures.get(role) for role in numbered("style_mask", config.style_masks)],
         )
 
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> OnStep:

@@ -86,8 +86,8 @@ class Bucket:
     def has_picture(self, output: str) -> bool:
         return output in self._listing()
 
-    def is_as_recorded(self, look: Look, result: Result) -> bool:
-        return bool(look.etag) and look.etag == result.output_etag
+    def is_as_recorded(self, look: Look, finished_at: str, etag: str) -> bool:
+        return bool(look.etag) and look.etag == etag
 
     def found(
         self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True

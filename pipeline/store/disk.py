@@ -74,16 +74,16 @@ class Disk:
 
     def look(self, output: str) -> Look | None:
         try:
-            size, _, modified = storage.stat(self.path(*output.split("/"))).partition(":")
+            status = storage.status(os.path.join(self._root, output))
         except OSError:
             return None
-        return Look(int(size), int(modified) / 1e9)
+        return Look(status.st_size, status.st_mtime_ns / 1e9)
 
     def has_picture(self, output: str) -> bool:
         return os.path.isfile(self.path(*output.split("/")))
 
-    def is_as_recorded(self, look: Look, result: Result) -> bool:
-        finished = datetime.fromisoformat(result.finished_at).timestamp()
+    def is_as_recorded(self, look: Look, finished_at: str, etag: str) -> bool:
+        finished = datetime.fromisoformat(finished_at).timestamp()
         return look.modified <= finished + 1
 
     def found(

@@ -17,7 +17,7 @@ from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
 from pipeline.store.medium import Found
 from pipeline.store.rows import clean
-from stylize.config import ALGORITHM
+from stylize.config import ALGORITHM, StyleConfig
 
 __all__ = ["FileFacts"]
 
@@ -36,7 +36,7 @@ class FileFacts:
     ) -> None:
         self.out = out
         self._weights_sha256 = weights_sha256
-        self._verify_inputs = verify_inputs
+        self.verify_inputs = verify_inputs
         self._stats: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
         self._found: dict[str, Found] = {}  # output -> what its picture carries
@@ -69,7 +69,7 @@ class FileFacts:
             try:
                 now = (ref.written, self._stat(ref.path))
                 same = before is not None and (before.path, before.stat) == now
-                if before is not None and same and not self._verify_inputs:
+                if before is not None and same and not self.verify_inputs:
                     hashes[ref.role] = before.sha256
                 else:
                     hashes[ref.role] = self._hash(ref.path)
@@ -104,7 +104,7 @@ class FileFacts:
         if result is None:
             return "changed" if self._found_at(pair).row is None else "ok"
         if look.size == result.output_bytes:
-            if self.out.medium.is_as_recorded(look, result):
+            if self.out.medium.is_as_recorded(look, result.finished_at, result.output_etag):
                 return "ok"
             if storage.sha256(self.out.path(pair.output)) == result.output_sha256:
                 return "ok"
@@ -173,7 +173,7 @@ class FileFacts:
         """Return an input as it is today. It is hashed unless the row tells that of this stat."""
         stat = self._stat(ref.path)
         for source in row.inputs:
-            if source.role == ref.role and source.stat == stat and not self._verify_inputs:
+            if source.role == ref.role and source.stat == stat and not self.verify_inputs:
                 return Input(ref.role, ref.written, stat, source.sha256)
         return Input(ref.role, ref.written, stat, self._hash(ref.path))
 
@@ -188,12 +188,15 @@ class FileFacts:
     def _has_todays_settings(self, pair: Pair, row: Result) -> bool:
         """Return False if what a picture carries shows that it is not today's."""
         # It carries no folders, so a path may differ and still be the same file.
-        changes = settings_changed(pair, row).keys() - {"init", "mask"}
+        changes = settings_changed(pair, row).keys() - {"init", "mask", "style_mask"}
         return not changes and row.weights_sha256 == self._weights_sha256(pair.config.backbone)
 
     def _key(self, pair: Pair, hashes: dict[str, str], algorithm: int) -> str:
-        weights = self._weights_sha256(pair.config.backbone)
-        return pair_key(hashes, settings_digest(pair.config, algorithm), weights, algorithm)
+        return pair_key(hashes, *self.beside_inputs(pair.config, algorithm), algorithm)
+
+    def beside_inputs(self, config: StyleConfig, algorithm: int) -> tuple[str, str]:
+        """Return what else a key is made of: the settings' digest and the hash of the weights."""
+        return settings_digest(config, algorithm), self._weights_sha256(config.backbone)
 
     def _stat(self, path: str) -> str:
         if path not in self._stats:

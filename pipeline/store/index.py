@@ -11,15 +11,13 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import itertools
 import os
 import re
 import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,9 +26,26 @@ from pipeline import storage
 from pipeline.crash import crash_point
 from pipeline.records import Result
 from pipeline.shard import Shard
-from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
-from pipeline.store.pieces import GROUP, read_pieces, with_pictures, write_pieces
+from pipeline.store.newest import Wanted, read_newest
+from pipeline.store.pieces import (
+    PART,
+    UNREADABLE,
+    by_row,
+    column_names,
+    encode,
+    fetch,
+    is_damage,
+    listed,
+    open_part,
+    read_part,
+    read_pieces,
+    read_segment,
+    segments,
+    size,
+    with_pictures,
+    write_pieces,
+)
 from pipeline.store.rows import (
     EMPTY,
     PICTURE,
@@ -38,9 +53,8 @@ from pipeline.store.rows import (
     Stamp,
     clean,
     conform,
-    from_line,
     newest_positions,
-    only_newest,
+    repeated,
     to_line,
     to_results,
     to_table,
@@ -54,12 +68,11 @@ __all__ = [
     "read_failures",
     "read_index",
     "read_results",
+    "read_sample",
     "read_statuses",
 ]
 
-_PART = re.compile(r"part-(?P<run>.+)-(?P<segment>\d+)\.parquet")
-_SEGMENT = re.compile(r".+-\d+\.jsonl")
-_UNREADABLE = (pa.ArrowException, OSError, ValueError)
+_BLOCK = 256  # rows of a sample that lie together
 _MOST_PARTS = 16  # then they are merged; not at once, since a reader may just have listed them
 _LIGHT = [name for name in SCHEMA.names if name != "loss_curve"]
 
@@ -84,20 +97,35 @@ def read_index(out: OutFolder | str | os.PathLike[str]) -> pa.Table:
     return _load(folder, SCHEMA.names)
 
 
-def read_results(out: OutFolder) -> dict[str, Result]:
+def read_results(out: OutFolder, only: pa.Array | None = None) -> dict[str, Result]:
     """Return the newest result of each pair by pair id, in the order of the manifest.
 
-    Loss curves are not read: they are (). Raises `StorageError` if OUT cannot be read.
+    `only` are the ids that are wanted, by default all. Loss curves are not read: they are ().
+    Raises `StorageError` if OUT cannot be read.
     """
-    return {result.pair_id: result for result in to_results(_load(out, _LIGHT))}
+    wanted = None if only is None else lambda rows: pc.is_in(rows["pair_id"], value_set=only)
+    return {result.pair_id: result for result in to_results(_load(out, _LIGHT, wanted))}
 
 
-def read_columns(out: OutFolder, columns: Sequence[str]) -> pa.Table:
-    """Return the newest row of each pair with some columns, beside those that say which it is.
+def read_sample(out: OutFolder, most: int) -> list[Result]:
+    """Return the newest results of at most so many pairs from all over the index.
 
     Raises `StorageError` if OUT cannot be read.
     """
-    return _load(out, [*dict.fromkeys((*Stamp._fields, *PICTURE, "row", *columns))])
+
+    def wanted(rows: pa.Table) -> pa.Array:
+        blocks = np.arange(len(rows)) // _BLOCK  # what lies together is quickly read
+        return pa.array(blocks % max(1, -(-len(rows) // most)) == 0)
+
+    return list(to_results(_load(out, _LIGHT, wanted)))
+
+
+def read_columns(out: OutFolder, columns: Sequence[str]) -> pa.Table:
+    """Return the newest row of each pair with its id, its row number and some columns.
+
+    None of these describes the picture: see `PICTURE`. Raises `StorageError` if OUT cannot be read.
+    """
+    return _load(out, [*dict.fromkeys(("pair_id", "row", *columns))])
 
 
 def read_statuses(out: OutFolder) -> dict[str, str]:
@@ -108,8 +136,9 @@ def read_statuses(out: OutFolder) -> dict[str, str]:
 
 def read_failures(out: OutFolder) -> list[Result]:
     """Return the newest results of the pairs that failed. Raises `StorageError`."""
-    table = _load(out, _LIGHT)
-    return list(to_results(table.filter(pc.not_equal(table["status"], "ok"))))
+    rows = read_columns(out, ["status"])
+    failed = rows.filter(pc.not_equal(rows["status"], "ok"))["pair_id"].combine_chunks()
+    return list(read_results(out, failed).values()) if len(failed) else []
 
 
 def read_curves(
@@ -124,123 +153,9 @@ def read_curves(
     }
 
 
-def _load(out: OutFolder, columns: Sequence[str]) -> pa.Table:
+def _load(out: OutFolder, columns: Sequence[str], wanted: Wanted | None = None) -> pa.Table:
     """Return the newest row of each pair, from parts and journals."""
-    for attempt in range(20):
-        try:
-            tables = _load_once(out, columns)
-            break
-        except OSError as error:
-            # A merge has removed a part that was listed; its rows are in another part now.
-            if not isinstance(error, FileNotFoundError) or attempt == 19:
-                raise storage.unreadable(error, str(out)) from error
-    return _by_row(only_newest(pa.concat_tables([EMPTY.select(columns), *tables])))
-
-
-def _load_once(out: OutFolder, columns: Sequence[str]) -> list[pa.Table]:
-    tables = []
-    # Journals first: a segment that is sealed meanwhile is then seen twice, never missed.
-    for name in _segments(out):
-        with contextlib.suppress(FileNotFoundError):
-            tables.append(to_table(_read_segment(os.path.join(out.journal, name))[0]))
-    names = _listed(out, out.index, _PART)
-    _fetch(out, names)
-    for name in names:
-        try:
-            tables.append(_read_part(out, name, columns))
-        except _UNREADABLE as error:
-            if not _is_damage(error):
-                raise
-            warnings.warn(f"index/{name} is damaged and left out: {error}", stacklevel=4)
-    return [table.select(columns) for table in tables]
-
-
-# --- files ---
-
-
-def _listed(out: OutFolder, folder: str, pattern: re.Pattern[str]) -> list[str]:
-    return [name for name in out.medium.names(folder) if pattern.fullmatch(name)]
-
-
-def _segments(out: OutFolder) -> list[str]:
-    """Return the segments of OUT's journal; there is none on object storage."""
-    return [] if out.medium.is_remote else _listed(out, out.journal, _SEGMENT)
-
-
-def _fetch(out: OutFolder, names: Sequence[str]) -> None:
-    """Have the parts at hand that are to be read: on object storage, ask for them side by side."""
-
-    def fetch(name: str) -> None:
-        with contextlib.suppress(OSError):  # told when the part is read
-            out.medium.read_part(name)
-
-    if out.medium.is_remote:
-        side_by_side(fetch, names)
-
-
-def _open(out: OutFolder, name: str) -> pa.NativeFile:
-    """Open a part for pyarrow.
-
-    A path goes as bytes, because pyarrow refuses text that is not UTF-8. It is not a Python file
-    object, because pyarrow's threads may outlive the interpreter that such an object needs.
-    """
-    source = out.medium.read_part(name)
-    if isinstance(source, bytes):
-        return pa.BufferReader(source)
-    return pa.OSFile(os.fsencode(source), "rb")
-
-
-def _read_part(out: OutFolder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return some columns of a part, by default all.
-
-    Raises one of `_UNREADABLE`; `_is_damage` tells damage from trouble of the system.
-    """
-    with _open(out, name) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        names = file.schema_arrow.names
-        wanted = None if columns is None else [name for name in names if name in columns]
-        return conform(file.read(wanted), SCHEMA.names if columns is None else columns)
-
-
-def _size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
-
-
-def _is_damage(error: Exception) -> bool:
-    # An error with an errno comes from the system, as when too many files are open.
-    return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
-
-
-def _column_names(out: OutFolder, name: str) -> tuple[str, ...]:
-    with _open(out, name) as raw:
-        return tuple(pq.read_schema(raw).names)
-
-
-def _encode(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
-    return bytes(sink.getvalue())
-
-
-def _by_row(table: pa.Table) -> pa.Table:
-    """Sort rows into the order of the manifest; those without a row number come last."""
-    return table.sort_by([("row", "ascending"), ("pair_id", "ascending")])
-
-
-def _read_segment(path: str) -> tuple[list[Result], list[int], bool]:
-    """Return a segment's results, its unreadable lines, and whether its last line is cut short."""
-    with open(path, "rb") as file:
-        lines = file.read().split(b"\n")
-    torn = lines.pop() != b""
-    results, unreadable = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            result = from_line(line)
-            to_table([result])
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, pa.ArrowException):
-            unreadable.append(number)
-        else:
-            results.append(result)
-    return results, unreadable, torn
+    return by_row(read_newest(out, columns, pa.concat_tables, wanted))
 
 
 # --- writing, under the lock ---
@@ -372,7 +287,7 @@ class Index:
         self.seal()
         if not self._alone():
             return
-        for name in _segments(self._out):  # of other shards, which are gone
+        for name in segments(self._out):  # of other shards, which are gone
             self._seal_left_over(name)
         if parts := self._parts_to_merge():
             self._merge(parts)
@@ -408,7 +323,7 @@ class Index:
         """Return a number that no part and no segment of this run has had."""
         used = [self._segment]
         for name in self._parts():
-            match = _PART.fullmatch(name)
+            match = PART.fullmatch(name)
             if match and match["run"] == self.run_id:
                 used.append(int(match["segment"]))
         return max(used) + 1
@@ -427,11 +342,11 @@ class Index:
     # --- parts ---
 
     def _parts(self) -> list[str]:
-        return _listed(self._out, self._out.index, _PART)
+        return listed(self._out, self._out.index, PART)
 
     def _put_part(self, segment: str, table: pa.Table) -> None:
         name = f"part-{segment}.parquet"
-        self._out.medium.put_part(name, _encode(_by_row(table)))
+        self._out.medium.put_part(name, encode(by_row(table)))
         self._note_size(name, table)
 
     def _note_size(self, name: str, table: pa.Table) -> None:
@@ -445,8 +360,8 @@ class Index:
     def _try_read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Return a part, or None after moving a damaged one to ``_state/damaged``."""
         try:
-            return _read_part(self._out, name, columns)
-        except _UNREADABLE as error:
+            return read_part(self._out, name, columns)
+        except UNREADABLE as error:
             if not self._is_joined(name, error):
                 self._put_aside(name, error)
             return None
@@ -461,11 +376,11 @@ class Index:
     def _put_aside(self, name: str, error: Exception) -> None:
         """Move a damaged part to ``_state/damaged``. Raises `StorageError` for trouble of the
         system."""
-        if not _is_damage(error):
+        if not is_damage(error):
             raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
         source = self._out.medium.read_part(name)
-        size = len(source) if isinstance(source, bytes) else _size(source)
-        reason = "is empty" if size == 0 else f"is damaged ({str(error)[:100]})"
+        length = len(source) if isinstance(source, bytes) else size(source)
+        reason = "is empty" if length == 0 else f"is damaged ({str(error)[:100]})"
         self._out.medium.set_aside(self._out.index, name)
         self.problems.append(
             f"index/{name} {reason}; it is now in _state/damaged, and its rows are made again "
@@ -484,20 +399,24 @@ class Index:
         parts = self._parts()
         if len(parts) > _MOST_PARTS:
             return parts
-        contents: dict[str, list[tuple[str, str]]] = {}  # part -> its pairs and pictures
-        column_names = set()
+        ids: dict[str, pa.ChunkedArray] = {}  # by part
+        outputs: dict[str, pa.ChunkedArray] = {}  # of its pictures
+        headers = set()
         for name in parts:
             table = self._try_read(name, ["pair_id", "output", "output_sha256"])
             if table is None:
                 continue
             painted = table.filter(pc.greater(pc.binary_length(table["output_sha256"]), 0))
-            contents[name] = [("pair", pair_id) for pair_id in table["pair_id"].to_pylist()]
-            contents[name] += [("picture", output) for output in painted["output"].to_pylist()]
-            column_names.add(_column_names(self._out, name))
-        if len(column_names) > 1:
-            return list(contents)
-        times = Counter(itertools.chain.from_iterable(contents.values()))
-        return [name for name, items in contents.items() if any(times[item] > 1 for item in items)]
+            ids[name], outputs[name] = table["pair_id"], painted["output"]
+            headers.add(column_names(self._out, name))
+        if len(headers) > 1:
+            return list(ids)
+        twice: set[str] = set()
+        for columns in (ids, outputs) if ids else ():
+            chunks = [chunk for column in columns.values() for chunk in column.chunks]
+            several = repeated(pa.chunked_array(chunks, pa.string()))
+            twice |= {n for n, c in columns.items() if pc.any(pc.is_in(c, several)).as_py()}
+        return [name for name in ids if name in twice]
 
     def _merge(self, parts: Collection[str], without: Collection[str] = ()) -> None:
         """Merge parts into one, which is written before the others are removed.
@@ -537,15 +456,15 @@ class Index:
     def _put_pieces(self, schema: pa.Schema, pieces: Callable[[], Iterator[pa.Table]]) -> None:
         """Write a part piece by piece, since loss curves of many pairs fill the memory."""
         self._segment = self._next_segment()
-        write = functools.partial(write_pieces, schema=schema, pieces=pieces, order=_by_row)
+        write = functools.partial(write_pieces, schema=schema, pieces=pieces, order=by_row)
         self._out.medium.put_part(f"part-{self._segment_name()}.parquet", write)
 
     def _schema_of(self, parts: Iterable[str]) -> pa.Schema:
         """Return `SCHEMA` with the columns that later versions added to some parts."""
         unknown: dict[str, pa.Field] = {}
         for name in parts:
-            with contextlib.suppress(*_UNREADABLE):
-                with _open(self._out, name) as raw:
+            with contextlib.suppress(*UNREADABLE):
+                with open_part(self._out, name) as raw:
                     fields = {field.name: field for field in pq.read_schema(raw)}
                 unknown |= {name: f for name, f in fields.items() if name not in SCHEMA.names}
         return pa.schema([*SCHEMA, *unknown.values()])
@@ -572,14 +491,14 @@ class Index:
         first = start = 0  # of the rows that are kept, and of all
         for name in tables:
             try:
-                with _open(self._out, name) as raw:
+                with open_part(self._out, name) as raw:
                     for piece in read_pieces(raw, columns):
                         last = bisect.bisect_left(rows, start + len(piece), first)
                         if last > first:
                             kept = piece.take(pa.array([row - start for row in rows[first:last]]))
                             yield with_pictures(kept, pictures.slice(first, last - first))
                         first, start = last, start + len(piece)
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 if not self._is_joined(name, error):
                     self._put_aside(name, error)
                     raise _DamagedError from error
@@ -591,19 +510,19 @@ class Index:
         """Bring the files that earlier runs left into order, and find this run's epoch."""
         storage.make_folder(self._out.journal)
         empty = f"part-{self.run_id}-000000.parquet"
-        self._out.medium.begin_index(empty, _encode(EMPTY))
+        self._out.medium.begin_index(empty, encode(EMPTY))
         latest, whole = 0, 0
-        for name in _segments(self._out):
+        for name in segments(self._out):
             if self._is_own(name):
                 self._seal_left_over(name)
             else:
                 latest = max(latest, self._epoch_of_segment(name))
         names = self._out.medium.names(self._out.index)
-        parts = [name for name in names if _PART.fullmatch(name)]
+        parts = [name for name in names if PART.fullmatch(name)]
         for name in names:
             if name not in parts:
                 self.problems.append(f"index/{name!r} is not part of the index and is not read")
-        _fetch(self._out, parts)
+        fetch(self._out, parts)
         for name in parts:
             table = self._try_read(name, ["pair_id", "epoch", "seq", "output_sha256"])
             if table is not None:
@@ -624,7 +543,7 @@ class Index:
         """Return the highest epoch of another shard's segment, which may become a part meanwhile:
         the parts are looked at later."""
         try:
-            results, *_ = _read_segment(os.path.join(self._out.journal, name))
+            results, *_ = read_segment(os.path.join(self._out.journal, name))
         except FileNotFoundError:
             return 0
         return max((result.epoch for result in results), default=0)
@@ -633,7 +552,7 @@ class Index:
         """Turn a segment that an earlier run left into a part."""
         path = os.path.join(self._out.journal, name)
         segment = name.removesuffix(".jsonl")
-        results, unreadable, torn = _read_segment(path)
+        results, unreadable, torn = read_segment(path)
         if results and not self._is_sealed(segment, len(results)):
             self._put_part(segment, to_table(results))
             crash_point("part-written")

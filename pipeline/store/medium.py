@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from pipeline.records import Pair, Result
 
@@ -38,8 +38,7 @@ class LockedError(Exception):
     passing = False
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What a folder or a listing says of a file."""
 
     size: int  # bytes
@@ -160,8 +159,8 @@ class Medium(Protocol):
     def has_picture(self, output: str) -> bool:
         """Return whether there is a file, and not a folder, at an output."""
 
-    def is_as_recorded(self, look: Look, result: Result) -> bool:
-        """Return whether the file is surely the one that a row describes, size apart."""
+    def is_as_recorded(self, look: Look, finished_at: str, etag: str) -> bool:
+        """Return whether the file is surely the one of the row with these values, size apart."""
 
     def found(
         self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True

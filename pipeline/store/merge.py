@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
@@ -199,9 +199,9 @@ def _copy(one: _Owned, new: OutFolder) -> tuple[str, str]:
     look = one.out.medium.look(output)
     if look is None:
         return "", "missing"
-    is_edited = not one.out.medium.is_as_recorded(look, row)
+    is_edited = not one.out.medium.is_as_recorded(look, row.finished_at, row.output_etag)
     if one.out.medium.is_remote and not is_edited:
-        look = replace(look, modified=datetime.fromisoformat(row.finished_at).timestamp())
+        look = look._replace(modified=datetime.fromisoformat(row.finished_at).timestamp())
     etag = new.medium.has_copy(output, look, row)
     if etag is not None:  # by a merge that was killed
         return etag, "there"

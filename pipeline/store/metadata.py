@@ -46,6 +46,9 @@ _CARRIED = (
 )
 """Columns that the picture carries unchanged."""
 
+_CARRIED_LATER = ("tile", "compile")
+"""The same, which pictures of older versions do not have."""
+
 _BESIDE = (
     "output_sha256",
     "output_bytes",
@@ -97,7 +100,8 @@ def metadata(result: Result) -> str:
     """
     settings = json.loads(result.settings)
     settings["init"] = PurePosixPath(settings["init"]).name
-    settings["mask"] = _names(settings["mask"])
+    for name in ("mask", "style_mask"):  # rows of older versions have no style_mask
+        settings[name] = _names(settings.get(name, ""))
     facts = {
         "pair_id": result.pair_id,
         "key": result.key,
@@ -109,7 +113,7 @@ def metadata(result: Result) -> str:
             for i in result.inputs
         ],
         "settings": settings,
-        **{name: getattr(result, name) for name in _CARRIED},
+        **{name: getattr(result, name) for name in (*_CARRIED, *_CARRIED_LATER)},
     }
     return json.dumps(facts, sort_keys=True)  # ASCII, as the metadata of JPEG and TIFF must be
 
@@ -227,6 +231,8 @@ def _result(facts: Mapping[str, Any], pair: Pair | None, inputs: tuple[Input, ..
         version=__version__,
         finished_at=utc_now(),
         **{name: facts[name] for name in _CARRIED if name != "notes"},
+        tile=facts.get("tile"),
+        compile=facts.get("compile"),
         notes=notes,
     )
 

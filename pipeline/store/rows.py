@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,11 +29,12 @@ __all__ = [
     "from_line",
     "newest",
     "newest_positions",
-    "only_newest",
+    "repeated",
     "stamps",
     "to_line",
     "to_results",
     "to_table",
+    "values",
 ]
 
 _Value = TypeVar("_Value")
@@ -94,6 +96,8 @@ def _schema() -> pa.Schema:
         ("meta", pa.map_(text, text)),
         ("generated_id", pa.bool_()),
         ("output_etag", text),
+        ("tile", pa.int32()),
+        ("compile", pa.bool_()),
     ]
     fields = []
     for names, kind in groups:
@@ -173,8 +177,8 @@ def newest_positions(table: pa.Table) -> tuple[pa.Array, pa.Array]:
     Most pairs have one row, and an output of their own. Only the others are looked at one by one.
     """
     care = pc.or_(
-        pc.is_in(table["pair_id"], value_set=_repeated(table["pair_id"])),
-        pc.is_in(table["output"], value_set=_repeated(table["output"])),
+        pc.is_in(table["pair_id"], value_set=repeated(table["pair_id"])),
+        pc.is_in(table["output"], value_set=repeated(table["output"])),
     )
     plain = pc.indices_nonzero(pc.invert(care))
     at = pc.indices_nonzero(care).to_pylist()
@@ -185,21 +189,10 @@ def newest_positions(table: pa.Table) -> tuple[pa.Array, pa.Array]:
     return pa.concat_arrays([plain, rows]), pa.concat_arrays([plain, pictures])
 
 
-def _repeated(column: pa.ChunkedArray) -> pa.Array:
+def repeated(column: pa.ChunkedArray) -> pa.Array:
+    """Return the values that occur more than once in a column."""
     counts = pc.value_counts(column)
     return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-
-
-def only_newest(table: pa.Table) -> pa.Table:
-    """Return the rows that `newest` picks, each with the columns of the picture that is there."""
-    rows, pictures = newest_positions(table)
-    if len(rows) == len(table) and rows.equals(pictures):
-        return table
-    result = table.take(rows)
-    for name in PICTURE:
-        column = result.schema.get_field_index(name)
-        result = result.set_column(column, table.field(name), table[name].take(pictures))
-    return result
 
 
 _AT_ONCE = 16_384  # rows
@@ -272,40 +265,51 @@ def to_results(table: pa.Table) -> Iterator[Result]:
 
 def _to_results(table: pa.Table) -> Iterator[Result]:
     columns = []
-    for name, field in _FIELDS.items():
-        if name == "loss_curve":
-            columns.append([()] * len(table))
-            continue
-        columns.append(_values(table[name].combine_chunks(), name, field.default))
-    for values in zip(*columns, strict=True):
-        yield Result(*values)
+    for name in _FIELDS:
+        column = values(table, name)
+        if pa.types.is_string(SCHEMA.field(name).type):
+            # Most repeat few texts. This keeps one string in memory for each, not 40,000.
+            column = [*map({}.setdefault, column, column)]
+        elif name == "inputs":
+            column = [tuple(Input(*texts) for texts in inputs) for inputs in column]
+        columns.append(column)
+    for row in zip(*columns, strict=True):
+        yield Result(*row)
+
+
+def values(table: pa.Table, name: str) -> list[Any]:
+    """Return a column as values of that field of `Result`; nulls become the field's default.
+
+    Only `inputs` is a list of tuples with the fields of `Input`, which are quicker made.
+    """
+    if name == "loss_curve":
+        return [()] * len(table)
+    return _values(table[name].combine_chunks(), name, _FIELDS[name].default)
 
 
 def _values(array: pa.Array, name: str, default: object) -> list[Any]:
-    """Return a column as values of a field of `Result`; nulls become the field's default."""
     if name == "inputs":
         return _input_values(array)
     if name == "meta":
+        if not len(array.keys):  # as in most
+            return [{} for _ in range(len(array))]
         return [dict(items or ()) for items in array.to_pylist()]
     if pa.types.is_timestamp(array.type):
         array = pc.strftime(array, format="%Y-%m-%dT%H:%M:%S+00:00")
     if pa.types.is_string(array.type):
-        # Most columns repeat few values. This keeps one string in memory for each, not 40,000.
-        encoded = array.fill_null("").dictionary_encode()
-        words = encoded.dictionary.to_pylist()
-        return [words[code] for code in encoded.indices.to_pylist()]
-    values: list[Any] = array.to_pylist()
-    if array.null_count and isinstance(default, int):
-        return [default if value is None else value for value in values]
-    return values
+        default = ""
+    found: list[Any] = array.to_pylist()
+    if array.null_count and isinstance(default, int | str):
+        return [default if value is None else value for value in found]
+    return found
 
 
-def _input_values(array: pa.Array) -> list[tuple[Input, ...]]:
+def _input_values(array: pa.Array) -> list[list[tuple[str, ...]]]:
     flat = array.flatten()
     columns = [_values(flat.field(field.name), field.name, "") for field in _INPUT]
-    inputs = iter([Input(*values) for values in zip(*columns, strict=True)])
-    lengths = pc.list_value_length(array).fill_null(0).to_pylist()
-    return [tuple(itertools.islice(inputs, length)) for length in lengths]
+    inputs = list(zip(*columns, strict=True))
+    ends = np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
+    return [inputs[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
 
 
 def conform(table: pa.Table, columns: Sequence[str]) -> pa.Table:

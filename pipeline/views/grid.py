@@ -319,7 +319,7 @@ def _labels(name: str, values: Sequence[str], results: Sequence[Result]) -> list
     Paths are shortened to their stems, layer lists lose equal weights, and numbers are rounded.
     """
     short = list(values)
-    if name in ("content", "style", "output", "init", "mask"):
+    if name in ("content", "style", "output", "init", "mask", "style_mask"):
         short = [" + ".join(_stem(path) for path in split_styles(value)) for value in values]
     elif name.endswith("_layers"):
         short = [_layers(value) for value in values]
