@@ -81,6 +81,8 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
             out.fix(inputs=folder_of_inputs(manifest, out))
             session.carry_out(plan, results)
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
+        if shard is None and not (options.only or ledger.left or ledger.failed):
+            out.remove_checkpoints()  # of pairs that changed since
         if shard is not None and lock.alone():
             out.remove_leftovers()  # of shards that were killed
         log.write("run ended", **{**vars(ledger), "skipped": len(ledger.skipped)})
@@ -346,6 +348,8 @@ class _Session:
         self.lock.check()
         for result in results:
             crash_point("record-returned", pair_id=result.pair_id)
+            if result.checkpoint:
+                self.log.write("checkpoint", pair_id=result.pair_id, text=result.checkpoint)
             if result.status != "ok":
                 self._log_failure(result)
         for result in self.index.extend(results):

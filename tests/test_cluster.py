@@ -21,6 +21,7 @@ from helpers import (
     check_whole,
     cli,
     index_rows,
+    log_of,
     pictures,
     start,
     statuses,
@@ -299,11 +300,6 @@ def test_a_full_gpu_rests_for_a_minute_and_its_pair_is_painted_all_the_same(tmp_
     assert done.stderr.count("it gets no pairs until there is room again") == 1
     assert statuses(path.with_suffix("")) == {f"g{n}": "ok" for n in range(3)}
     assert {row["attempt"] for row in index_rows(path.with_suffix("")).values()} == {1}
-
-
-def log_of(out: Path) -> str:
-    """What the runs of an output folder have logged."""
-    return "".join(path.read_text() for path in (out / "_state" / "log").glob("*.jsonl"))
 
 
 def workers_of(out: Path) -> set[str]:
