@@ -32,6 +32,7 @@ __all__ = [
     "Ray",
     "Reference",
     "alive_nodes",
+    "draining_nodes",
     "first_line",
     "home_of",
     "logical_gpus",
@@ -111,6 +112,12 @@ class Ray(Protocol):
 def alive_nodes(ray: Ray) -> Nodes:
     """Return the resources of each node that is alive, by its id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def draining_nodes(ray: Ray) -> frozenset[str]:
+    """Return the ids of the nodes that will soon be taken away, as the cluster was told."""
+    state = importlib.import_module("ray._private.state").state
+    return frozenset(state.get_draining_nodes())
 
 
 def home_of(ray: Ray, actor: Actor) -> tuple[str, str]:
