@@ -124,6 +124,9 @@ class Options(PaintOptions):
         "auto, live, plain, json or none",
         *("auto", "live", "plain", "json", "none"),
     )
+    log_json: bool = _option(
+        False, "--progress json, with every event of the run's log: for a log collector"
+    )
     in_process: bool = _option(False, "without Ray, one pair after another")
 
     @property

@@ -38,7 +38,7 @@ from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_results, read_statuses
 from pipeline.store.lock import Lock, LockedError
-from pipeline.store.log import RunLog
+from pipeline.store.log import NOTE, RunLog
 from pipeline.store.watch import PLANNED
 from pipeline.text import count, quoted
 from stylize import __version__
@@ -72,7 +72,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     try:
         out.remove_leftovers(probes=shard is None)
         with (
-            RunLog(out, run_id, shard.count if shard else 1) as log,
+            RunLog(out, run_id, shard.count if shard else 1, show=options.log_json) as log,
             Index(out, run_id, shard=shard, alone=lock.alone) as index,
         ):
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
@@ -380,7 +380,7 @@ class _Session:
         return self.progress.every
 
     def on_note(self, line: str) -> None:
-        self.log.write("note", text=line)
+        self.log.write(NOTE, text=line)
         self.progress.note(line)
 
     def on_bytes(self, there: int, whole: int) -> None:

@@ -34,7 +34,8 @@ from pipeline.records import (
     preview_of,
     settings_digest,
 )
-from pipeline.store.metadata import attributes, metadata, utc_now
+from pipeline.store.metadata import attributes, metadata
+from pipeline.text import utc_now
 from stylize.config import ALGORITHM, StyleConfig, has_alpha
 from stylize.errors import (
     BlackError,
