@@ -29,6 +29,7 @@ from pipeline.paint.caller import Stop
 from pipeline.paint.fleet import Wanted
 from pipeline.paint.local import run_local
 from pipeline.paint.ray_driver import run_ray
+from pipeline.paint.ray_folder import is_copy_of_working_dir
 from pipeline.paint.worker import Job
 from pipeline.plan import Plan, pending, taken_outputs
 from pipeline.records import FAILURES, Pair, Result, Status, Task
@@ -63,6 +64,11 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     """
     began = time.monotonic()
     out = OutFolder(options.out)
+    if not out.medium.is_remote and is_copy_of_working_dir(out.root):
+        raise ConfigError(
+            f"--out {quoted(str(out))} is in Ray's copy of --working-dir, which Ray removes after "
+            "the job; give --out a folder that all nodes reach, or object storage"
+        )
     whole = _read(manifest, settings, out, options.name)
     shard = parse_shard(options.shard, os.environ)
     pairs = _selected(whole, options, shard)

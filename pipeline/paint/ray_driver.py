@@ -18,6 +18,7 @@ from pipeline.paint.caller import Caller, ClusterError, Stop
 from pipeline.paint.fleet import Fleet, Headcount, Nodes, Wanted, order, size_fleet
 from pipeline.paint.polls import Polls
 from pipeline.paint.ray_actor import actor_options, actor_type, elsewhere, end_of, fitted
+from pipeline.paint.ray_metrics import Metrics
 from pipeline.paint.ray_nodes import NodeWatch
 from pipeline.paint.ray_seats import Place, Seat
 from pipeline.paint.ray_session import (
@@ -90,6 +91,7 @@ class _Driver:
         self.progressed = time.monotonic()
         self.told_waiting = False  # that there is no node to work on
         self.polls = Polls(caller.status_every())
+        self.metrics = Metrics(job.out) if self.on_cluster else None
         self._equip(fleet)
 
     def run(self) -> None:
@@ -390,7 +392,7 @@ class _Driver:
                 self.recovery.painted({row.pair_id for row in painted})
                 if not self.stopping_since:
                     self._hire()  # before what takes the disk's time
-                self.caller.on_results(painted)
+                self._report(painted)
 
     def _told_to_end(self, seat: Seat, stopped: Sequence[Task]) -> None:
         """A worker ended its pairs by itself: its node is drained, or it got a SIGTERM. That is no
@@ -438,8 +440,13 @@ class _Driver:
         except OSError:
             return False
 
+    def _report(self, rows: Sequence[Result]) -> None:
+        if self.metrics:
+            self.metrics.ended(rows)
+        self.caller.on_results(rows)
+
     def _record(self, row: Result) -> None:
-        self.caller.on_results([replace(row, finished_at=row.started_at)])
+        self._report([replace(row, finished_at=row.started_at)])
 
     # --- deaths ---
 
@@ -471,7 +478,7 @@ class _Driver:
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
         for row in self.reach.give_up(self._able(), time.monotonic()):
-            self.caller.on_results([row])
+            self._report([row])
 
     def _carry_out(self, decision: Decision) -> None:
         what, death = decision.what, decision.death
@@ -509,7 +516,7 @@ class _Driver:
         """Whether its picture was written before its worker died; then it is recorded."""
         row = self.caller.finished_row(task.pair)
         if row is not None:
-            self.caller.on_results([row])
+            self._report([row])
         return row is not None
 
     def _watch_clocks(self) -> None:
@@ -550,6 +557,9 @@ class _Driver:
     def _look(self) -> None:
         """Ask what some workers are doing, without waiting for the answers."""
         busy = self._busy()
+        if self.metrics:
+            ready = sum(seat.starting is None for seat in self.seats)
+            self.metrics.look(len(self.queue), sum(len(seat.tasks) for seat in busy), ready)
         turn = self.polls.turn(time.monotonic(), len(busy))
         if turn is None:
             return

@@ -36,6 +36,7 @@ __all__ = [
     "first_line",
     "home_of",
     "logical_gpus",
+    "meters",
     "missing_module",
     "session",
 ]
@@ -118,6 +119,11 @@ def draining_nodes(ray: Ray) -> frozenset[str]:
     """Return the ids of the nodes that will soon be taken away, as the cluster was told."""
     state = importlib.import_module("ray._private.state").state
     return frozenset(state.get_draining_nodes())
+
+
+def meters() -> ModuleType:
+    """Return Ray's module of metrics, whose meters the nodes show to Prometheus."""
+    return importlib.import_module("ray.util.metrics")
 
 
 def home_of(ray: Ray, actor: Actor) -> tuple[str, str]:
