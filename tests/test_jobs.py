@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import COMMAND, TINY, check_whole, pictures, start, statuses, wait_for, write_csv
 
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed")
@@ -114,6 +115,24 @@ def test_a_job_paints_on_the_cluster_that_it_was_submitted_to(head: Head, manife
     assert "exit code 3" in said
     assert statuses(manifest.with_suffix("")) == {"c0": "ok", "c1": "ok", "gone": "failed"}
     check_whole(manifest.with_suffix(""))
+
+
+def test_the_script_for_kubernetes_takes_pairs_that_failed_for_the_end_of_the_job(
+    head: Head, manifest: Path
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "clusters" / "rayjob.yaml"
+    (script,) = [d["data"]["paint.sh"] for d in yaml.safe_load_all(page.read_text()) if "data" in d]
+    script = script.replace("s3://studio/jobs/may.csv", str(manifest)).replace("cuda", "cpu")
+    script = script.replace("s3://studio/painted/may", str(manifest.with_suffix("")))
+    paint = manifest.with_name("paint.sh")
+    paint.write_text(script.replace("stylize-batch", f"{COMMAND} run {' '.join(TINY)}"))
+    code, said = head.submit("sh", paint)
+    assert code == 0, said
+    assert '"status": "failed"' in said  # as a line of --log-json
+    manifest.write_text("content,nonsense\n")
+    code, said = head.submit("sh", paint)
+    assert code == 1
+    assert "exit code 2" in said
 
 
 def test_pictures_that_would_end_in_rays_cache_are_refused(head: Head, manifest: Path) -> None:
