@@ -245,7 +245,7 @@ class _Driver:
     # --- taking answers ---
 
     def _wait(self) -> None:
-        """Take the next answer, if one comes soon."""
+        """Take the answers that are there, if one comes soon: their rows are synced together."""
         waiting: dict[Reference, Seat] = {}
         for seat in self.seats:
             awaited = seat.painting if seat.starting is None else seat.starting
@@ -255,15 +255,25 @@ class _Driver:
             time.sleep(0.05)
             self._check_cluster()
             return
-        answers, _ = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
-        for answer in answers:
-            seat = waiting[answer]
-            if seat.starting is not None:
-                self._readied(seat)
-            else:
-                self._finished(seat)
-            if not seat.rests_until:  # a GPU that is still full is no progress
-                self.progressed = time.monotonic()
+        answers, others = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
+        if answers and others:
+            answers += self.ray.wait(others, num_returns=len(others), timeout=0)[0]
+        rows: list[Result] = []
+        try:
+            for answer in answers:
+                seat = waiting[answer]
+                if seat.starting is not None:
+                    self._readied(seat)
+                else:
+                    rows += self._finished(seat)
+                if not seat.rests_until:  # a GPU that is still full is no progress
+                    self.progressed = time.monotonic()
+            self.recovery.painted({row.pair_id for row in rows})
+            if rows and not self.stopping_since:
+                self._hire()  # before what takes the disk's time
+        finally:
+            if rows:
+                self._report(rows)
         self._check_cluster()
 
     def _check_cluster(self) -> None:
@@ -366,7 +376,8 @@ class _Driver:
         else:
             raise ClusterError(reason)
 
-    def _finished(self, seat: Seat) -> None:
+    def _finished(self, seat: Seat) -> list[Result]:
+        """Take a worker's answer, and return the rows that are to be recorded."""
         answer, tasks = seat.painting, seat.tasks
         seat.painting, seat.tasks, seat.status = None, [], Status()
         try:
@@ -376,7 +387,7 @@ class _Driver:
                 raise error.cause from None
             if isinstance(error.cause, DeviceFullError):
                 self._let_rest(seat, tasks, str(error.cause))
-                return
+                return []
             for task in tasks:  # `Worker.run` catches what a pair can do, so this is a bug
                 self._record(replace(failed_row(new_row(task), error.cause), traceback=str(error)))
         except self.ray.exceptions.RayError as error:
@@ -388,11 +399,8 @@ class _Driver:
             self._put_first(stopped)
             if stopped and not self.stopping_since:
                 self._told_to_end(seat, stopped)
-            if painted := self._readable(seat, tasks, rows):
-                self.recovery.painted({row.pair_id for row in painted})
-                if not self.stopping_since:
-                    self._hire()  # before what takes the disk's time
-                self._report(painted)
+            return self._readable(seat, tasks, rows)
+        return []
 
     def _told_to_end(self, seat: Seat, stopped: Sequence[Task]) -> None:
         """A worker ended its pairs by itself: its node is drained, or it got a SIGTERM. That is no
