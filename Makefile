@@ -9,7 +9,7 @@ AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The workers of Ray find the plug-in of coverage wherever they begin.
 MEASURED := PYTHONPATH=$(CURDIR)/tests:$(CURDIR) $(BIN)/python
 
-.PHONY: demo figures test test-quick coverage check slow chaos wheel browser weights clean
+.PHONY: demo figures test test-quick coverage check slow chaos cluster-test wheel browser weights clean
 
 demo: $(VENV)/installed  ## paint six pictures that ship with the project
 	$(BIN)/stylize-batch demo
@@ -48,6 +48,11 @@ slow: $(VENV)/tests-installed  ## what takes minutes
 chaos: $(VENV)/tests-installed  ## kills, hostile files, a long run: 20 to 25 minutes on two cores
 	$(BIN)/python -m pytest -m slow --durations=0 tests/test_chaos.py tests/test_cluster.py \
 		tests/test_crash.py tests/test_hostile.py tests/test_memory.py tests/test_signals.py
+
+cluster-test:  ## clusters, jobs and metrics, with the long ones, in an environment of its own
+	$(MAKE) .venv-cluster/tests-installed VENV=.venv-cluster
+	.venv-cluster/bin/pip install --quiet --editable '.[jobs]'
+	.venv-cluster/bin/python -m pytest -m 'slow or not slow' tests/test_cluster.py tests/test_jobs.py
 
 wheel: $(VENV)/tests-installed  ## build, install elsewhere, paint, uninstall; then the Dockerfile's steps
 	.ci/wheel $(BIN)/python

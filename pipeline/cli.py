@@ -99,6 +99,8 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
     from pipeline.run import run
 
     options = replace(options, out=options.out or default_out(manifest))
+    if options.log_json:
+        options = replace(options, progress="json")
     finished = run(manifest, settings, options)
     ledger = finished.ledger
     for pair, reason in ledger.skipped[:20]:

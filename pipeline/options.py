@@ -56,6 +56,11 @@ class PaintOptions:
     preview_every: int = _option(
         0, "write a preview beside the output every N steps; 0: never", least=0
     )
+    checkpoint_every: int = _option(
+        0,
+        "keep a picture in the making every N evaluations, to go on from after a kill; 0: never",
+        least=0,
+    )
     max_side: int = _option(20_000, "longest side that is decoded, pixels", least=16)
     max_megapixels: float = _option(200.0, "largest picture that is decoded", least=0.001)
 
@@ -118,6 +123,9 @@ class Options(PaintOptions):
         "auto",
         "auto, live, plain, json or none",
         *("auto", "live", "plain", "json", "none"),
+    )
+    log_json: bool = _option(
+        False, "--progress json, with every event of the run's log: for a log collector"
     )
     in_process: bool = _option(False, "without Ray, one pair after another")
 

@@ -33,6 +33,7 @@ from pipeline.paint.caller import Stop
 from pipeline.paint.fleet import Wanted
 from pipeline.paint.local import run_local
 from pipeline.paint.ray_driver import run_ray
+from pipeline.paint.ray_folder import is_copy_of_working_dir
 from pipeline.paint.worker import Job
 from pipeline.plan import Plan, pending, taken_outputs
 from pipeline.records import FAILURES, Pair, Result, Status, Task
@@ -43,7 +44,7 @@ from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_columns, read_results, read_sample
 from pipeline.store.lock import Lock, LockedError
-from pipeline.store.log import RunLog
+from pipeline.store.log import NOTE, RunLog
 from pipeline.store.watch import PLANNED
 from pipeline.text import count, quoted
 from stylize import __version__
@@ -70,6 +71,11 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     """
     began = time.monotonic()
     out = OutFolder(options.out)
+    if not out.medium.is_remote and is_copy_of_working_dir(out.root):
+        raise ConfigError(
+            f"--out {quoted(str(out))} is in Ray's copy of --working-dir, which Ray removes after "
+            "the job; give --out a folder that all nodes reach, or object storage"
+        )
     whole = _read(manifest, settings, out, options.name)
     shard = parse_shard(options.shard, os.environ)
     pairs = _selected(whole, options, shard)
@@ -79,7 +85,7 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
     try:
         out.remove_leftovers(probes=shard is None)
         with (
-            RunLog(out, run_id, shard.count if shard else 1) as log,
+            RunLog(out, run_id, shard.count if shard else 1, show=options.log_json) as log,
             Index(out, run_id, shard=shard, alone=lock.alone) as index,
         ):
             log.write("run begun", version=__version__, manifest=manifest, options=asdict(options))
@@ -88,6 +94,8 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
             out.fix(inputs=folder_of_inputs(manifest, out))
             session.carry_out(plan, results)
         ledger = session.balance(plan, time.monotonic() - began)  # by the closed index
+        if shard is None and not (options.only or ledger.left or ledger.failed):
+            out.remove_checkpoints()  # of pairs that changed since
         if shard is not None and lock.alone():
             out.remove_leftovers()  # of shards that were killed
         log.write("run ended", **{**vars(ledger), "skipped": len(ledger.skipped)})
@@ -378,6 +386,8 @@ class _Session:
         self.lock.check()
         for result in results:
             crash_point("record-returned", pair_id=result.pair_id)
+            if result.checkpoint:
+                self.log.write("checkpoint", pair_id=result.pair_id, text=result.checkpoint)
             if result.status != "ok":
                 self._log_failure(result)
         for result in self.index.extend(results):
@@ -408,7 +418,7 @@ class _Session:
         return self.progress.every
 
     def on_note(self, line: str) -> None:
-        self.log.write("note", text=line)
+        self.log.write(NOTE, text=line)
         self.progress.note(line)
 
     def on_bytes(self, there: int, whole: int) -> None:

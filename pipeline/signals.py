@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["Handlers"]
+__all__ = ["Handlers", "when_told_to_end"]
 
 _Handler = Callable[[int, FrameType | None], object]
 
@@ -40,3 +41,24 @@ class Handlers:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+
+
+def when_told_to_end(work: Callable[[], object]) -> None:
+    """Do some work, in a thread of its own, for each SIGTERM from now on, and nothing else.
+
+    This is for a process whose main thread may be busy outside of Python, where no handler runs.
+    Acts in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        while numbers := os.read(read, 1):
+            if numbers[0] == signal.SIGTERM:
+                work()
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import unicodedata
 
-__all__ = ["count", "duration", "folded", "quoted", "visible"]
+__all__ = ["count", "duration", "folded", "quoted", "utc_now", "visible"]
 
 
 def visible(text: str, limit: int = 1000) -> str:
@@ -35,3 +36,8 @@ def folded(name: str) -> str:
     """Return a name such that names which some systems take for the same file are equal: those
     that differ in case, or in how their accents are stored."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def utc_now() -> str:
+    """Return the time as the index stores it: ISO 8601, UTC, microseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -426,7 +426,7 @@ class StyleConfig(_PresetGuard):
             if algorithm < since and values[name] in (before, getattr(StyleConfig, name)):
                 del values[name]
         values["mask"] = len(self.masks) if len(self.masks) > 1 else bool(self.mask)
-        values["style_mask"] = [bool(path) for path in self.style_masks]
+        values["style_mask"] = tuple(bool(path) for path in self.style_masks)
         if not self.style_masks:
             del values["style_mask"]
         if self.init_path:

@@ -8,12 +8,14 @@ StylizeError
 ├── WeightsError         the backbone's weights are unavailable or damaged
 ├── DivergedError        the loss became NaN or infinite again after a second attempt
 ├── BlackError           the picture came out black although the photograph is not
+├── CheckpointError      a kept picture cannot be gone on from
 └── Interrupted          a callback ended the transfer; nothing of it is kept
     └── TimeLimitError   the pair's time limit passed
 """
 
 __all__ = [
     "BlackError",
+    "CheckpointError",
     "ConfigError",
     "DivergedError",
     "ImageError",
@@ -57,6 +59,10 @@ class DivergedError(StylizeError):
 
 class BlackError(StylizeError):
     """The picture came out black although the photograph is not, which is surely a failure."""
+
+
+class CheckpointError(StylizeError):
+    """What was kept of a transfer is damaged, or is of another one."""
 
 
 class Interrupted(StylizeError):

@@ -21,7 +21,7 @@ from torch import Tensor
 from stylize.errors import DivergedError
 from stylize.losses import Losses
 
-__all__ = ["Minimum", "minimize"]
+__all__ = ["Memory", "Minimum", "OnPause", "minimize"]
 
 FIRST_STEP = 2 / 255
 """Root mean square of L-BFGS's first step, in pixel values: no curvature is known yet to scale
@@ -42,6 +42,16 @@ OnEvaluation = Callable[[Losses, Tensor], None]
 (B, 3, H, W). Losses are NaN for rows that have ended or whose loss was not finite. With
 `look_every` > 1 several evaluations are reported together, with the pictures of the latest. The
 callback may raise an exception to end the optimisation."""
+
+Memory = tuple[Tensor, ...]
+"""What an optimiser remembers and can be given again, (B, n) each. That of L-BFGS is left out: it
+may take gigabytes, and fills again within a few evaluations."""
+
+OnPause = Callable[[int, Tensor, Memory], None]
+"""A callback that is given the number of evaluations so far, and the pictures (B, 3, H, W) and the
+memory to go on from: without a memory the best pictures, else those that belong to it. It is called
+when losses have been reported and the optimisation goes on. It may raise an exception, as
+`OnEvaluation` may."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class LBFGS:
         self.first_step = first_step  # None: torch's rule, the gradient times min(1, 1/|g|_1)
         self.longest_step = longest_step  # None: no limit
         self._begun = False
+        self.memory: Memory = ()
 
     def _begin(self, gradient: Tensor) -> None:
         rows, n = gradient.shape
@@ -185,29 +196,26 @@ class LBFGS:
 class Adam:
     """Adam (Kingma and Ba 2014, algorithm 1) with a count of steps for each row of (B, n)."""
 
-    def __init__(self, learning_rate: float) -> None:
+    def __init__(self, learning_rate: float, memory: Memory = ()) -> None:
         self.learning_rate = learning_rate
-        self._mean: Tensor | None = None
+        self.memory = memory  # means of gradients and of their squares, and the count of steps
 
     def step(self, gradient: Tensor) -> Tensor:
         """Return the step (B, n) to take from a point with this gradient (B, n)."""
-        if self._mean is None:
-            self._mean = torch.zeros_like(gradient)
-            self._square = torch.zeros_like(gradient)
-            self._count = torch.zeros_like(gradient[:, :1])
-        self._count += 1
-        self._mean.lerp_(gradient, 0.1)
-        self._square.lerp_(gradient.square(), 0.001)
-        mean = self._mean / (1 - 0.9**self._count)
-        square = self._square / (1 - 0.999**self._count)
-        return -self.learning_rate * mean / (square.sqrt() + 1e-8)
+        if not self.memory:
+            count = torch.zeros_like(gradient[:, :1])
+            self.memory = torch.zeros_like(gradient), torch.zeros_like(gradient), count
+        mean, square, count = self.memory
+        count += 1
+        mean.lerp_(gradient, 0.1)
+        square.lerp_(gradient.square(), 0.001)
+        root = (square / (1 - 0.999**count)).sqrt()
+        return -self.learning_rate * (mean / (1 - 0.9**count)) / (root + 1e-8)
 
     def forget(self, rows: Tensor) -> None:
         """Empty the memory of the rows that are True in (B, 1)."""
-        if self._mean is not None:
-            self._mean *= ~rows
-            self._square *= ~rows
-            self._count *= ~rows
+        for part in self.memory:
+            part *= ~rows
 
 
 def _unit(gradient: Tensor) -> Tensor:
@@ -253,6 +261,8 @@ def minimize(
     look_every: int = 1,
     record: bool = False,
     on_evaluation: OnEvaluation | None = None,
+    on_pause: OnPause | None = None,
+    memory: Memory = (),
 ) -> Minimum:
     """Return the pictures of least loss among up to `evaluations`, from `start` (B, 3, H, W).
 
@@ -264,7 +274,7 @@ def minimize(
 
     With `record` the third step and evaluation are recorded as a CUDA graph, which is repeated from
     then on: for one picture a GPU is faster than the host can launch its kernels. The loss must
-    launch the same kernels each time.
+    launch the same kernels each time. `memory` is that of an earlier minimisation.
 
     Raises `DivergedError` if all rows diverge.
     """
@@ -272,7 +282,7 @@ def minimize(
         with torch.no_grad():
             return Minimum(start.detach().clone(), loss(start), 0, 0, ("steps",) * len(start))
     if optimizer == "adam":
-        method: LBFGS | Adam = Adam(learning_rate)
+        method: LBFGS | Adam = Adam(learning_rate, memory)
     else:
         method = LBFGS(min(history, evaluations))
     descent = _Descent(loss, start, method)
@@ -286,6 +296,9 @@ def minimize(
             ledger.look(evaluation, descent.x, on_evaluation)
             if evaluation == evaluations or not any(ledger.running()):
                 break
+            if on_pause:
+                pictures = descent.x if method.memory else descent.best
+                on_pause(evaluation, pictures, method.memory)
             descent.running.copy_(torch.tensor(ledger.running(), device="cpu"))
         evaluation += 1
         if record and evaluation == 3:

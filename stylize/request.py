@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
+from stylize.checkpoint import Checkpoint, OnLook
 from stylize.config import StyleConfig, depth_problem
 from stylize.errors import ConfigError, ImageSizeError
 from stylize.files import write_atomic
@@ -48,8 +49,9 @@ picture of the latest."""
 class Request:
     """A picture to be painted: the inputs, the settings and a callback.
 
-    `init` and the masks take precedence over the paths in the config. Raises `ConfigError` unless
-    `config` is a `StyleConfig`.
+    `init` and the masks take precedence over the paths in the config. A picture that is painted
+    alone may go on from a `checkpoint`, and have `on_look` keep new ones; in a batch both are
+    ignored. Raises `ConfigError` unless `config` is a `StyleConfig`.
     """
 
     content: Picture | Photograph
@@ -59,6 +61,8 @@ class Request:
     mask: Picture | Sequence[Picture] | None = None  # one, or one for each style
     on_step: OnStep | None = None
     style_mask: Picture | Sequence[Picture | None] | None = None  # one for each style
+    checkpoint: Checkpoint | None = None
+    on_look: OnLook | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, StyleConfig):

@@ -147,6 +147,11 @@ def index_rows(out: Path | str) -> dict[str, dict[str, Any]]:
     return {row["pair_id"]: row for row in read_index(str(out)).to_pylist()}
 
 
+def log_of(out: Path) -> str:
+    """What the runs of an output folder have logged."""
+    return "".join(path.read_text() for path in (out / "_state" / "log").glob("*.jsonl"))
+
+
 def statuses(out: Path) -> dict[str, str]:
     return {pair_id: row["status"] for pair_id, row in index_rows(out).items()}
 

@@ -184,6 +184,18 @@ def test_a_driver_killed_at_each_point_in_turn_loses_nothing_and_paints_nothing_
     assert sum(begun(log).values()) <= 5 + repeated
 
 
+def test_a_long_pair_goes_on_from_what_was_kept_of_it_as_an_object(studio: Studio) -> None:
+    studio.fill(1, steps="6")
+    run = (*HERE, "--checkpoint-every", 4)
+    killed = studio.run(*run, STYLIZE_CRASH_AT=f"picture-temp-written:{studio.folder / 'flag'}")
+    assert killed.returncode == -signal.SIGKILL
+    assert sum("/_state/checkpoints/" in key for key in studio.bucket.listed()) == 1
+    done = studio.run(*run)
+    assert done.returncode == 0, done.stderr
+    assert index_rows(studio.out)["p0"]["notes"] == "went on from evaluation 4"
+    studio.check_whole(1)
+
+
 def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_read(
     studio: Studio,
 ) -> None:

@@ -21,9 +21,12 @@ from helpers import (
     check_whole,
     cli,
     index_rows,
+    log_of,
+    painters,
     pictures,
     start,
     statuses,
+    tiny,
     wait_for,
     write_csv,
 )
@@ -41,7 +44,7 @@ cluster = Cluster(initialize_head=True, head_node_args={**common, "include_dashb
 print(cluster.address, cluster.head_node.all_processes["gcs_server"][0].process.pid, flush=True)
 for line in sys.stdin:
     node = cluster.add_node(**{**common, "wait": True, **json.loads(line)})
-    print(node.all_processes["raylet"][0].process.pid, flush=True)
+    print(node.all_processes["raylet"][0].process.pid, node.node_id, flush=True)
 cluster.shutdown()
 """
 
@@ -57,6 +60,7 @@ cluster.shutdown()
         assert self._process.stdout
         self.address, head = self._process.stdout.readline().split()
         self.head = psutil.Process(int(head))
+        self.newest = ""  # the id of the node that was added last
         assert ":" in self.address
 
     def add(self, **options: Any) -> psutil.Process:
@@ -64,7 +68,16 @@ cluster.shutdown()
         assert self._process.stdin
         assert self._process.stdout
         print(json.dumps(options), file=self._process.stdin, flush=True)
-        return psutil.Process(int(self._process.stdout.readline()))
+        raylet, self.newest = self._process.stdout.readline().split()
+        return psutil.Process(int(raylet))
+
+    def drain(self, node: str) -> None:
+        """Tell the cluster that a node will soon be taken away."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
+        where = ("--address", self.address, "--node-id", node)
+        seconds = ("--deadline-remaining-seconds", "300")
+        subprocess.run([ray, "drain-node", *where, *why, *seconds], check=True, timeout=60)
 
     def close(self) -> None:
         self._process.communicate(timeout=60)
@@ -141,6 +154,37 @@ def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
     assert "worker died" not in stderr
     assert statuses(out) == {f"g{n}": "ok" for n in range(4)}
     assert max(gate.begun().values()) == 2  # the one that the dead node had in hand
+    check_whole(out)
+
+
+def test_a_worker_that_gets_a_sigterm_and_a_drained_node_put_their_pairs_back(
+    nodes: Nodes, tmp_path: Path, gate: Gate
+) -> None:
+    gate.open()
+    path = manifest(tmp_path, 3)
+    out = path.with_suffix("")
+    raylet = nodes.add()
+    long = tiny(size=64, steps=250, plateau=0)
+    driver = start(path, *long, "--address", nodes.address, "--checkpoint-every", 2)
+    try:
+        wait_for(lambda: len(list((out / "_state" / "checkpoints").glob("*.kept"))) >= 2)
+        (worker,) = painters(raylet.pid)
+        worker.terminate()
+        wait_for(lambda: "was told to end by SIGTERM" in log_of(out))
+        wait_for(lambda: log_of(out).count('"worker started"') >= 3)
+        nodes.drain(nodes.newest)
+        wait_for(lambda: "it is being drained" in log_of(out))
+        _, stderr = driver.communicate(timeout=400)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, stderr
+    assert stderr.count("a worker was told to end by SIGTERM; 1 pair goes back") == 1, stderr
+    assert stderr.count("one node fewer: it is being drained") == 1
+    assert "worker died" not in log_of(out)
+    rows = index_rows(out)
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert {row["attempt"] for row in rows.values()} == {1}
+    assert any("went on from evaluation" in row["notes"] for row in rows.values())
     check_whole(out)
 
 
@@ -299,11 +343,6 @@ def test_a_full_gpu_rests_for_a_minute_and_its_pair_is_painted_all_the_same(tmp_
     assert done.stderr.count("it gets no pairs until there is room again") == 1
     assert statuses(path.with_suffix("")) == {f"g{n}": "ok" for n in range(3)}
     assert {row["attempt"] for row in index_rows(path.with_suffix("")).values()} == {1}
-
-
-def log_of(out: Path) -> str:
-    """What the runs of an output folder have logged."""
-    return "".join(path.read_text() for path in (out / "_state" / "log").glob("*.jsonl"))
 
 
 def workers_of(out: Path) -> set[str]:

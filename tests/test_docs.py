@@ -1,10 +1,14 @@
 """The documents: what they link to is there, what they say of settings and tests is so."""
 
+import dataclasses
+import importlib
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from pipeline.options import Options
 from stylize.config import SETTINGS, StyleConfig, as_text, parse_setting
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +60,30 @@ def test_every_test_that_the_promises_name_exists() -> None:
             assert any(test.startswith(name) for test in defined), name
         else:
             assert name in defined, name
+
+
+def test_the_files_for_clusters_name_options_that_there_are_and_ray_takes_them() -> None:
+    folder = ROOT / "docs" / "clusters"
+    known = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Options)}
+    script = yaml.safe_load_all((folder / "rayjob.yaml").read_text())
+    commands = [document["data"]["paint.sh"] for document in script if "data" in document]
+    commands += re.findall("^stylize-batch .*", (folder / "slurm-ray.sh").read_text(), re.M)
+    named = re.findall(r"--[a-z-]+", " ".join(commands))
+    assert len(named) >= 6
+    assert set(named) <= known
+    util = importlib.import_module("ray.autoscaler._private.util")
+    cluster = util.prepare_config(yaml.safe_load((folder / "ray-up.yaml").read_text()))
+    util.validate_config(cluster)
+    cluster["available_node_types"]["gpu"]["max_worker"] = 1  # it does refuse what it does not know
+    with pytest.raises(Exception, match="max_worker"):
+        util.validate_config(cluster)
+
+
+def test_the_metrics_that_are_listed_are_those_that_a_run_has() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text("utf-8")
+    source = (ROOT / "pipeline" / "paint" / "ray_metrics.py").read_text("utf-8")
+    listed = {name.removesuffix("_total") for name in re.findall(r"`ray_(stylize_\w+)`", page)}
+    assert listed == set(re.findall(r'"(stylize_\w+)"', source))
 
 
 def test_the_gradients_that_the_method_gives_are_held_against_autograd() -> None:

@@ -25,7 +25,8 @@ from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_results
 from pipeline.store.lock import Lock
-from pipeline.store.metadata import carried, metadata, utc_now
+from pipeline.store.metadata import carried, metadata
+from pipeline.text import utc_now
 from stylize.config import ALGORITHM
 from stylize.image import encode
 

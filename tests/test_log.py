@@ -41,6 +41,26 @@ def test_an_error_that_nobody_foresaw_is_called_a_bug_and_its_traceback_is_kept(
         assert json.loads(forked("status", out, "--json").stdout)["log"] == log
 
 
+def test_log_json_is_the_log_and_the_display_as_lines_of_json(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    rows = [{"id": "a", "content": "gone.jpg"}, {"id": "b", "content": "c0.jpg"}]
+    manifest = write_csv(tmp_path / "m.csv", rows)
+    done = cli(manifest, *TINY, "--in-process", "--log-json", "--no-retry-failed")
+    assert done.returncode == 3
+    shown = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(event["time"] for event in shown)
+    logged = events(tmp_path / "m")
+    assert [event for event in shown if event in logged] == logged
+    assert {e["pair_id"]: e["status"] for e in shown if e["event"] == "result"} == {
+        "a": "failed",
+        "b": "ok",
+    }
+    # What the display shows as lines is in both, once.
+    again = cli(manifest, *TINY, "--in-process", "--log-json", "--no-retry-failed")
+    notes = [json.loads(line) for line in again.stderr.splitlines() if '"note"' in line]
+    assert sum("skipped row 1" in note["text"] for note in notes) == 1
+
+
 def test_a_failure_that_was_foreseen_is_no_bug(tmp_path: Path) -> None:
     pictures(tmp_path, 1)
     manifest = write_csv(tmp_path / "m.csv", [{"id": "a", "content": "gone.jpg"}])

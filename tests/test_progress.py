@@ -447,6 +447,7 @@ def test_json_is_a_line_an_event_without_nan(clock: list[float]) -> None:
         progress.result(failed(pairs[1]))
     events = [json.loads(line, parse_constant=pytest.fail) for line in log.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["note", "status", "result", "result"]
+    assert all(datetime.fromisoformat(event["time"]).tzinfo for event in events)
     assert events[1]["workers"] == [
         {
             "pair_id": "frame-000",

@@ -11,7 +11,9 @@ def test_the_private_names_of_ray_that_are_replaced_are_there() -> None:
     """Where this fails, a new version of Ray has other names: see `ray_session`."""
     node = importlib.import_module("ray._private.node").Node
     assert [name for name in UNUSED_STARTERS if not callable(getattr(node, name, None))] == []
-    assert callable(importlib.import_module("ray._private.state").actors)
+    state = importlib.import_module("ray._private.state")
+    assert callable(state.actors)
+    assert callable(state.state.get_draining_nodes)
     assert importlib.import_module("ray._private.worker")._worker_logs_enabled in (True, False)
     assert callable(importlib.import_module("ray._raylet").Config.initialize)
 

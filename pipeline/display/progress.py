@@ -30,7 +30,7 @@ from pipeline.display.terminal import (
     table,
 )
 from pipeline.records import FAILURES, Pair, Result, Status
-from pipeline.text import duration, visible
+from pipeline.text import duration, utc_now, visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -378,7 +378,8 @@ class Progress:
             self._guard(lambda: show(markup))
 
     def _json(self, event: str, **facts: object) -> None:
-        line = json.dumps({"event": event, **_finite(facts)}, ensure_ascii=False, allow_nan=False)
+        known = {"time": utc_now(), "event": event, **_finite(facts)}
+        line = json.dumps(known, ensure_ascii=False, allow_nan=False)
         self._guard(lambda: print(line, file=self._stream, flush=True))
 
     def _guard(self, show: Callable[[], object]) -> None:

@@ -187,7 +187,9 @@ class _Reader:
         `suffix` is the ending of the row's own output.
         """
         config = self.settings.resolve(cells).config
-        if config is None or config.style_blend or config.masks or config.init_path:
+        if config is None:
+            return ""
+        if config.style_blend or config.mask or config.style_mask or config.init_path:
             return ""
         if suffix and "format" in dict(cells):
             return ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pipeline import storage
 from pipeline.records import Result, Task
-from pipeline.store.metadata import utc_now
+from pipeline.text import utc_now
 from stylize import __version__
 from stylize.config import ALGORITHM
 from stylize.errors import ImageReadError, StylizeError

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pipeline.paint.fleet import Fleet
-from pipeline.paint.worker import DeviceLostError, Worker
+from pipeline.paint.fleet import Fleet, Wanted
+from pipeline.paint.ray_session import logical_gpus
+from pipeline.paint.worker import DeviceLostError, Job, Worker
 from pipeline.records import Result, Status, Task
+from pipeline.signals import when_told_to_end
 
-__all__ = ["actor_options", "actor_type", "elsewhere", "end_of"]
+__all__ = ["actor_options", "actor_type", "elsewhere", "end_of", "fitted"]
 
 _STDERR_BYTES = 20_000  # of each worker's standard error that go into the log
 
@@ -31,6 +34,23 @@ def actor_options(fleet: Fleet) -> Mapping[str, Any]:
     }
 
 
+def fitted(job: Job, fleet: Fleet, wanted: Wanted) -> Job:
+    """Return the job as the workers of a fleet are to do it."""
+    real_gpus = bool(fleet.gpus) and not logical_gpus()
+    return replace(
+        job,
+        threads=wanted.threads or max(1, int(fleet.cpus)),
+        device=job.device if real_gpus else _without_gpu(job.device),
+        expect_gpu=real_gpus,
+    )
+
+
+def _without_gpu(device: str) -> str:
+    """Return the device of workers that Ray granted no GPU: they must not take one that torch
+    happens to see. Apple's is none of Ray's resources."""
+    return device if device == "mps" or sys.platform == "darwin" else "cpu"
+
+
 def elsewhere(nodes: Collection[str]) -> Mapping[str, Any]:
     """Return the options of an actor that may start on any node but these."""
     if not nodes:
@@ -42,6 +62,10 @@ def actor_type(ray: Any) -> type:
     """Return `Worker` as an actor. Questions have a thread of their own, beside the tasks."""
 
     class StyleWorker(Worker):
+        def __init__(self, job: Job) -> None:
+            super().__init__(job)
+            when_told_to_end(self.stop)
+
         def ready(self) -> Any:
             device = super().ready()
             return ray.get_runtime_context().get_node_id(), device, _path_of(2)

@@ -7,28 +7,26 @@ back into the queue, as `recovery` decides.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from pipeline import storage
 from pipeline.paint.attempts import failed_row, new_row
 from pipeline.paint.caller import Caller, ClusterError, Stop
 from pipeline.paint.fleet import Fleet, Headcount, Nodes, Wanted, order, size_fleet
 from pipeline.paint.polls import Polls
-from pipeline.paint.ray_actor import actor_options, actor_type, elsewhere, end_of
+from pipeline.paint.ray_actor import actor_options, actor_type, elsewhere, end_of, fitted
+from pipeline.paint.ray_metrics import Metrics
 from pipeline.paint.ray_nodes import NodeWatch
+from pipeline.paint.ray_seats import Place, Seat
 from pipeline.paint.ray_session import (
-    Actor,
     Ray,
     Reference,
     alive_nodes,
     first_line,
     home_of,
-    logical_gpus,
     missing_module,
     session,
 )
@@ -64,48 +62,6 @@ def run_ray(tasks: Sequence[Task], job: Job, wanted: Wanted, caller: Caller) -> 
         _Driver(ray, tasks, job, fleet, wanted, caller).run()
 
 
-def _fitted(job: Job, fleet: Fleet, wanted: Wanted) -> Job:
-    """Return the job as the workers of a fleet are to do it."""
-    real_gpus = bool(fleet.gpus) and not logical_gpus()
-    return replace(
-        job,
-        threads=wanted.threads or max(1, int(fleet.cpus)),
-        device=job.device if real_gpus else _without_gpu(job.device),
-        expect_gpu=real_gpus,
-    )
-
-
-def _without_gpu(device: str) -> str:
-    """Return the device of workers that Ray granted no GPU: they must not take one that torch
-    happens to see. Apple's is none of Ray's resources."""
-    return device if device == "mps" or sys.platform == "darwin" else "cpu"
-
-
-class Place(NamedTuple):
-    """Where a worker runs."""
-
-    node: str
-    device: str
-    stderr: str  # path of the file that has its standard error
-
-
-@dataclass
-class _Seat:
-    """One actor, and what it was last asked."""
-
-    actor: Actor
-    place: Place = Place("", "", "")
-    starting: Reference | None = None  # the answer to ready(), until it came
-    painting: Reference | None = None  # the answer to run()
-    tasks: list[Task] = field(default_factory=list)  # in hand
-    began: float = 0.0
-    kernel_kills: int = 0  # for memory, when the tasks were begun
-    rests_until: float = 0.0  # its GPU was full
-    is_old: bool = False  # of a fleet that another one replaces
-    asked: Reference | None = None  # the answer to status()
-    status: Status = field(default_factory=Status)
-
-
 class _Driver:
     """The loop: a queue of tasks, a few actors, and `ray.wait`."""
 
@@ -127,7 +83,7 @@ class _Driver:
         self.recovery = Recovery(self.on_cluster)
         self.reach = Reach()
         self.watch = NodeWatch(ray)
-        self.seats: list[_Seat] = []
+        self.seats: list[Seat] = []
         self.left_out: set[str] = set()  # nodes that cannot work
         self.refusals: list[str] = []  # of workers and nodes that cannot work, not told yet
         self.failed_starts = 0
@@ -135,6 +91,7 @@ class _Driver:
         self.progressed = time.monotonic()
         self.told_waiting = False  # that there is no node to work on
         self.polls = Polls(caller.status_every())
+        self.metrics = Metrics(job.out) if self.on_cluster else None
         self._equip(fleet)
 
     def run(self) -> None:
@@ -165,13 +122,15 @@ class _Driver:
             if seat.starting is not None:
                 self._dismiss(seat)
         self.fleet = fleet
-        self.job = _fitted(self.given_job, fleet, self.wanted)
+        self.job = fitted(self.given_job, fleet, self.wanted)
         self.headcount = Headcount(fleet, grows=self.on_cluster and not self.wanted.workers)
         self.queue = deque(order(list(self.queue), by_objective=bool(fleet.gpus)))
         self.actor_class = self.ray.remote(**actor_options(fleet))(actor_type(self.ray))
 
     def _follow_nodes(self) -> None:
         """Count the nodes that joined, and change to GPUs where the first one of them has some."""
+        for node in self.watch.draining - self.left_out:
+            self._empty(node)
         nodes = self._nodes()
         if self.headcount.see(nodes) and not self.wanted.workers:
             fleet = size_fleet(list(nodes.values()), self.wanted, len(self.queue), memory_limit())
@@ -204,7 +163,7 @@ class _Driver:
     def _patience_in_words(self) -> str:
         return f"{duration(self._patience())} (--wait-nodes {self._patience():g})"
 
-    def _busy(self) -> list[_Seat]:
+    def _busy(self) -> list[Seat]:
         return [seat for seat in self.seats if seat.painting is not None]
 
     def _wind_down(self, stop: Stop) -> bool:
@@ -233,9 +192,9 @@ class _Driver:
         for _ in range(min(wanted, most - number)):
             avoided = self.left_out | (self.reach.closed if not self.queue else set())
             actor = self.actor_class.options(**elsewhere(avoided)).remote(self.job)
-            self.seats.append(_Seat(actor, starting=actor.ready.remote()))
+            self.seats.append(Seat(actor, starting=actor.ready.remote()))
 
-    def _employ(self, seat: _Seat) -> None:
+    def _employ(self, seat: Seat) -> None:
         """Give an idle worker a task, or end it where there can be none for it."""
         node = seat.place.node
         if seat.is_old or node in self.left_out:
@@ -256,7 +215,7 @@ class _Driver:
         wanted = self.reach.tasks and set(self._able()) - self.reach.closed
         return bool(wanted) and len(self.seats) >= self.headcount.most
 
-    def _give(self, seat: _Seat, tasks: list[Task]) -> None:
+    def _give(self, seat: Seat, tasks: list[Task]) -> None:
         seat.tasks = tasks
         seat.began = time.monotonic()
         seat.kernel_kills = kernel_kills()
@@ -286,8 +245,8 @@ class _Driver:
     # --- taking answers ---
 
     def _wait(self) -> None:
-        """Take the next answer, if one comes soon."""
-        waiting: dict[Reference, _Seat] = {}
+        """Take the answers that are there, if one comes soon: their rows are synced together."""
+        waiting: dict[Reference, Seat] = {}
         for seat in self.seats:
             awaited = seat.painting if seat.starting is None else seat.starting
             if awaited is not None:
@@ -296,15 +255,25 @@ class _Driver:
             time.sleep(0.05)
             self._check_cluster()
             return
-        answers, _ = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
-        for answer in answers:
-            seat = waiting[answer]
-            if seat.starting is not None:
-                self._readied(seat)
-            else:
-                self._finished(seat)
-            if not seat.rests_until:  # a GPU that is still full is no progress
-                self.progressed = time.monotonic()
+        answers, others = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
+        if answers and others:
+            answers += self.ray.wait(others, num_returns=len(others), timeout=0)[0]
+        rows: list[Result] = []
+        try:
+            for answer in answers:
+                seat = waiting[answer]
+                if seat.starting is not None:
+                    self._readied(seat)
+                else:
+                    rows += self._finished(seat)
+                if not seat.rests_until:  # a GPU that is still full is no progress
+                    self.progressed = time.monotonic()
+            self.recovery.painted({row.pair_id for row in rows})
+            if rows and not self.stopping_since:
+                self._hire()  # before what takes the disk's time
+        finally:
+            if rows:
+                self._report(rows)
         self._check_cluster()
 
     def _check_cluster(self) -> None:
@@ -334,7 +303,7 @@ class _Driver:
             f"(each worker wants {self.fleet.cpus:g} CPUs, {self.fleet.gpus:g} GPUs)"
         )
 
-    def _readied(self, seat: _Seat) -> None:
+    def _readied(self, seat: Seat) -> None:
         try:
             seat.place = Place(*self.ray.get(seat.starting))
         except self.ray.exceptions.RayTaskError as error:
@@ -355,7 +324,7 @@ class _Driver:
                 self.caller.on_note(refusal)
             self.refusals = []
 
-    def _refused(self, seat: _Seat, error: BaseException) -> None:
+    def _refused(self, seat: Seat, error: BaseException) -> None:
         """A worker cannot work. The run goes on as long as there is another one.
 
         Where the reason holds for its whole node, no other worker is tried there.
@@ -385,6 +354,16 @@ class _Driver:
         able = self.fleet.room(list(nodes.values()))
         self._tell_refusal(f"one node fewer: {reason}", reason, able or self._busy())
 
+    def _empty(self, node: str) -> None:
+        """End the pairs in hand on a node that will soon be taken away. It may be the last one:
+        another may join."""
+        self.left_out.add(node)
+        self.headcount.leave_out(self._nodes())
+        for seat in self.seats:
+            if seat.place.node == node:
+                seat.actor.stop.remote()
+        self.caller.on_note("one node fewer: it is being drained; its pairs go elsewhere")
+
     def _tell_refusal(self, line: str, reason: str, others: object) -> None:
         """Tell why there is less to work with, once something works. Raises `ClusterError` if
         there is nothing else."""
@@ -397,7 +376,8 @@ class _Driver:
         else:
             raise ClusterError(reason)
 
-    def _finished(self, seat: _Seat) -> None:
+    def _finished(self, seat: Seat) -> list[Result]:
+        """Take a worker's answer, and return the rows that are to be recorded."""
         answer, tasks = seat.painting, seat.tasks
         seat.painting, seat.tasks, seat.status = None, [], Status()
         try:
@@ -407,7 +387,7 @@ class _Driver:
                 raise error.cause from None
             if isinstance(error.cause, DeviceFullError):
                 self._let_rest(seat, tasks, str(error.cause))
-                return
+                return []
             for task in tasks:  # `Worker.run` catches what a pair can do, so this is a bug
                 self._record(replace(failed_row(new_row(task), error.cause), traceback=str(error)))
         except self.ray.exceptions.RayError as error:
@@ -416,14 +396,24 @@ class _Driver:
             seat.rests_until = 0.0
             # What was stopped stays pending.
             stopped = [task for task, row in zip(tasks, rows, strict=True) if row is None]
-            self.queue.extendleft(stopped)
-            if painted := self._readable(seat, tasks, rows):
-                self.recovery.painted({row.pair_id for row in painted})
-                if not self.stopping_since:
-                    self._hire()  # before what takes the disk's time
-                self.caller.on_results(painted)
+            self._put_first(stopped)
+            if stopped and not self.stopping_since:
+                self._told_to_end(seat, stopped)
+            return self._readable(seat, tasks, rows)
+        return []
 
-    def _let_rest(self, seat: _Seat, tasks: Sequence[Task], why: str) -> None:
+    def _told_to_end(self, seat: Seat, stopped: Sequence[Task]) -> None:
+        """A worker ended its pairs by itself: its node is drained, or it got a SIGTERM. That is no
+        death, and no attempt."""
+        self._dismiss(seat)
+        self.caller.on_event("worker told to end", pairs=[task.pair.pair_id for task in stopped])
+        if seat.place.node not in self.left_out:
+            self.caller.on_note(
+                f"a worker was told to end by SIGTERM; {count(len(stopped), 'pair')} "
+                f"{'goes' if len(stopped) == 1 else 'go'} back to the queue"
+            )
+
+    def _let_rest(self, seat: Seat, tasks: Sequence[Task], why: str) -> None:
         """Give a worker whose GPU is full no pairs for a while. They are no pairs' failures."""
         self._put_first([task for task in tasks if not self._is_painted(task)])
         if not seat.rests_until:
@@ -431,7 +421,7 @@ class _Driver:
         seat.rests_until = time.monotonic() + _REST
 
     def _readable(
-        self, seat: _Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
+        self, seat: Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
     ) -> list[Result]:
         """Return the rows to record. A pair whose input could not be opened on this node is kept
         for another one, and where others can open what a node could not, that node is left out."""
@@ -458,12 +448,17 @@ class _Driver:
         except OSError:
             return False
 
+    def _report(self, rows: Sequence[Result]) -> None:
+        if self.metrics:
+            self.metrics.ended(rows)
+        self.caller.on_results(rows)
+
     def _record(self, row: Result) -> None:
-        self.caller.on_results([replace(row, finished_at=row.started_at)])
+        self._report([replace(row, finished_at=row.started_at)])
 
     # --- deaths ---
 
-    def _died(self, seat: _Seat, tasks: Sequence[Task], error: Exception) -> None:
+    def _died(self, seat: Seat, tasks: Sequence[Task], error: Exception) -> None:
         """A worker died with tasks in hand."""
         self._dismiss(seat)
         unpainted = [task for task in tasks if not self._is_painted(task)]
@@ -491,7 +486,7 @@ class _Driver:
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
         for row in self.reach.give_up(self._able(), time.monotonic()):
-            self.caller.on_results([row])
+            self._report([row])
 
     def _carry_out(self, decision: Decision) -> None:
         what, death = decision.what, decision.death
@@ -529,7 +524,7 @@ class _Driver:
         """Whether its picture was written before its worker died; then it is recorded."""
         row = self.caller.finished_row(task.pair)
         if row is not None:
-            self.caller.on_results([row])
+            self._report([row])
         return row is not None
 
     def _watch_clocks(self) -> None:
@@ -557,7 +552,7 @@ class _Driver:
                     )
                 )
 
-    def _dismiss(self, seat: _Seat) -> None:
+    def _dismiss(self, seat: Seat) -> None:
         """End a worker, dead or alive."""
         self.seats.remove(seat)
         said = end_of(seat.place.stderr)
@@ -570,6 +565,9 @@ class _Driver:
     def _look(self) -> None:
         """Ask what some workers are doing, without waiting for the answers."""
         busy = self._busy()
+        if self.metrics:
+            ready = sum(seat.starting is None for seat in self.seats)
+            self.metrics.look(len(self.queue), sum(len(seat.tasks) for seat in busy), ready)
         turn = self.polls.turn(time.monotonic(), len(busy))
         if turn is None:
             return

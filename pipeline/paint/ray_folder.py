@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["BASES", "LEAST_FREE", "NoFolderError", "base_folder", "ray_folder", "sweep"]
+__all__ = [
+    "BASES",
+    "LEAST_FREE",
+    "NoFolderError",
+    "base_folder",
+    "is_copy_of_working_dir",
+    "ray_folder",
+    "sweep",
+]
 
 _PREFIX = "stylize-"
 _LOCK = "driver.lock"  # held by the driver for as long as it lives
@@ -32,8 +40,17 @@ LEAST_FREE = 50_000_000  # bytes, for Ray's logs
 _FRESH = 60.0  # seconds; a younger folder may not be locked yet
 
 
+_COPIES = "/runtime_resources/working_dir_files/"
+"""Where a node of Ray keeps what ``ray job submit --working-dir`` sent, until it removes it."""
+
+
 class NoFolderError(Exception):
     """There is no folder in which Ray can run. The text names those that were tried."""
+
+
+def is_copy_of_working_dir(path: str) -> bool:
+    """Return whether a path is in a folder that Ray has copied, and will remove."""
+    return _COPIES in os.path.realpath(path)
 
 
 def base_folder() -> str:

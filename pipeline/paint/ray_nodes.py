@@ -7,7 +7,7 @@ import threading
 import time
 
 from pipeline.paint.fleet import Nodes
-from pipeline.paint.ray_session import Ray, alive_nodes
+from pipeline.paint.ray_session import Ray, alive_nodes, draining_nodes
 
 __all__ = ["NodeWatch"]
 
@@ -21,6 +21,7 @@ class NodeWatch:
     def __init__(self, ray: Ray) -> None:
         self._ray = ray
         self._latest = time.monotonic(), alive_nodes(ray)  # replaced as a whole, never changed
+        self.draining: frozenset[str] = frozenset()  # nodes that will soon be taken away
         self._over = threading.Event()
 
     def start(self) -> None:
@@ -42,3 +43,4 @@ class NodeWatch:
         while not self._over.wait(_COUNT):
             with contextlib.suppress(Exception):  # no answer is what `silence` shows
                 self._latest = time.monotonic(), alive_nodes(self._ray)
+                self.draining = draining_nodes(self._ray)

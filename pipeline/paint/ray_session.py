@@ -32,9 +32,11 @@ __all__ = [
     "Ray",
     "Reference",
     "alive_nodes",
+    "draining_nodes",
     "first_line",
     "home_of",
     "logical_gpus",
+    "meters",
     "missing_module",
     "session",
 ]
@@ -112,6 +114,17 @@ class Ray(Protocol):
 def alive_nodes(ray: Ray) -> Nodes:
     """Return the resources of each node that is alive, by its id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def draining_nodes(ray: Ray) -> frozenset[str]:
+    """Return the ids of the nodes that will soon be taken away, as the cluster was told."""
+    state = importlib.import_module("ray._private.state").state
+    return frozenset(state.get_draining_nodes())
+
+
+def meters() -> ModuleType:
+    """Return Ray's module of metrics, whose meters the nodes show to Prometheus."""
+    return importlib.import_module("ray.util.metrics")
 
 
 def home_of(ray: Ray, actor: Actor) -> tuple[str, str]:

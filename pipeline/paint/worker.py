@@ -20,6 +20,7 @@ from pipeline.crash import crash_point
 from pipeline.options import PaintOptions
 from pipeline.paint.attempts import failed_row, is_short_of_memory, new_row
 from pipeline.paint.backbones import local_weights
+from pipeline.paint.checkpoints import Kept
 from pipeline.paint.inputs import InputReader
 from pipeline.paint.resources import crowded, peak_memory
 from pipeline.records import (
@@ -35,7 +36,8 @@ from pipeline.records import (
     preview_of,
     settings_digest,
 )
-from pipeline.store.metadata import attributes, metadata, utc_now
+from pipeline.store.metadata import attributes, metadata
+from pipeline.text import utc_now
 from stylize.config import ALGORITHM, StyleConfig, has_alpha
 from stylize.errors import (
     BlackError,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from stylize.checkpoint import Checkpoint
     from stylize.request import OnStep, Request, Step, StyleResult
     from stylize.transfer import Stylizer
 
@@ -139,6 +142,7 @@ class Worker:
         self._reader = InputReader(job.folder, job.limits)
         self._stylizers: dict[str, Stylizer] = {}
         self._room = _Room()
+        self._kept: Kept | None = None  # of the pair in hand, if it is painted alone
         self._stopping = threading.Event()
         self._status = Status()
 
@@ -305,6 +309,10 @@ class Worker:
         """Paint pairs together, write their pictures, and return their rows."""
         started = time.monotonic()
         stylizer = self._stylizer(group[0].pair.config.backbone)
+        self._kept = kept = None
+        if self.job.checkpoint_every and len(group) == 1:
+            every, out = self.job.checkpoint_every, self.job.out
+            self._kept = kept = Kept(out, group[0].row, every, self._stopping.is_set)
 
         def finish(opened: _Opened, done: StyleResult | DivergedError) -> Result | None:
             row = timed(replace(opened.row, batch=len(group)))  # as far as the picture can carry
@@ -312,6 +320,9 @@ class Worker:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:
                 row = failed_row(row, error)
+            if kept:
+                kept.forget()
+                row = replace(row, checkpoint=kept.remark)
             return timed(row)
 
         def timed(row: Result) -> Result:
@@ -362,10 +373,15 @@ class Worker:
     def _request(self, opened: _Opened, together: int, first: bool, started: float) -> Request:
         from stylize.request import Request
 
-        pictures, config = opened.pictures, opened.pair.config
+        pictures, config, kept = opened.pictures, opened.pair.config, self._kept
 
         def of(column: str) -> list[Any]:
             return [picture for role, picture in pictures.items() if column_of(role) == column]
+
+        def look(evaluations: int, make: Callable[[], Checkpoint]) -> None:
+            if kept:
+                kept.look(evaluations, make)
+            self._end_if_told(opened.pair, together, started, evaluations)
 
         return Request(
             pictures["content"],
@@ -375,25 +391,20 @@ class Worker:
             of("mask"),
             self._on_step(opened, together, first, started),
             [pictures.get(role) for role in numbered("style_mask", config.style_masks)],
+            kept.load() if kept else None,
+            look if kept else None,
         )
 
     def _on_step(self, opened: _Opened, together: int, first: bool, started: float) -> OnStep:
-        """Return the callback of a pair's steps. It ends the pair that must stop or is too late."""
+        """Return the callback of a pair's steps."""
         pair, steps = opened.pair, opened.pair.config.steps
         share_of = share_done(opened.size, opened.config)
 
         def on_step(step: Step, image: Tensor) -> None:
-            if self._stopping.is_set():
-                raise Interrupted("stopped")
-            seconds = time.monotonic() - started
-            limit = self.job.timeout * together
-            if limit and seconds > limit:
-                raise TimeLimitError(
-                    f"took more than {limit:g} s, at step {step.step} of {steps} "
-                    "(raise --timeout, or lower size or steps)"
-                )
+            if not self._kept:  # else it is kept first
+                self._end_if_told(pair, together, started, step.step)
             if first:
-                share = share_of(image)
+                share, seconds = share_of(image), time.monotonic() - started
                 self._status = Status(
                     pair.pair_id, step.step, steps, step.loss, seconds, share, together
                 )
@@ -402,6 +413,17 @@ class Worker:
                 self._preview(pair, image)
 
         return on_step
+
+    def _end_if_told(self, pair: Pair, together: int, started: float, step: int) -> None:
+        """Raise `Interrupted` where the pair must stop, `TimeLimitError` where it is too late."""
+        if self._stopping.is_set():
+            raise Interrupted("stopped")
+        limit = self.job.timeout * together
+        if limit and time.monotonic() - started > limit:
+            raise TimeLimitError(
+                f"took more than {limit:g} s, at step {step} of {pair.config.steps} "
+                "(raise --timeout, or lower size or steps)"
+            )
 
     def _preview(self, pair: Pair, image: Tensor) -> None:
         from stylize.image import to_image

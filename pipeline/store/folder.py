@@ -13,12 +13,14 @@ OUT/
     journal/                 rows that are in no part yet (on a disk)
     log/                     one file for each run: see `store.log`
     damaged/                 damaged files that were moved out of the way
+    checkpoints/             pictures in the making, with --checkpoint-every
     weights/                 copies of the weights, for the nodes of a cluster
     probe-…                  a file that each worker must be able to read
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -115,6 +117,15 @@ class OutFolder:
         name = f"{backbone}-{sha256[:16]}.safetensors"
         return storage.join(storage.join(self.absolute, "_state/weights"), name)
 
+    @property
+    def checkpoints(self) -> str:
+        return self._below("_state", "checkpoints")
+
+    def checkpoint(self, pair_id: str) -> str:
+        """Return the path of what is kept of a pair. Its id may be longer than a name can be."""
+        name = hashlib.sha256(pair_id.encode()).hexdigest()[:32]
+        return storage.join(self.checkpoints, f"{name}.kept")
+
     def probe(self, run_id: str) -> str:
         """Return the path of the file that each worker of a run must be able to read."""
         return storage.join(storage.join(self.absolute, "_state"), f"probe-{run_id}")
@@ -165,6 +176,11 @@ class OutFolder:
     def remove_leftovers(self, *, probes: bool = True) -> None:
         """Remove the temporary files and probes of runs that were killed."""
         self.medium.remove_leftovers(probes=probes)
+
+    def remove_checkpoints(self) -> None:
+        """Remove what is kept of pairs in the making: none is left to paint."""
+        names = self.medium.names(self.checkpoints)
+        storage.remove_all([storage.join(self.checkpoints, name) for name in names])
 
     # --- values that the first run fixes ---
 

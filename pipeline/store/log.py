@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 
 from pipeline import storage
 from pipeline.store.folder import OutFolder
-from pipeline.store.metadata import utc_now
+from pipeline.text import utc_now
 
-__all__ = ["MOST_BYTES", "RunLog", "latest_log"]
+__all__ = ["MOST_BYTES", "NOTE", "RunLog", "latest_log"]
+
+NOTE = "note"
+"""The event of a line that the display shows."""
 
 _MOST_LOGS = 20  # of the newest runs of each driver; older ones are removed
 MOST_BYTES = 10_000_000  # of one log
@@ -23,11 +27,14 @@ MOST_BYTES = 10_000_000  # of one log
 class RunLog:
     """Appends events to a run's log, until the log is `MOST_BYTES` long.
 
+    With `show` they go to standard error, too, except notes, which the display shows.
     A log that cannot be written does not end the run: a disk that is really in trouble will also
     refuse the next picture or row, and that ends it.
     """
 
-    def __init__(self, out: OutFolder, run_id: str, drivers: int = 1) -> None:
+    def __init__(
+        self, out: OutFolder, run_id: str, drivers: int = 1, *, show: bool = False
+    ) -> None:
         storage.make_folder(out.log)
         for name in _logs(out)[: -_MOST_LOGS * drivers + 1]:
             with contextlib.suppress(storage.StorageError):
@@ -35,12 +42,16 @@ class RunLog:
         self.path = storage.join(out.log, f"{run_id}.jsonl")
         self._file = out.medium.log_file(self.path)
         self._size = 0
+        self._show = show
 
     def write(self, event: str, **facts: object) -> None:
         """Append an event with its facts. Never raises `OSError`."""
+        line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
+        if self._show and event != NOTE:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+                print(line, end="", file=sys.stderr, flush=True)
         if self._size > MOST_BYTES:
             return
-        line = json.dumps({"time": utc_now(), "event": event, **facts}, default=str) + "\n"
         self._size += len(line)
         if self._size > MOST_BYTES:
             line = json.dumps({"time": utc_now(), "event": "log full"}) + "\n"

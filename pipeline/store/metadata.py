@@ -8,7 +8,6 @@ pyarrow.
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import json
 import struct
@@ -20,10 +19,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.records import Input, Pair, Result, join_styles, split_styles
+from pipeline.text import utc_now
 from stylize import __version__
 from stylize.image import read_metadata
 
-__all__ = ["attributes", "carried", "from_attributes", "metadata", "utc_now"]
+__all__ = ["attributes", "carried", "from_attributes", "metadata"]
 
 _CARRIED = (
     "preset",
@@ -235,8 +235,3 @@ def _result(facts: Mapping[str, Any], pair: Pair | None, inputs: tuple[Input, ..
         compile=facts.get("compile"),
         notes=notes,
     )
-
-
-def utc_now() -> str:
-    """Return the time as the index stores it: ISO 8601, UTC, microseconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
