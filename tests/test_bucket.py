@@ -148,7 +148,7 @@ POINTS = (
     "lock-taken",
     "run-json-renamed",
     "pair-begun@p1",
-    "picture-temp-written@p1",
+    "picture-temp-written",
     "picture-renamed",
     "record-returned@p3",
     "part-temp-written",
