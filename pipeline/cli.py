@@ -376,14 +376,18 @@ def _watch(folder: OutFolder, every: float) -> NoReturn:
     import datetime
     import time
 
+    from pipeline.signals import repeat
     from pipeline.store.watch import look
 
     plans: dict[str, Mapping[str, object]] = {}
-    while True:
+
+    def tell_now() -> None:
         now = look(folder, datetime.datetime.now(datetime.UTC), plans)
         tell(f"{time.strftime('%H:%M:%S')}  {now}")
         flush()
-        time.sleep(every)
+
+    repeat(tell_now, every)
+    raise KeyboardInterrupt
 
 
 @app.command("montage")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["Handlers", "when_told_to_end"]
+__all__ = ["Handlers", "repeat", "when_told_to_end"]
 
 _Handler = Callable[[int, FrameType | None], object]
 
@@ -41,6 +41,24 @@ class Handlers:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+
+
+def repeat(work: Callable[[], object], every: float) -> None:
+    """Do some work every `every` seconds, until a signal asks the process to end.
+
+    The work in hand is finished first. A second signal raises `KeyboardInterrupt` at once.
+    """
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    with Handlers(stop):
+        while not stopping.is_set():
+            work()
+            stopping.wait(every)
 
 
 def when_told_to_end(work: Callable[[], object]) -> None:

@@ -12,13 +12,11 @@ import io
 import itertools
 import json
 import os
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,7 +26,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.leftovers import sweep_temporaries
 from pipeline.records import join_styles, split_styles
-from pipeline.signals import Handlers
+from pipeline.signals import repeat
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import read_index
 from pipeline.views.originals import Inputs, open_small
@@ -87,18 +85,8 @@ def watch(out: OutFolder, every: float, say: Say = lambda _: None) -> None:
 
     It ends by raising `KeyboardInterrupt`; a second Ctrl-C ends it at once. Raises `StorageError`.
     """
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-
-    with Handlers(stop):
-        while not stopping.is_set():
-            write_report(out, say, watched=True)
-            stopping.wait(every)
-        write_report(out, say)
+    repeat(lambda: write_report(out, say, watched=True), every)
+    write_report(out, say)
     raise KeyboardInterrupt
 
 
