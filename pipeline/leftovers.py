@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator
 
-__all__ = ["sweep_temporaries", "temporary_name"]
+__all__ = ["is_alive", "sweep_temporaries", "temporary_name"]
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _TEMPORARY = re.compile(r"\.stylize-([0-9a-f]{8})\.tmp-(\d+)-[0-9a-f]{8}")
@@ -57,10 +57,11 @@ def _is_stale(path: str, host: str, pid: int) -> bool:
         return age > _HOUR
     if pid == os.getpid():
         return os.path.basename(path) not in _active
-    return not _is_alive(pid) or age > _DAY
+    return not is_alive(pid) or age > _DAY
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether this machine has a process of that number."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -26,7 +26,7 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     from pipeline import objects
 
     program = shutil.which("azurite-blob")
-    if program is None:
+    if program is None:  # a program of npm, which pip cannot bring
         pytest.skip("azurite-blob is not installed; npm install -g azurite")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from pipeline.leftovers import is_alive
 from pipeline.objects import ChangedError, StorageError
 from pipeline.store.medium import Locks, Seen
 
@@ -130,13 +131,8 @@ def lives(holder: Mapping[str, object]) -> bool | None:
     pid = holder.get("pid")
     if not _machine() or holder.get("machine") != _machine() or not isinstance(pid, int):
         return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return holder.get("born") == _born(pid)  # else the number belongs to another process since
+    # Where it began at another time, the number belongs to another process since.
+    return is_alive(pid) and holder.get("born") == _born(pid)
 
 
 def _machine() -> str:
