@@ -574,7 +574,8 @@ def test_a_pair_that_kills_its_worker_twice_is_poison_until_asked_for(
     # Asked for, it is painted, here with two logical GPUs and a worker for each.
     options = (*TINY, "--threads", 2, "--retry-failed=poison")
     with running(slow, *options, STYLIZE_LOGICAL_GPUS="2", **gate.env()) as driver:
-        wait_for(lambda: len(gate.begun()) == 2)
+        # The first worker opens two pairs at the same time; the retry is the other one's.
+        wait_for(lambda: gate.begun()["g0"] and gate.begun()["g1"])
         assert len(painters(driver.pid)) == 2
         gate.open()
         _, stderr = driver.communicate(timeout=120)
