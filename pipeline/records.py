@@ -140,8 +140,7 @@ class Status:
     batch: int = 1  # pairs that are painted together; this is the first of them
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One file that went into a picture."""
 
     role: str  # content, style, style2 …, init, mask, mask2 …, style_mask, style_mask2 …

@@ -129,9 +129,22 @@ def test_names_that_are_no_utf8_and_odd_numbers_do_not_stop_the_index(tmp_path: 
 
 
 def test_an_impossible_value_is_refused_before_it_reaches_the_journal(tmp_path: Path) -> None:
+    cases: tuple[dict[str, Any], ...] = (
+        {"width": "wide"},
+        {"width": 2**31},
+        {"peak_memory": 2**63},
+        {"loss": "small"},
+        {"compile": 1},
+        {"host": 3},
+        {"started_at": "today"},
+        {"inputs": (Input("content", "c.jpg", "1:2", 3),)},  # type: ignore[arg-type]
+        {"loss_curve": ((1,),)},
+        {"loss_curve": ((1, "2", 3.0, 4.0, 5.0, 6.0),)},
+    )
     with Index(OutFolder(tmp_path), "r1") as index:
-        with pytest.raises((pa.ArrowException, TypeError, ValueError)):
-            index.append(result(width="wide"))
+        for impossible in cases:
+            with pytest.raises((pa.ArrowException, TypeError, ValueError, OverflowError)):
+                index.extend([result("z"), result(**impossible)])
         index.append(result("b"))
     assert set(read_results(OutFolder(tmp_path))) == {"b"}
 

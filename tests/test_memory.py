@@ -20,7 +20,7 @@ from helpers import (
     write_csv,
 )
 
-from pipeline.paint.resources import cores, kernel_kills, memory_limit
+from pipeline.paint.resources import Kills, cores, kernel_kills, memory_limit
 
 EAT = "x = [b'1' * 2**24 for _ in range(64)]"  # 1 GB at most, whatever the group lets it have
 LOOK = f"""
@@ -65,6 +65,17 @@ def test_the_count_is_of_the_own_group_or_else_of_the_machine(
 ) -> None:
     write(tmp_path, {"proc/self/cgroup": groups, **files})
     assert kernel_kills(str(tmp_path)) == count
+
+
+def test_all_looks_at_the_count_within_a_second_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter(range(10))
+    monkeypatch.setattr("pipeline.paint.resources.kernel_kills", lambda: next(counts))
+    times = iter((0.0, 0.0, 0.5, 1.5, 1.5, 1.6, 1.7, 1.8))
+    monkeypatch.setattr("pipeline.paint.resources.time.monotonic", lambda: next(times))
+    kills = Kills()
+    assert [kills.lately(), kills.lately(), kills.lately(), kills.now(), kills.lately()] == [
+        0, 0, 1, 2, 2,
+    ]  # fmt: skip
 
 
 def write(root: Path, files: dict[str, str]) -> None:

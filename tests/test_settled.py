@@ -194,7 +194,7 @@ def _input_gone(house: House, pair: Pair) -> list[Result]:
 
 def _unknown_input(house: House, pair: Pair) -> list[Result]:
     result = house.painted(pair)
-    inputs = dataclasses.replace(result.inputs[0], path="elsewhere.jpg"), *result.inputs[1:]
+    inputs = result.inputs[0]._replace(path="elsewhere.jpg"), *result.inputs[1:]
     return [dataclasses.replace(result, inputs=inputs)]
 
 

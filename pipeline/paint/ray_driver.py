@@ -32,7 +32,7 @@ from pipeline.paint.ray_session import (
 )
 from pipeline.paint.reach import Reach
 from pipeline.paint.recovery import DEATHS, Death, Decision, Recovery, What
-from pipeline.paint.resources import confined, kernel_kills, memory_limit
+from pipeline.paint.resources import Kills, confined, memory_limit
 from pipeline.paint.worker import DeviceFullError, Job, NotReadyError
 from pipeline.records import Result, Status, Task, objective
 from pipeline.text import count, duration
@@ -81,6 +81,7 @@ class _Driver:
         self.caller = caller
         self.on_cluster = bool(wanted.address)
         self.recovery = Recovery(self.on_cluster)
+        self.kills = Kills()
         self.reach = Reach()
         self.watch = NodeWatch(ray)
         self.seats: list[Seat] = []
@@ -218,7 +219,7 @@ class _Driver:
     def _give(self, seat: Seat, tasks: list[Task]) -> None:
         seat.tasks = tasks
         seat.began = time.monotonic()
-        seat.kernel_kills = kernel_kills()
+        seat.kernel_kills = self.kills.lately()
         first = tasks[0].pair
         seat.status = Status(first.pair_id, 0, first.config.steps, batch=len(tasks))
         seat.painting = seat.actor.run.remote(tasks)
@@ -469,7 +470,7 @@ class _Driver:
             isinstance(error, self.ray.exceptions.OutOfMemoryError)
             # Ray's text for any death by SIGKILL speaks of memory; these are its monitor's words.
             or "running low on memory" in str(error)
-            or kernel_kills() > seat.kernel_kills
+            or self.kills.now() > seat.kernel_kills
         )
         unreachable = isinstance(error, self.ray.exceptions.ActorUnavailableError)
         death = Death(unpainted, seat.place.node, first_line(error), of_memory, unreachable)

@@ -10,6 +10,7 @@ import math
 import os
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "Kills",
     "address_space",
     "confined",
     "cores",
@@ -77,6 +79,22 @@ def kernel_kills(root: str = "/") -> int:
                 counts = dict(line.split() for line in file)
             return int(counts["oom_kill"])
     return 0
+
+
+class Kills:
+    """Watches the count of `kernel_kills`: a look takes 0.2 ms, as much as the sync of a row."""
+
+    def __init__(self) -> None:
+        self._count, self._looked = 0, -math.inf
+
+    def now(self) -> int:
+        """Return the count."""
+        self._count, self._looked = kernel_kills(), time.monotonic()
+        return self._count
+
+    def lately(self) -> int:
+        """Return what the count was within the last second."""
+        return self.now() if time.monotonic() - self._looked > 1 else self._count
 
 
 def memory_limit(root: str = "/") -> int:

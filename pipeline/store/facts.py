@@ -144,8 +144,8 @@ class FileFacts:
             with contextlib.suppress(OSError):  # an input that is gone stays as recorded
                 stat = self._stat(ref.path)
                 if stat != source.stat:
-                    source = replace(source, stat=stat, sha256=self._hash(ref.path))
-            inputs.append(replace(source, path=ref.written))
+                    source = source._replace(stat=stat, sha256=self._hash(ref.path))
+            inputs.append(source._replace(path=ref.written))
         look = self.out.medium.look(pair.output) if self.out.medium.is_remote else None
         today = replace(
             result,

@@ -51,6 +51,7 @@ from pipeline.store.rows import (
     PICTURE,
     SCHEMA,
     Stamp,
+    check,
     clean,
     conform,
     newest_positions,
@@ -198,8 +199,7 @@ class Index:
         # The open segment:
         self._journal = out.medium.journal()
         self._begun = 0.0  # when it was opened, by the monotonic clock
-        self._tables: list[pa.Table] = []  # its rows
-        self._rows = 0  # number of them
+        self._rows: list[Result] = []
         try:
             self._recover()
         except OSError as error:
@@ -216,21 +216,19 @@ class Index:
         a part. Results that an earlier call returned are in the journal in either case.
         """
         results = self._stamped(results)
-        # Values that the schema refuses raise here, before anything is written. All lines are
-        # written and synced at once, because each sync takes 7 ms.
-        table, lines = to_table(results), b"".join(map(to_line, results))
-        self._write(lines)
+        check(results)  # before anything is written
+        # All lines are written and synced at once, because each sync takes 7 ms.
+        self._write(b"".join(map(to_line, results)))
         crash_point("journal-synced")
         self.seq += len(results)
-        self._tables.append(table)
-        self._rows += len(results)
+        self._rows += results
         self.seal_if_due()
         return results
 
     def seal_if_due(self) -> None:
         """Turn the open segment into a part if it is old or large. Raises `StorageError`."""
         late = time.monotonic() - self._begun >= self._seconds_per_part
-        if self._tables and (late or self._rows >= self._rows_per_part):
+        if self._rows and (late or len(self._rows) >= self._rows_per_part):
             self.seal()
             if self._out.medium.is_remote and len(self._small) >= _MOST_PARTS:
                 self._join_small_parts()
@@ -267,10 +265,10 @@ class Index:
         """Turn the open segment into a part. Raises `StorageError`; the segment then stays."""
         if not self._journal.is_open:
             return
-        if self._tables:
-            self._put_part(self._segment_name(), pa.concat_tables(self._tables))
+        if self._rows:
+            self._put_part(self._segment_name(), to_table(self._rows))
             crash_point("part-written")
-        self._tables, self._rows = [], 0
+        self._rows = []
         self._journal.end()
         crash_point("journal-deleted")
 
