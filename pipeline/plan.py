@@ -6,7 +6,7 @@ This module is pure: facts about files come through `Facts`, which the caller pr
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -103,19 +103,14 @@ def pending(
     return replace(plan, done=done, older=older, stale=done)
 
 
-def taken_outputs(
-    pairs: Iterable[Pair], results: Mapping[str, Result], manifest_ids: Collection[str]
-) -> list[tuple[Pair, Result]]:
-    """Return the pairs whose output is the picture of a pair that the manifest does not have.
+def taken_outputs(pairs: Iterable[Pair], strangers: Iterable[Result]) -> list[tuple[Pair, Result]]:
+    """Return the pairs whose output is the picture of a stranger, with the stranger's row.
 
-    `manifest_ids` are those of the whole manifest. A row without an id gets another id when its
-    settings are edited. It is known by its content and style, and may paint over its picture.
+    `strangers` are pairs that the whole manifest does not have. A row without an id gets another id
+    when its settings are edited. It is known by its content and style, and may paint over its
+    picture.
     """
-    owners = {
-        row.output: row
-        for row in results.values()
-        if row.output_sha256 and row.pair_id not in manifest_ids
-    }
+    owners = {row.output: row for row in strangers if row.output_sha256}
     return [
         (pair, owner)
         for pair in pairs

@@ -201,7 +201,7 @@ def _check_strangers(
             f"{quoted(owner.style)}; name another output or another --out, or replace it with "
             "--redo-changed",
         )
-        for pair, owner in taken_outputs(todo, owners, ())
+        for pair, owner in taken_outputs(todo, owners.values())
         if facts.out.has_picture(pair.output) and not options.redo_changed
     ]
     if problems:

@@ -310,17 +310,14 @@ def test_planning_touches_no_file_and_needs_records_and_settings_alone() -> None
 def test_an_output_that_is_the_picture_of_another_manifests_pair_is_taken() -> None:
     theirs = result("monday", content="m.jpg", output="001.png", row=7)
     mine = pair("tuesday", output="001.png")
-    rows = {"monday": theirs}
-    assert taken_outputs([mine], rows, {"tuesday"}) == [(mine, theirs)]
-    assert taken_outputs([mine], rows, {"tuesday", "monday"}) == []  # both are in the manifest
+    assert taken_outputs([mine], [theirs]) == [(mine, theirs)]
     never_painted = dataclasses.replace(theirs, output_sha256="")
-    assert taken_outputs([mine], {"monday": never_painted}, {"tuesday"}) == []
+    assert taken_outputs([mine], [never_painted]) == []
 
 
 def test_a_row_without_an_id_may_paint_over_its_own_picture_when_its_settings_are_edited() -> None:
     before = result("0123456789ab", output="001.png")
     edited = pair("ba9876543210", output="001.png", generated_id=True)
-    rows = {before.pair_id: before}
-    assert taken_outputs([edited], rows, {edited.pair_id}) == []
+    assert taken_outputs([edited], [before]) == []
     named = dataclasses.replace(edited, generated_id=False)
-    assert taken_outputs([named], rows, {edited.pair_id}) == [(named, before)]
+    assert taken_outputs([named], [before]) == [(named, before)]

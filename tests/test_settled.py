@@ -19,6 +19,7 @@ from pipeline.paint.attempts import new_row
 from pipeline.plan import Plan, pending
 from pipeline.records import Input, Pair, Result, Task, pair_key
 from pipeline.run import make_plan
+from pipeline.settled import settle
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
 from pipeline.store.index import Index, read_results
@@ -307,6 +308,22 @@ def test_what_is_settled_beforehand_is_what_would_be_found_pair_by_pair(
         assert todays(plan.stale, results, facts) == todays(expected.done, results, facts)
         seen |= {bool(plan.done), len(plan.stale) < len(plan.done)}
     assert seen == {True, False}  # much was settled, and with --force nothing
+
+
+def test_pictures_are_strangers_only_where_the_whole_manifest_lacks_their_pairs(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, 0)
+    whole = read_manifest(house.manifest, defaults={"backbone": "vgg16"})
+    facts = FileFacts(house.out, lambda _: WEIGHTS)
+
+    def strangers(whole: Manifest, pairs: Manifest) -> set[str]:
+        tables = settle(whole, pairs, facts, redo=False, older=False).strangers
+        return {name for table in tables for name in table["pair_id"].to_pylist()}
+
+    assert strangers(whole, whole) == strangers(whole, whole[:20]) == set()
+    rest = {row.pair_id for row in read_results(house.out).values() if row.output_sha256}
+    assert strangers(whole[:20], whole[:20]) == rest - set(whole[:20].ids.to_pylist()) != set()
 
 
 def todays(pairs: Any, results: dict[str, Result], facts: FileFacts) -> list[Result]:
