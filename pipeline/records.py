@@ -252,5 +252,10 @@ def pair_key(
     """
     # It is what json.dumps makes of a list of these, in a third of the time.
     files = ", ".join([f"[{_json(role)}, {_json(sha)}]" for role, sha in sorted(inputs.items())])
-    text = f"[[{files}], {_json(settings_digest)}, {_json(weights_sha256)}, {algorithm}]"
-    return hashlib.sha256(text.encode()).hexdigest()
+    end = _end_of_key(settings_digest, weights_sha256, algorithm)
+    return hashlib.sha256(f"[[{files}], {end}".encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _end_of_key(settings_digest: str, weights_sha256: str, algorithm: int) -> str:
+    return f"{_json(settings_digest)}, {_json(weights_sha256)}, {algorithm}]"

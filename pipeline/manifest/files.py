@@ -22,10 +22,7 @@ def overwritten(pairs: Manifest, out: OutFolder) -> list[Problem]:
     """Find the outputs that are an input of any row, so that painting them would lose the input."""
     places = _Places()
     # Only a file in a folder that has both can be both.
-    mine, theirs = set(), set()
-    for line in pairs.outlines():
-        mine.add(line.output[: line.output.rfind("/") + 1])
-        theirs.update([ref.path[: ref.path.rfind("/") + 1] for ref in line.inputs])
+    mine, theirs = pairs.folders()
     both = {places.folder(out.path(folder + "a")) for folder in mine}
     both &= {places.folder(folder + "a") for folder in theirs}
     if not both:

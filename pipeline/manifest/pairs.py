@@ -6,6 +6,7 @@ Never imports torch or ray.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.manifest.table import AT_ONCE, Table
@@ -104,8 +106,20 @@ class Settings:
     def inputs(self, content: str, style: str, cells: Cells) -> tuple[InputRef, ...]:
         """Return the files that a row without problems names."""
         photograph = InputRef("content", content, self._path(content))
-        styles = kept(self._styles, style, self._style_refs)
-        return (photograph, *styles, *kept(self._others, cells, self._other_refs))
+        return (photograph, *self.styles(style), *self.others(cells))
+
+    def styles(self, style: str) -> tuple[InputRef, ...]:
+        """Return the files that a cell `style` names."""
+        return kept(self._styles, style, self._style_refs)
+
+    def others(self, cells: Cells) -> tuple[InputRef, ...]:
+        """Return the files that the settings of a row without problems name."""
+        return kept(self._others, cells, self._other_refs)
+
+    def folder_of(self, folder: str) -> str:
+        """Return the folder, "" or with a / at its end, that one in the manifest stands for."""
+        path = self._path(folder + "a")
+        return path[: path.rfind("/") + 1]
 
     def _style_refs(self, style: str) -> tuple[InputRef, ...]:
         return tuple(self._refs(numbered("style", split_styles(style))))
@@ -267,6 +281,20 @@ class Manifest(Sequence[Pair]):
             rows = self.rows[first : first + AT_ONCE]
             yield from zip((rows + 1).tolist(), self.table.cells(names, rows), strict=True)
 
+    def folders(self) -> tuple[set[str], set[str]]:
+        """Return the folders of all outputs, and those of all inputs, each "" or with a / at its
+        end: without looking at each row."""
+        table, settings = self.table, self.settings
+        theirs = set(map(settings.folder_of, _folders(table.column("content", self.rows))))
+        styles = table.column("style", self.rows).unique()
+        refs = itertools.chain(
+            (settings.styles(style.as_py()) for style in styles),
+            (settings.others(cells) for _, cells in self.cells()),
+        )
+        for ref in itertools.chain.from_iterable(refs):
+            theirs.add(ref.path[: ref.path.rfind("/") + 1])
+        return _folders(self.outputs), theirs
+
     def picked(self, places: Sequence[int] | np.ndarray[Any, Any]) -> Manifest:
         """Return the pairs at some places, which are counted from 0."""
         at = np.asarray(places, np.int64)
@@ -296,6 +324,11 @@ class Manifest(Sequence[Pair]):
                 refs = inputs(content, style, cells)
                 others = {name[5:]: text for name, text in meta}
                 yield Outline(row, pair_id, output, refs, cells, style, not own_id, others)
+
+
+def _folders(paths: pa.Array) -> set[str]:
+    """Return the different folders of paths, each "" or with a / at its end."""
+    return set(pc.replace_substring_regex(paths, "[^/]*$", "").unique().to_pylist())
 
 
 def setting_columns(table: Table) -> list[str]:

@@ -179,11 +179,15 @@ class Table:
 
     def texts(self, name: str, rows: Sequence[int] | np.ndarray[Any, Any]) -> list[str]:
         """Return the cells of a column in some rows, which are counted from 0 here."""
+        texts: list[str] = self.column(name, rows).to_pylist()
+        return texts
+
+    def column(self, name: str, rows: Sequence[int] | np.ndarray[Any, Any]) -> pa.Array:
+        """Return the same as an array."""
         column = self._whole.get(name)
         if column is None:
-            return [""] * len(rows)
-        texts: list[str] = column.take(pa.array(rows, pa.int64())).to_pylist()
-        return texts
+            return _texts([""] * len(rows))
+        return column.take(pa.array(rows, pa.int64()))
 
     def cells(
         self, names: Sequence[str], rows: Sequence[int] | np.ndarray[Any, Any]

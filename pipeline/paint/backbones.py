@@ -91,9 +91,13 @@ class Backbones:
         """
         settings, wanted, problems = pairs.settings, set(), []
         known: dict[Cells, tuple[str, str]] = {}
-        for row, cells in pairs.cells():
+
+        def backbone_of(cells: Cells) -> tuple[str, str]:
             few = settings.narrow(cells, ("backbone", "content_layers", "style_layers"))
-            backbone, reason = kept(known, few, lambda c: self._backbone(settings.config(c)))
+            return kept(known, few, lambda c: self._backbone(settings.config(c)))
+
+        for row, cells in pairs.cells():
+            backbone, reason = kept(known, cells, backbone_of)
             wanted.add(backbone)
             if reason:
                 problems.append(Problem(row, None, "", reason))
