@@ -234,7 +234,7 @@ class StyleConfig(_PresetGuard):
         4.0, 0, 1e6, "factor on the content weight at all scales except the finest"
     )
     content_norm: float = fields.number(
-        8,
+        4,
         1,
         16,
         "how much more content counts where it has been lost most; 1: no more",

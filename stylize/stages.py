@@ -18,6 +18,14 @@ _FINEST_OF_THINGS = 0.3
 """Factor on the content weight at the finest scale, for a painting of things."""
 
 
+_FINEST_SHARE = 5 / 14
+"""Share of the evaluations that the finest of several scales gets: 50 of the default's 140.
+
+With fewer, too little of the style arrives while the photograph is held where it has been lost
+most (`StyleConfig.content_norm`). Measured in docs/performance.md.
+"""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One optimisation: a scale, or one of the two parts that the coarsest scale may have."""
@@ -33,7 +41,7 @@ def plan_stages(
 ) -> list[Stage]:
     """Plan the stages of a transfer, from coarse to fine.
 
-    The finest scale gets two sevenths of `config.steps`. The others, each of which costs a quarter
+    The finest scale gets 5/14 of `config.steps`. The others, each of which costs a quarter
     of the next per evaluation, share the rest evenly. With `config.spread` the coarsest scale is
     two stages: at first every quarter of the picture has to be painted, then the picture as a
     whole.
@@ -67,7 +75,7 @@ def _by_scale(content_size: tuple[int, int], config: StyleConfig) -> list[Stage]
         if longest < config.coarsest:
             break
         sizes.insert(0, fit(content_size, longest))
-    finest = config.steps if len(sizes) == 1 else round(config.steps * 2 / 7)
+    finest = config.steps if len(sizes) == 1 else round(config.steps * _FINEST_SHARE)
     each, extra = divmod(config.steps - finest, max(1, len(sizes) - 1))
     coarse = [
         Stage(size, each + (i < extra), config.coarse_content) for i, size in enumerate(sizes[:-1])

@@ -131,12 +131,12 @@ def test_the_numbers_that_the_method_gives_are_the_codes() -> None:
     assert f"to {sees['vgg16']} pixels for `relu5_1` in VGG-16, {sees['vgg19']} in VGG-19" in text
     stages = plan_stages((512, 512), config)
     assert [stage.size[0] for stage in stages] == [128, 128, 256, 512]
-    assert [stage.evaluations for stage in stages] == [16, 34, 50, 40]
+    assert [stage.evaluations for stage in stages] == [15, 30, 45, 50]
     assert [stage.spread for stage in stages] == [0.4, 0, 0, 0]
     assert "In the first third of the coarsest evaluations 0.4 (`spread`)" in text
     assert f"to the power {config.focus:g} (`focus`)" in text
     assert f"$p = {config.content_norm:g}$ (`content_norm`)" in text
-    assert "50, 50 and 40 of 140 evaluations" in text
+    assert "45, 45 and 50 of 140 evaluations" in text
     assert [stage.content_factor for stage in stages] == [4, 4, 4, 1]
     assert "weigh content four times as much" in text
 

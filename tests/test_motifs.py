@@ -85,7 +85,7 @@ def test_scales_where_single_strokes_are_too_large_are_left_out_for_the_same_wor
     stages = plan_stages((800, 600), config, least_side(config, THINGS))
     assert [stage.size[0] for stage in stages] == [256, 512]
     assert stages[1] == dataclasses.replace(whole[2], content_factor=0.3)
-    assert stages[0].evaluations == 50 + 12  # 50 of a quarter of the pixels, in whole ones
+    assert stages[0].evaluations == 45 + 11  # 45 of a quarter of the pixels, in whole ones
     assert plan_stages((800, 600), config, least_side(config, TEXTURE)) == whole
 
 

@@ -386,8 +386,8 @@ def test_the_time_of_pairs_to_come_counts_the_pixels_of_all_scales() -> None:
         made(pairs_of(1)[0]), settings=settings, evaluations=140, seconds=60.0, batch=1
     )
     assert estimate([pair("default")], [before]) == {before.device: pytest.approx(60)}
-    # All 140 evaluations at full size, where default has 40 there, 50 at 1/4 and 50 at 1/16.
-    at_full_size = 60 * 140 / (40 + 50 / 4 + 50 / 16)
+    # All 140 evaluations at full size, where default has 50 there, 45 at 1/4 and 45 at 1/16.
+    at_full_size = 60 * 140 / (50 + 45 / 4 + 45 / 16)
     assert estimate([pair("paper")], [before]) == {before.device: pytest.approx(at_full_size)}
 
 

@@ -359,7 +359,7 @@ def test_the_stages_evaluations_sum_to_steps_and_sizes_grow(steps: int, scales: 
     assert [stage.size for stage in stages] == [fit((300, 200), side) for side in longest]
 
 
-@pytest.mark.parametrize(("steps", "parts"), [(0, (0, 0)), (1, (0, 1)), (140, (33, 67))])
+@pytest.mark.parametrize(("steps", "parts"), [(0, (0, 0)), (1, (0, 1)), (140, (30, 60))])
 def test_with_spread_the_coarsest_scale_is_two_stages_the_first_by_quarters(
     steps: int, parts: tuple[int, int]
 ) -> None:
