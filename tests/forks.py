@@ -32,6 +32,7 @@ for line in sys.stdin:
             os.environ.update(order["env"])
             os.chdir(order["folder"])
             sys.argv = ["stylize-batch", *order["arguments"]]
+            exec(order["before"])
             pipeline.cli.main()
             code = 0
         except SystemExit as end:
@@ -59,7 +60,7 @@ class Done:
 
 
 class Forks:
-    """`forks(*arguments, **env)` runs the command."""
+    """`forks(*arguments, **env)` runs the command, after the code `before`."""
 
     def __init__(self, folder: Path) -> None:
         self._out, self._err = folder / "stdout", folder / "stderr"
@@ -71,11 +72,12 @@ class Forks:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    def __call__(self, *arguments: object, **env: str) -> Done:
+    def __call__(self, *arguments: object, before: str = "", **env: str) -> Done:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         order = {
             "arguments": [str(argument) for argument in arguments],
+            "before": before,
             "env": {**os.environ, **env},
             "folder": os.getcwd(),
             "stdout": str(self._out),
@@ -101,6 +103,6 @@ def the_forks() -> Forks:
     return forks
 
 
-def cli(*arguments: object, **env: str) -> Done:
-    """The command, run to its end."""
-    return the_forks()(*arguments, **env)
+def cli(*arguments: object, before: str = "", **env: str) -> Done:
+    """The command, run to its end, after the code `before`."""
+    return the_forks()(*arguments, before=before, **env)

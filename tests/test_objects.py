@@ -159,7 +159,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(bucket: Bucket) -> None
 def test_a_store_that_stays_away_is_not_waited_for_again_and_again(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PATIENCE", 4.0)
+    monkeypatch.setattr(objects, "PATIENCE", 2.0)
     monkeypatch.setattr(objects, "HASTE", 0.05)
     bucket.put("a.bin", DATA)
     uri = f"{bucket.uri}/a.bin"
