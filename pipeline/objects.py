@@ -214,6 +214,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
     endpoint = given.get("endpoint_override", "")
     if endpoint and "://" not in endpoint:
         endpoint = f"{given.get('scheme', 'https')}://{endpoint}"
+    credentials.check_endpoint("endpoint_override", endpoint)
     client: dict[str, Any] = {
         "allow_http": True,  # only where the address itself is http://
         "connect_timeout": timedelta(seconds=10),

@@ -208,6 +208,7 @@ def test_a_picture_whose_driver_died_before_its_row_is_adopted_without_being_rea
     assert index_rows(studio.out) == {}
     plan = cli("plan", studio.manifest, "--out", studio.out, *TINY[:8])
     assert "0 to paint, 0 done, 3 to adopt" in plan.stdout
+    assert "adopt  row 1  images/c0.s.p0.png  (finished, not in the index)" in plan.stdout
     again = studio.run()
     assert again.returncode == 0, again.stderr
     assert "0 painted, 3 done before" in again.stdout

@@ -147,7 +147,9 @@ def test_prune_lists_what_the_manifest_no_longer_has_and_removes_it_with_yes(
     edited.write_bytes(edited.read_bytes() + b"\0")
     preview = picture(out / preview_of("images/c1.s.g1.png"), 5)
     files = sorted(out.rglob("*"))
-    assert forks("prune", out).returncode == 2
+    unnamed = forks("prune", out)
+    assert unnamed.returncode == 2
+    assert "name the manifest whose pictures stay: --manifest FILE" in unnamed.stderr
     listed = forks("prune", out, "--manifest", manifest)
     assert listed.returncode == 0
     assert listed.stdout == "images/c1.s.g1.png\n"

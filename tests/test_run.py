@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -354,6 +355,10 @@ def test_what_changed_is_named_by_the_plan_and_painted_by_the_run_and_nothing_el
         "g4": "new",
     }
     assert plan(painted) == expected
+    told = forked("plan", painted, *tiny(threads=None)).stdout.splitlines()
+    assert told[0] == "paint  row 1  images/c0.s.g0.png  (picture is missing)"
+    assert told[-2] == "5 pairs: 4 to paint, 1 done, 0 to adopt, 0 to skip"
+    assert re.fullmatch(r"about \d+:\d\d of one worker on cpu", told[-1])
     done = paint(painted)
     assert done.returncode == 0
     assert "5 pairs: 4 painted, 1 done before" in done.stdout
@@ -372,9 +377,12 @@ def test_a_picture_edited_by_hand_is_kept_and_named_until_told_otherwise(
     target = out / "images" / "c0.s.g0.png"
     picture(target, 5)
     edited = target.read_bytes()
+    reason = "picture was edited by hand; it is kept"
+    told = forked("plan", painted, *tiny(threads=None)).stdout
+    assert f"skip   row 1  images/c0.s.g0.png  ({reason}" in told
     done = paint(painted)
     assert done.returncode == 0
-    assert "skipped row 1 (g0): picture was edited by hand; it is kept" in done.stderr
+    assert f"skipped row 1 (g0): {reason}" in done.stderr
     assert target.read_bytes() == edited
     done = paint(painted, "--redo-changed")
     assert "4 pairs: 1 painted, 3 done before" in done.stdout
