@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from forks import cli as forked
-from helpers import TINY, cli, index_rows, picture, pictures, start, tiny, wait_for, write_csv
+from forks import start
+from helpers import TINY, cli, index_rows, picture, pictures, tiny, wait_for, write_csv
 
 from pipeline.store.folder import OutFolder
 from pipeline.store.log import RunLog, latest_log

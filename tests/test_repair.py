@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from forks import Forks
+from forks import Forks, start
 from helpers import (
     TINY,
     Gate,
@@ -22,7 +22,6 @@ from helpers import (
     index_rows,
     picture,
     pictures,
-    start,
     statuses,
     tiny,
     wait_for,

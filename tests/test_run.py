@@ -26,7 +26,6 @@ from forks import cli as forked
 from helpers import (
     COMMAND,
     QUICK_TO_MISS,
-    SOON,
     TINY,
     Gate,
     alive,
@@ -43,6 +42,7 @@ from helpers import (
     pictures,
     ray_folders,
     seconds_of_children,
+    soon,
     start,
     statuses,
     tiny,
@@ -661,7 +661,7 @@ def check_stopped(driver: "subprocess.Popen[str]", number: int) -> None:
     began = time.monotonic()
     driver.send_signal(number)
     stdout, stderr = driver.communicate(timeout=120)
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < soon()
     assert driver.returncode == 130
     assert "Traceback" not in stdout + stderr
     assert " left in " in stdout

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers import (
-    SOON,
     TINY,
     Gate,
     alive,
@@ -25,6 +24,7 @@ from helpers import (
     pictures,
     program,
     ray_folders,
+    soon,
     start,
     statuses,
     wait_for,
@@ -146,7 +146,7 @@ def test_a_closed_terminal_stops_the_run_and_what_is_finished_is_kept(
         began = time.monotonic()
         shown.close()
         shown.process.wait(120)
-        assert time.monotonic() - began < SOON
+        assert time.monotonic() - began < soon()
     check_ended(shown.process, left, out)
     assert statuses(out) == {"g0": "ok"}
 
