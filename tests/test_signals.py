@@ -130,8 +130,8 @@ def test_ctrl_c_once_ends_within_ten_seconds_though_no_worker_answers(
         left = descendants(shown.process.pid)
         began = time.monotonic()
         shown.press(b"\x03")
-        shown.process.wait(30)
-        assert time.monotonic() - began < 10
+        shown.process.wait(120)
+        assert time.monotonic() - began < soon()
     assert "Traceback" not in shown.text
     check_ended(shown.process, left, out)
 
