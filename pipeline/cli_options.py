@@ -19,13 +19,26 @@ from pipeline.options import Options, option_of
 from pipeline.records import join_styles, split_styles
 from stylize.config import SETTINGS, StyleConfig, as_text
 
-__all__ = ["Json", "Manifest", "OutArgument", "default_out", "from_manifest", "with_options"]
+__all__ = [
+    "LIMITS",
+    "WEIGHTS",
+    "Json",
+    "Manifest",
+    "OutArgument",
+    "default_out",
+    "from_manifest",
+    "with_options",
+]
 
 Manifest = Annotated[
     str, typer.Argument(help="csv, tsv, jsonl or parquet with the columns content and style")
 ]
 OutArgument = Annotated[str, typer.Argument(help="output folder of a run")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
+
+WEIGHTS = ("weights", "weights_convention")
+LIMITS = ("max_side", "max_megapixels")
+"""Options that several commands take."""
 
 Command = Callable[..., Any]
 """A command as Python sees it; its signature is what typer reads."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import socket
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-__all__ = ["CredentialsError", "options_of", "remedy"]
+__all__ = ["CredentialsError", "check_endpoint", "options_of", "remedy"]
 
 _INSTANCE = "169.254.169.254"
 """Where the metadata service of a cloud's machines answers, on all three clouds."""
@@ -54,12 +56,20 @@ _REMEDIES = {
     "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 
+_ENDPOINTS: Mapping[str, tuple[str, ...]] = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables from which the library takes the address of a store."""
+
 _BY_BOTO3 = ("sso_session", "sso_start_url", "role_arn", "credential_process", "login_session")
 """Entries of a profile without keys of its own that boto3 knows how to turn into keys."""
 
 
 class CredentialsError(Exception):
-    """There are no credentials where the settings say that there are. The text has the remedy."""
+    """There are no credentials where the settings say that there are, or the address of the store
+    is none. The text has the remedy."""
 
 
 def remedy(scheme: str) -> str:
@@ -75,14 +85,27 @@ def options_of(scheme: str) -> dict[str, Any]:
     from the role of the machine. Where there are none, requests are not signed, which public
     buckets allow. Raises `CredentialsError`.
     """
+    for name in _ENDPOINTS[scheme]:
+        check_endpoint(name, os.environ.get(name, ""))
     if scheme == "s3":
         return _s3()
     known = any(os.environ.get(name) for name in _LIBRARY_FINDS[scheme])
     if scheme == "gs":
-        known = known or os.path.exists(
-            _home(".config/gcloud/application_default_credentials.json")
-        )
+        known = known or os.path.exists(_home(_GCLOUD))
     return {} if known or _is_instance() else {"skip_signature": True}
+
+
+def check_endpoint(name: str, text: str) -> None:
+    """Raise `CredentialsError` where a setting holds no address of a server. With such a one the
+    library would break down and not raise. Nothing is checked where `text` is empty."""
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:  # a port that is none, a bracket that is not closed
+        right = False
+    if text and not (right and re.fullmatch(r"[!-~]+", text)):
+        shown = re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", text)
+        raise CredentialsError(f"{name} is {shown!r}; write it like http://localhost:9000")
 
 
 def _s3() -> dict[str, Any]:
@@ -91,6 +114,7 @@ def _s3() -> dict[str, Any]:
     if not _any_of("AWS_REGION", "AWS_DEFAULT_REGION"):
         options["region"] = profile.get("region", "us-east-1")
     if not _any_of("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        check_endpoint("endpoint_url of the profile", profile.get("endpoint_url", ""))
         options |= {"endpoint": profile["endpoint_url"]} if "endpoint_url" in profile else {}
     if _any_of(*_LIBRARY_FINDS["s3"]):
         return options

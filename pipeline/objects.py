@@ -56,6 +56,9 @@ HASTE = 5.0
 """The same, once a store has stayed away for `PATIENCE`: the run ends, and what it still has to
 write must not hold it up again and again."""
 
+FIRST_WAIT = 0.2
+"""Seconds from a request that failed to the next try. Each wait after it is longer."""
+
 LATE = 15.0
 """After how many seconds without an answer the user is told that the run waits."""
 
@@ -211,6 +214,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
     endpoint = given.get("endpoint_override", "")
     if endpoint and "://" not in endpoint:
         endpoint = f"{given.get('scheme', 'https')}://{endpoint}"
+    credentials.check_endpoint("endpoint_override", endpoint)
     client: dict[str, Any] = {
         "allow_http": True,  # only where the address itself is http://
         "connect_timeout": timedelta(seconds=10),
@@ -220,7 +224,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
         "max_retries": 1000,  # the time is what ends it
         "retry_timeout": timedelta(seconds=patience),
         "backoff": {
-            "init_backoff": timedelta(seconds=0.2),
+            "init_backoff": timedelta(seconds=FIRST_WAIT),
             "max_backoff": timedelta(seconds=10),
             "base": 3,  # a wait is drawn between the first and three times the one before
         },

@@ -17,27 +17,40 @@ if TYPE_CHECKING:
 
 LONGEST = [
     f"test_{name}"
-    for name in ("run", "transfer", "cluster", "surroundings", "report", "bucket", "readme", "log")
+    for name in (
+        "run",
+        "transfer",
+        "bucket",
+        "motifs",
+        "cluster",
+        "surroundings",
+        "report",
+        "crash",
+    )
 ]
-"""Files of a minute or so, as `pytest --durations=0` shows."""
+"""Files of half a minute and more, as `pytest --durations=0` shows."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of files that run the whole command.
+    """Mark the tests of files that run the whole command, and give the files an order in which
+    processes that share them are busy until they end, at about the same time.
 
-    The files that take longest come first, so that processes that share the files end at about the
-    same time.
+    The files that take longest come first. Those that run the command often wait for it; they come
+    in turn with the others, which compute all the time.
     """
+    whole: dict[Path, bool] = {}
     for item in items:
         names = vars(getattr(item, "module", None) or object)
         if not names.keys().isdisjoint(("cli", "start", "COMMAND", "Forks")):
             item.add_marker("whole")
-    items.sort(key=lambda item: (_place(item), item.get_closest_marker("whole") is None))
-
-
-def _place(item: pytest.Item) -> int:
-    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+        whole[item.path] = item.get_closest_marker("whole") is not None
+    place: dict[Path, float] = {}
+    for kind in (True, False):
+        files = [path for path, found in whole.items() if found == kind]
+        place |= {path: number / len(files) for number, path in enumerate(files, 1)}
+    place |= {path: LONGEST.index(path.stem) - 99 for path in place if path.stem in LONGEST}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,6 +54,15 @@ SOON = 10.0
 """Seconds in which a run that is told to stop has ended: the promise of docs/reliability.md."""
 
 
+def soon() -> float:
+    """`SOON`, and more where it takes longer than usual to start a Python: beside other programs,
+    or on a slow machine."""
+    began = time.monotonic()
+    for _ in range(4):
+        subprocess.run([sys.executable, "-I", "-c", "import json, typing"], check=True)
+    return SOON * max(1.0, (time.monotonic() - began) / 4 / 0.05)
+
+
 QUICK_TO_MISS: Mapping[str, str] = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",

@@ -303,7 +303,7 @@ def test_make_manifest_crosses_or_zips_and_the_result_validates(tmp_path: Path) 
     assert (done.returncode, done.stdout) == (0, f"{out}: 6 pairs\n")
     assert cli("validate", out).stdout == "6 pairs, no problem found\n"
     assert out.read_text().splitlines()[1] == "../photos/c0.jpg,../styles/s0.png"
-    assert "--force" in refused("make-manifest", *globs, "-o", out)
+    assert f"{out} exists; overwrite it with --force" in refused("make-manifest", *globs, "-o", out)
     assert "zip needs as many of each" in refused(
         "make-manifest", *globs, "--zip", "--force", "-o", out
     )
@@ -323,10 +323,30 @@ def test_make_manifest_takes_a_file_by_its_name_whatever_that_means_as_a_pattern
     assert out.read_text().splitlines()[1:] == ["photo[1].jpg,s.png"]
 
 
+def test_make_manifest_refuses_a_style_that_would_be_read_as_two(tmp_path: Path) -> None:
+    photo, style = picture(tmp_path / "c.jpg", 1), picture(tmp_path / "a|b.png", 2)
+    said = refused("make-manifest", "--content", photo, "--style", style, "-o", tmp_path / "m.csv")
+    assert "contains a |, which separates styles; rename the file" in said
+
+
+def test_a_pair_that_the_manifest_has_not_is_refused(good: Path) -> None:
+    assert "--only 'nobody': the manifest has no such id" in refused(good, "--only", "nobody")
+
+
+def test_a_plan_says_what_would_be_painted_and_that_nothing_is_known_of_the_time(
+    good: Path,
+) -> None:
+    told = cli("plan", good, "--backbone", "vgg16").stdout.splitlines()
+    assert told[0].startswith("paint  row 1  images/")
+    assert told[0].endswith("  (new)")
+    assert told[-1] == "time: unknown, nothing has been painted here yet"
+
+
 def test_weights_are_listed_and_their_hash_is_verified() -> None:
     listed = cli("weights", "list")
     assert listed.returncode == 0
     assert listed.stdout.startswith("vgg16  bundled  ")
+    assert listed.stdout.endswith("vgg19  not here; get it with: stylize-batch weights fetch\n")
     verified = cli("weights", "verify")
     assert verified.returncode == 0
     assert verified.stdout.count("is right") == 1
@@ -359,6 +379,10 @@ def test_a_config_file_with_a_table_is_refused_by_name(good: Path) -> None:
     config = good.parent / "c.toml"
     config.write_text("[settings]\nsize = 64\n")
     assert f"--config {config}: settings: there is no such setting; write each as" in refused(
+        "plan", good, "--config", config
+    )
+    config.write_text('style_layers = ["relu1_1", {weight = 1}]')
+    assert "style_layers: the list holds something that is neither text nor number" in refused(
         "plan", good, "--config", config
     )
 

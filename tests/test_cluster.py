@@ -160,20 +160,23 @@ def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
 def test_a_worker_that_gets_a_sigterm_and_a_drained_node_put_their_pairs_back(
     nodes: Nodes, tmp_path: Path, gate: Gate
 ) -> None:
-    gate.open()
     path = manifest(tmp_path, 3)
     out = path.with_suffix("")
     raylet = nodes.add()
     long = tiny(size=64, steps=250, plateau=0)
     driver = start(path, *long, "--address", nodes.address, "--checkpoint-every", 2)
     try:
-        wait_for(lambda: len(list((out / "_state" / "checkpoints").glob("*.kept"))) >= 2)
+        wait_for(lambda: len(gate.begun()) == 2)  # one on each node; they begin together
+        gate.open()
+        wait_for(lambda: len(list((out / "_state" / "checkpoints").glob("*.kept"))) == 2)
+        gate.close()
         (worker,) = painters(raylet.pid)
         worker.terminate()
         wait_for(lambda: "was told to end by SIGTERM" in log_of(out))
-        wait_for(lambda: log_of(out).count('"worker started"') >= 3)
+        wait_for(lambda: len(gate.begun()) == 2)  # the third pair, and the one that went back
         nodes.drain(nodes.newest)
         wait_for(lambda: "it is being drained" in log_of(out))
+        gate.open()
         _, stderr = driver.communicate(timeout=400)
     finally:
         driver.kill()
@@ -267,13 +270,13 @@ def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(
     """The GPU is one by name only: the workers that it is granted to paint on the CPU."""
     path = manifest(tmp_path, 4)
     gone = cli(
-        *(path, *TINY, "--address", nodes.address, "--device", "cuda", "--wait-nodes", 5),
+        *(path, *TINY, "--address", nodes.address, "--device", "cuda", "--wait-nodes", 2),
         before="import pipeline.paint.ray_driver as d; d._LOST = 2.0",
         STYLIZE_LOGICAL_GPUS="1",
     )
     assert gone.returncode == 5
-    assert "waiting for a node with a GPU, at most 0:05 (--wait-nodes 5)" in gone.stderr
-    assert "a node with a GPU did not join within 0:05" in gone.stderr
+    assert "waiting for a node with a GPU, at most 0:02 (--wait-nodes 2)" in gone.stderr
+    assert "a node with a GPU did not join within 0:02" in gone.stderr
 
     auto = start(path, *TINY, "--address", nodes.address, STYLIZE_LOGICAL_GPUS="1")
     waits = None

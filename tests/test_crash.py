@@ -211,7 +211,7 @@ def test_pairs_that_kill_hang_or_raise_fail_by_their_kind_and_all_others_are_don
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
     orders = ";".join(f"pair-begun@{kind}!{kind}" for kind in kinds)
     grace = "import pipeline.paint.ray_driver as d; d._GRACE = 2.0"  # after the time limit
-    run = (manifest, *FAST, "--workers", 2, "--timeout", 12)
+    run = (manifest, *FAST, "--workers", 2, "--timeout", 8)
     done = cli(*run, before=grace, STYLIZE_CRASH_AT=orders)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
@@ -219,7 +219,7 @@ def test_pairs_that_kill_hang_or_raise_fail_by_their_kind_and_all_others_are_don
     assert statuses(out) == {**kinds, **good}
     found = index_rows(out)
     assert found["segfault"]["error_message"].startswith("its worker died 2 times")
-    assert found["hang"]["error_message"] == "hung: no answer 2 s after the limit of 12 s"
+    assert found["hang"]["error_message"] == "hung: no answer 2 s after the limit of 8 s"
     assert found["raise"]["error_type"] == "bug: RuntimeError"
     assert found["memory"]["error_type"] == "MemoryError"
     check_whole(out)

@@ -75,6 +75,18 @@ def test_a_card_that_torch_cannot_use_is_named(
     assert check.found.startswith("NVIDIA driver 470.57.02, which torch")
 
 
+def test_a_machine_without_a_card_uses_its_cpu_and_apples_is_said_not_to_be_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "_DRIVER", "/nowhere")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (found("GPU").state, found("GPU").found) == ("ok", "none: runs use the CPU")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    apple = found("GPU")
+    assert (apple.state, apple.found) == ("note", "Apple's (mps)")
+    assert apple.remedy == "the tests were not run on it"
+
+
 @pytest.mark.parametrize(
     ("name", "place", "value", "words"),
     [

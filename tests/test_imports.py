@@ -13,8 +13,8 @@ BATCH = sorted((ROOT / "pipeline").rglob("*.py"))
 HEAVY = {"torch", "torchvision", "ray"}
 PACKAGES = ("manifest", "paint", "display", "views", "store")
 COMMANDS = (
-    *("cli", "cli_options", "cli_sheets", "console", "run", "demo", "doctor", "ledger", "single"),
-    *("explain", "show", "settled"),
+    *("cli", "cli_manifest", "cli_pair", "cli_out", "cli_machine", "cli_options", "console"),
+    *("run", "demo", "doctor", "ledger", "single", "explain", "show", "settled"),
 )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from forks import cli as forked
-from helpers import TINY, cli, index_rows, picture, pictures, start, tiny, wait_for, write_csv
+from forks import start
+from helpers import TINY, cli, index_rows, picture, pictures, tiny, wait_for, write_csv
 
 from pipeline.store.folder import OutFolder
 from pipeline.store.log import RunLog, latest_log
@@ -26,8 +27,8 @@ def test_an_error_that_nobody_foresaw_is_called_a_bug_and_its_traceback_is_kept(
     rows = [{"id": name, "content": f"c{n}.jpg"} for n, name in enumerate("ab")]
     manifest, out = write_csv(tmp_path / "m.csv", rows), tmp_path / "m"
     broken: dict[str, Any] = {"STYLIZE_CRASH_AT": "pair-begun@a!raise"}
-    for where in ((), ("--in-process",)):
-        done = cli(manifest, *TINY, *where, **broken)
+    for run, where in ((cli, ()), (forked, ("--in-process",))):
+        done = run(manifest, *TINY, *where, **broken)
         assert done.returncode == 3
         assert index_rows(out)["a"]["error_type"] == "bug: RuntimeError"
         log = latest_log(OutFolder(out))
@@ -45,7 +46,7 @@ def test_log_json_is_the_log_and_the_display_as_lines_of_json(tmp_path: Path) ->
     pictures(tmp_path, 1)
     rows = [{"id": "a", "content": "gone.jpg"}, {"id": "b", "content": "c0.jpg"}]
     manifest = write_csv(tmp_path / "m.csv", rows)
-    done = cli(manifest, *TINY, "--in-process", "--log-json", "--no-retry-failed")
+    done = forked(manifest, *TINY, "--in-process", "--log-json", "--no-retry-failed")
     assert done.returncode == 3
     shown = [json.loads(line) for line in done.stderr.splitlines()]
     assert all(event["time"] for event in shown)
@@ -56,7 +57,7 @@ def test_log_json_is_the_log_and_the_display_as_lines_of_json(tmp_path: Path) ->
         "b": "ok",
     }
     # What the display shows as lines is in both, once.
-    again = cli(manifest, *TINY, "--in-process", "--log-json", "--no-retry-failed")
+    again = forked(manifest, *TINY, "--in-process", "--log-json", "--no-retry-failed")
     notes = [json.loads(line) for line in again.stderr.splitlines() if '"note"' in line]
     assert sum("skipped row 1" in note["text"] for note in notes) == 1
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(bucket: Bucket) -> None
 def test_a_store_that_stays_away_is_not_waited_for_again_and_again(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PATIENCE", 4.0)
+    monkeypatch.setattr(objects, "PATIENCE", 2.0)
     monkeypatch.setattr(objects, "HASTE", 0.05)
     bucket.put("a.bin", DATA)
     uri = f"{bucket.uri}/a.bin"
@@ -365,6 +366,56 @@ def test_without_credentials_requests_are_not_signed_and_nothing_is_waited_for(
     assert "authorization" not in request.headers
     for scheme in ("gs", "az"):
         assert credentials.options_of(scheme) == {"skip_signature": True}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["localhost:9000", "http://", "http://h:x", "http://h:99999", "http://[::1", "http://h i"],
+)
+def test_an_address_of_a_store_that_is_none_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for scheme, name in (
+        ("s3", "AWS_ENDPOINT_URL"),
+        ("gs", "GOOGLE_BASE_URL"),
+        ("az", "AZURE_STORAGE_ENDPOINT"),
+    ):
+        monkeypatch.setenv(name, text)
+        with pytest.raises(StorageError) as refused:
+            storage.read_bytes(f"{scheme}://nowhere/a.jpg")
+        assert f"{name} is {text!r}; write it like http://localhost:9000" in str(refused.value)
+        monkeypatch.delenv(name)
+
+
+def test_an_address_in_a_uri_or_a_profile_is_looked_at_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with pytest.raises(StorageError, match="endpoint_override is 'https://h:x'; write it like"):
+        storage.read_bytes("s3://nowhere/a.jpg?endpoint_override=h:x")
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = me:{SECRET}@h:9\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(StorageError) as refused:
+        storage.read_bytes("s3://nowhere/a.jpg")
+    assert "endpoint_url of the profile is '…@h:9'; write it like" in str(refused.value)
+
+
+def test_a_profile_that_gives_no_keys_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none() -> None:
+        raise RuntimeError("the login has ended")
+
+    provider = types.ModuleType("obstore.auth.boto3")
+    provider.__dict__["Boto3CredentialProvider"] = none
+    monkeypatch.setitem(sys.modules, "obstore.auth.boto3", provider)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config").write_text("[profile sso]\nsso_session = studio\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "sso")
+    with pytest.raises(StorageError, match="the profile gives no credentials: the login has ended"):
+        storage.read_bytes("s3://nowhere/a.jpg")
 
 
 def test_what_needs_boto3_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

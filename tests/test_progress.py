@@ -24,7 +24,8 @@ from typing import Any
 
 import pyte
 import pytest
-from helpers import COMMAND, TINY, cli, pictures, wait_for, write_csv
+from forks import cli
+from helpers import COMMAND, TINY, pictures, wait_for, write_csv
 
 import pipeline.display.progress
 import pipeline.display.terminal

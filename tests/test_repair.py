@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from forks import Forks
+from forks import Forks, start
 from helpers import (
     TINY,
     Gate,
@@ -22,7 +22,6 @@ from helpers import (
     index_rows,
     picture,
     pictures,
-    start,
     statuses,
     tiny,
     wait_for,
@@ -147,7 +146,9 @@ def test_prune_lists_what_the_manifest_no_longer_has_and_removes_it_with_yes(
     edited.write_bytes(edited.read_bytes() + b"\0")
     preview = picture(out / preview_of("images/c1.s.g1.png"), 5)
     files = sorted(out.rglob("*"))
-    assert forks("prune", out).returncode == 2
+    unnamed = forks("prune", out)
+    assert unnamed.returncode == 2
+    assert "name the manifest whose pictures stay: --manifest FILE" in unnamed.stderr
     listed = forks("prune", out, "--manifest", manifest)
     assert listed.returncode == 0
     assert listed.stdout == "images/c1.s.g1.png\n"

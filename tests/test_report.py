@@ -254,8 +254,9 @@ def test_watch_follows_the_run_until_interrupted(out: Path) -> None:
         wait_for(lambda: embedded(path.read_text())["rows"] == 7)
     finally:
         watching.send_signal(signal.SIGINT)
-        watching.wait(120)
+    stdout, _ = watching.communicate(timeout=120)
     assert watching.returncode == 130
+    assert stdout == f"{path}: kept current until Ctrl-C\n"
     assert 'stylize-watch" content=""' in path.read_text()  # the last one stays as it is
 
 

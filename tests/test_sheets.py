@@ -1,5 +1,6 @@
 """Grids of settings, folders and lists made into manifests; presets; how a picture was made."""
 
+import contextlib
 import csv
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forks import cli
+from forks import Done, cli
 from helpers import COMMAND, TINY, index_rows, picture, tiny, write_csv
 from PIL import Image
 
@@ -34,7 +35,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def make(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def make(*arguments: object) -> Done:
+    return cli("make-manifest", *arguments, "-o", "m.csv")
+
+
+def make_from(stdin: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [COMMAND, "make-manifest", *map(str, arguments), "-o", "m.csv"]
     return subprocess.run(command, capture_output=True, text=True, input=stdin)
 
@@ -128,10 +133,10 @@ def test_folders_keep_their_structure_in_the_outputs(folder: Path) -> None:
 
 def test_a_list_on_standard_input_is_taken_as_it_stands(folder: Path) -> None:
     listed = "photos/trip/b.jpg\nphotos/a.jpg\r\n\n"
-    assert make("--content", "-", "--style", "s.png", stdin=listed).returncode == 0
+    assert make_from(listed, "--content", "-", "--style", "s.png").returncode == 0
     assert [row["content"] for row in rows()] == ["photos/trip/b.jpg", "photos/a.jpg"]
     nul = "photos/a.jpg\0photos/trip/day 2/b.PNG\0"
-    made = make("--content", "-", "--style", "s.png", "--recursive", "--force", stdin=nul)
+    made = make_from(nul, "--content", "-", "--style", "s.png", "--recursive", "--force")
     assert made.returncode == 0
     assert [os.path.dirname(row["output"]) for row in rows()] == ["images", "images/trip/day 2"]
 
@@ -147,7 +152,7 @@ def test_a_list_on_standard_input_is_taken_as_it_stands(folder: Path) -> None:
 def test_a_list_that_cannot_be_is_refused(
     folder: Path, content: str, style: str, stdin: str, says: str
 ) -> None:
-    done = make("--content", content, "--style", style, stdin=stdin)
+    done = make_from(stdin, "--content", content, "--style", style)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert says in done.stderr
 
@@ -173,7 +178,8 @@ def again(command: str, folder: Path) -> str:
     """Run the command that `show` printed; return the name that it wrote."""
     name, *arguments = shlex.split(command)
     assert name == "stylize-batch"
-    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, cwd=folder)
+    with contextlib.chdir(folder):
+        done = cli(*arguments)
     assert done.returncode == 0, done.stderr
     return arguments[arguments.index("-o") + 1]
 

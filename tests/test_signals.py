@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers import (
-    SOON,
     TINY,
     Gate,
     alive,
@@ -25,6 +24,7 @@ from helpers import (
     pictures,
     program,
     ray_folders,
+    soon,
     start,
     statuses,
     wait_for,
@@ -130,8 +130,8 @@ def test_ctrl_c_once_ends_within_ten_seconds_though_no_worker_answers(
         left = descendants(shown.process.pid)
         began = time.monotonic()
         shown.press(b"\x03")
-        shown.process.wait(30)
-        assert time.monotonic() - began < 10
+        shown.process.wait(120)
+        assert time.monotonic() - began < soon()
     assert "Traceback" not in shown.text
     check_ended(shown.process, left, out)
 
@@ -146,7 +146,7 @@ def test_a_closed_terminal_stops_the_run_and_what_is_finished_is_kept(
         began = time.monotonic()
         shown.close()
         shown.process.wait(120)
-        assert time.monotonic() - began < SOON
+        assert time.monotonic() - began < soon()
     check_ended(shown.process, left, out)
     assert statuses(out) == {"g0": "ok"}
 

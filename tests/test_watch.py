@@ -5,7 +5,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from helpers import COMMAND, TINY, Gate, index_rows, pictures, start, wait_for, write_csv
+from forks import start
+from helpers import COMMAND, TINY, Gate, index_rows, pictures, wait_for, write_csv
 
 from pipeline.records import Result
 from pipeline.store.folder import OutFolder

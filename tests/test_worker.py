@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.paint.worker import DeviceFullError, Job, Worker
+from pipeline.paint.worker import DeviceFullError, Job, NotReadyError, Worker
 from pipeline.records import InputRef, Pair, Result, Task, objective
 from stylize.config import StyleConfig
 from stylize.image import decode
@@ -60,6 +60,14 @@ def test_pairs_of_one_size_are_painted_together_as_they_are_alone(job: Job) -> N
         alone = run(Worker(job), name)[name]
         assert alone.batch == 1
         assert alone.loss == pytest.approx(result.loss, rel=1e-3)
+
+
+def test_a_worker_whose_card_torch_cannot_see_says_so_and_is_not_ready(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(NotReadyError, match="granted a GPU that torch cannot see; install torch"):
+        Worker(dataclasses.replace(job, expect_gpu=True)).ready()
 
 
 def test_a_seed_for_each_pair_leaves_them_together_and_each_its_own_key(job: Job) -> None:
