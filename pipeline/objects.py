@@ -28,6 +28,7 @@ __all__ = [
     "SCHEMES",
     "ChangedError",
     "Head",
+    "RefusedError",
     "StorageError",
     "Version",
     "create",
@@ -71,6 +72,10 @@ _T = TypeVar("_T")
 
 class StorageError(Exception):
     """Trouble with the storage of a run, as a full disk or a refused login. It cannot go on."""
+
+
+class RefusedError(StorageError):
+    """The store refuses these credentials. Those of another machine may be others."""
 
 
 class _BrokenOffError(StorageError):
@@ -364,7 +369,7 @@ def _refused(place: _Place, error: Exception) -> Exception:
     expired = "Expired" in str(error)
     what = "the credentials have expired" if expired else "access is refused"
     how = "log in again" if expired else "allow it for these credentials"
-    return StorageError(f"{place.name}: {what}{code}; {how}, or {credentials.remedy(place.scheme)}")
+    return RefusedError(f"{place.name}: {what}{code}; {how}, or {credentials.remedy(place.scheme)}")
 
 
 def _no_bucket(place: _Place) -> StorageError:

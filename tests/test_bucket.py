@@ -12,15 +12,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import helpers
 import pytest
 from buckets import (
     HALF_GET,
     HALF_PUT,
+    HERE,
     LOST,
     RESET,
     SECRET,
@@ -29,11 +29,13 @@ from buckets import (
     Bucket,
     Fault,
     Request,
+    Studio,
     proxy,
 )
 from buckets import bucket as bucket
-from forks import Done, cli, start
-from helpers import TINY, begun, index_rows, pictures, soon, wait_for, write_csv
+from buckets import studio as studio
+from forks import cli, start
+from helpers import TINY, begun, index_rows, soon, wait_for, write_csv
 
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
@@ -47,71 +49,6 @@ from pipeline.store.log import RunLog
 from pipeline.store.medium import Times
 from pipeline.store.watch import look
 from stylize import weights
-
-HERE = ("--in-process",)
-
-
-@dataclass
-class Studio:
-    """A bucket with photographs c0.jpg … and a manifest at in/, whose OUT is out/."""
-
-    bucket: Bucket
-    folder: Path  # on this machine
-
-    @property
-    def out(self) -> str:
-        return f"{self.bucket.uri}/out"
-
-    @property
-    def manifest(self) -> str:
-        return f"{self.bucket.uri}/in/m.csv"
-
-    def fill(self, pairs: int, **columns: str) -> None:
-        local = self.folder / "in"
-        local.mkdir(exist_ok=True)
-        pictures(local, pairs)
-        write_csv(
-            local / "m.csv",
-            [{"id": f"p{n}", "content": f"c{n}.jpg", **columns} for n in range(pairs)],
-        )
-        for file in local.iterdir():
-            self.bucket.put(f"in/{file.name}", file.read_bytes())
-
-    def run(self, *options: object, **env: str) -> Done:
-        self.bucket.requests.clear()
-        return cli(self.manifest, "--out", self.out, *TINY, *HERE, *options, **env)
-
-    def run_on_ray(self, *options: object, **env: Any) -> "subprocess.CompletedProcess[str]":
-        self.bucket.requests.clear()
-        return helpers.cli(self.manifest, "--out", self.out, *TINY, *options, **env)
-
-    def puts(self) -> Counter[str]:
-        """How often each picture was put in the last run."""
-        return Counter(
-            r.key for r in self.bucket.requests if r.method == "PUT" and "/images/" in r.key
-        )
-
-    def fetched_pictures(self) -> list[str]:
-        return [r.key for r in self.bucket.requests if r.method == "GET" and "/images/" in r.key]
-
-    def check_whole(self, pairs: int) -> None:
-        """Every pair has its picture and its row, and nothing else is left."""
-        rows = index_rows(self.out)
-        assert rows.keys() == {f"p{n}" for n in range(pairs)}
-        for row in rows.values():
-            assert row["status"] == "ok"
-            assert len(self.bucket.get(f"out/{row['output']}")) == row["output_bytes"]
-        others = [
-            key.removeprefix("out/")
-            for key in self.bucket.listed()
-            if key.startswith("out/") and not key.startswith(("out/images/", "out/index/"))
-        ]
-        assert {k for k in others if not k.startswith("_state/log/")} == {"_state/run.json"}
-
-
-@pytest.fixture
-def studio(bucket: Bucket, tmp_path: Path) -> Studio:
-    return Studio(bucket, tmp_path)
 
 
 def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
+from buckets import Answer, Fault, Request, Studio
+from buckets import bucket as bucket
+from buckets import studio as studio
 from helpers import (
     QUICK_TO_MISS,
     TINY,
@@ -262,6 +265,58 @@ def test_a_node_that_lacks_out_or_the_package_is_named_once_in_plain_words(
     assert "cannot read the output folder" in stderr
     assert "stylize-batch is not installed there (No module named 'pipeline')" in stderr
     assert "TemporaryActor" not in stderr
+
+
+# A process that finds no credentials where it looks first, as one without a login.
+WITHOUT_CREDENTIALS = """
+import os
+for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
+    del os.environ[name]
+"""
+
+
+def _as_a_store_would(request: Request) -> Fault:
+    """Refuses whoever shows no credentials, and a reader who writes."""
+    credentials = request.headers.get("authorization", "")
+    may = bool(credentials) and not ("READER" in credentials and request.method == "PUT")
+    return None if may else Answer(403, "AccessDenied")
+
+
+@pytest.mark.slow
+def test_object_storage_survives_a_dead_driver_a_dead_node_and_nodes_that_it_refuses(
+    studio: Studio, nodes: Nodes, tmp_path: Path, gate: Gate
+) -> None:
+    studio.fill(6)
+    studio.bucket.fault = _as_a_store_would
+    nodes.add(env_vars=with_code(tmp_path, "sitecustomize", WITHOUT_CREDENTIALS))
+    nodes.add(env_vars={"AWS_ACCESS_KEY_ID": "READER"})
+    raylet = nodes.add()
+    run = (studio.manifest, "--out", studio.out, *TINY, "--address", nodes.address)
+    driver = start(*run)
+    try:
+        wait_for(lambda: len(gate.begun()) == 3)  # one on each node but the first
+    finally:
+        driver.kill()
+        driver.communicate()
+    studio.bucket.requests.clear()
+    again = start(*run)
+    try:
+        wait_for(lambda: sum(gate.begun().values()) == 6)
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
+        gate.open()
+        _, stderr = again.communicate(timeout=200)
+    finally:
+        again.kill()
+    assert again.returncode == 0, stderr
+    assert stderr.count("one node fewer: ") == 2, stderr
+    refused = "s3://studio: access is refused"
+    assert f"cannot read the output folder: {refused}; allow it" in stderr
+    assert f": {refused} (AccessDenied); allow it for these credentials" in stderr
+    assert "worker died" not in stderr
+    painted = [r for r in studio.bucket.requests if r.method == "PUT" and "/images/" in r.key]
+    assert len(painted) == 6 + 1  # that of the reader
+    studio.check_whole(6)
 
 
 def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(

@@ -346,13 +346,13 @@ class _Driver:
 
     def _leave_out(self, node: str, reason: str) -> None:
         """Give a node no more work. Its workers end with what they have in hand."""
-        if node in self.left_out:
-            return
+        is_new = node not in self.left_out
         self.left_out.add(node)
         nodes = self._nodes()
         self.headcount.leave_out(nodes)
-        able = self.fleet.room(list(nodes.values()))
-        self._tell_refusal(f"one node fewer: {reason}", reason, able or self._busy())
+        others = self.fleet.room(list(nodes.values())) or self._busy()
+        if is_new or not others:
+            self._tell_refusal(f"one node fewer: {reason}", reason, others)
 
     def _empty(self, node: str) -> None:
         """End the pairs in hand on a node that will soon be taken away. It may be the last one:
@@ -383,6 +383,11 @@ class _Driver:
         try:
             rows: list[Result | None] = self.ray.get(answer)
         except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, storage.RefusedError) and self.on_cluster:
+                self._put_first([task for task in tasks if not self._is_painted(task)])
+                node, name = home_of(self.ray, seat.actor)
+                self._leave_out(node, f"{name}: {error.cause}")
+                return []
             if isinstance(error.cause, storage.StorageError):
                 raise error.cause from None
             if isinstance(error.cause, DeviceFullError):
