@@ -318,6 +318,7 @@ class _Driver:
                 self._refused(seat, RuntimeError(f"workers die as they start: {first_line(error)}"))
         else:
             seat.starting = None
+            self.reach.memory[seat.place.node] = seat.place.memory
             self.failed_starts = 0
             self.caller.on_event("worker started", **seat.place._asdict())
             for refusal in self.refusals:
@@ -428,13 +429,15 @@ class _Driver:
     def _readable(
         self, seat: Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
     ) -> list[Result]:
-        """Return the rows to record. A pair whose input could not be opened on this node is kept
-        for another one, and where others can open what a node could not, that node is left out."""
+        """Return the rows to record. A pair whose input could not be opened on this node, or that
+        is too large for it, is kept for another one. Where others can open what a node could not,
+        that node is left out."""
         painted = []
         for task, row in zip(tasks, rows, strict=True):
-            if row is not None and row.unopened and self.on_cluster:
-                now, visible = time.monotonic(), self._can_open(task)
-                self.reach.could_not_open(task, row, seat.place.node, now, driver_can=visible)
+            if row is not None and (row.unopened or row.too_large) and self.on_cluster:
+                suspect = row.unopened and self._can_open(task)
+                now = time.monotonic()
+                self.reach.failed(task, row, seat.place.node, now, suspect=suspect)
             elif row is not None:
                 painted.append(row)
                 for node, failure in self.reach.opened(row.pair_id).items():
@@ -490,7 +493,8 @@ class _Driver:
         stopping = bool(self.stopping_since)
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
-        for row in self.reach.give_up(self._able(), time.monotonic()):
+        staffed = {seat.place.node for seat in self.seats if seat.starting is None}
+        for row in self.reach.give_up(self._able(), staffed, time.monotonic()):
             self._report([row])
 
     def _carry_out(self, decision: Decision) -> None:
