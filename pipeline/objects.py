@@ -17,6 +17,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from mmap import mmap
 from typing import Any, TypeVar
 
 from pipeline import credentials
@@ -33,6 +34,7 @@ __all__ = [
     "Version",
     "create",
     "delete",
+    "fetch",
     "forget",
     "get",
     "head",
@@ -62,6 +64,9 @@ FIRST_WAIT = 0.2
 
 LATE = 15.0
 """After how many seconds without an answer the user is told that the run waits."""
+
+_PIECE = 32 * 2**20  # bytes of a large object that one request reads
+_CHUNK = 2**20  # bytes of it that come at a time
 
 _WEB = ("https", "http")
 _NO_BUCKET = "NoSuchBucket|ContainerNotFound|specified container does not exist"
@@ -429,6 +434,25 @@ def get(uri: str, most: int) -> tuple[bytes, Head]:
         raise OSError(errno.EFBIG, str(error), uri) from None
 
 
+def fetch(uri: str, head: Head, write: Callable[[int, bytes], object]) -> None:
+    """Read an object that is still as `head` says, of any size: `write` gets each piece with its
+    place. What failed on the way comes again. Raises `ChangedError` if it is not the same."""
+    place = _place(uri)
+    for first in range(0, head.size, _PIECE):
+        last = min(first + _PIECE, head.size)
+
+        def request(store: Any, first: int = first, last: int = last) -> None:
+            same = {"if_match": head.etag} if head.etag else {}
+            answer = store.get(place.key, options={"range": (first, last), **same})
+            for chunk in answer.stream(min_chunk_size=_CHUNK):
+                write(first, bytes(chunk))
+                first += len(chunk)
+            if first != last:
+                raise _BrokenOffError(f"{place.name} gives less than it has of {place.key}")
+
+        _ask(place, request)
+
+
 class _TooLarge(Exception):
     """An object that is not read because of its size."""
 
@@ -450,7 +474,7 @@ def put(uri: str, data: bytes, attributes: Mapping[str, str] | None = None) -> s
     return _quoted(_put(place, data, attributes, "overwrite").etag)
 
 
-def create(uri: str, data: bytes) -> Version:
+def create(uri: str, data: bytes | mmap) -> Version:
     """Write an object unless there is one; return its version.
 
     Raises `FileExistsError` if there is one with other bytes. The same bytes are those of this
@@ -461,7 +485,7 @@ def create(uri: str, data: bytes) -> Version:
         return _put(place, data, None, "create")
     except FileExistsError:
         there, found = get(uri, len(data) + 2**20)
-        if there != data:
+        if there != memoryview(data):
             raise
         return found.version
 
@@ -483,7 +507,9 @@ def replace(uri: str, data: bytes, version: Version) -> Version:
         raise ChangedError(place.key) from error
 
 
-def _put(place: _Place, data: bytes, attributes: Mapping[str, str] | None, mode: object) -> Version:
+def _put(
+    place: _Place, data: bytes | mmap, attributes: Mapping[str, str] | None, mode: object
+) -> Version:
     if place.scheme in _WEB:
         raise StorageError(f"{place.name} can only be read; choose a folder or a bucket")
 

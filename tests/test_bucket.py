@@ -761,3 +761,51 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
         assert back.loss_curve[-1][0] == length - 1
     long = replace(row, notes=secrets.token_hex(2000))
     assert attributes(long).keys() == {"stylizekey"}  # S3 has room for no more
+
+
+def test_each_part_of_the_index_is_fetched_once_by_a_plan_and_by_a_run_with_nothing_to_do(
+    studio: Studio,
+) -> None:
+    studio.fill(4)
+    for _ in range(4):
+        assert studio.run("--limit", 1).returncode == 0  # a part each
+    parts = [key for key in studio.bucket.listed() if key.startswith("out/index/")]
+    assert len(parts) == 5
+    where = studio.manifest, "--out", studio.out
+    for command in (("plan", *where, *TINY[:8]), (*where, *TINY, *HERE)):
+        studio.bucket.requests.clear()
+        done = cli(*command)
+        assert done.returncode == 0, done.stderr
+        fetched = Counter(r.key for r in studio.bucket.requests if r.method == "GET")
+        assert {key: fetched[key] for key in parts} == dict.fromkeys(parts, 1)
+        assert studio.bucket.counted()["LIST"] < 20
+
+
+def test_a_large_part_is_read_piece_by_piece_and_what_broke_off_comes_again(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_index import result
+
+    monkeypatch.setattr(objects, "_PIECE", 2000)
+    monkeypatch.setattr(objects, "_CHUNK", 500)
+    out = OutFolder(f"{bucket.uri}/out")
+    with Lock(out, "r1"), Index(out, "r1") as index:
+        index.extend([result(f"p{n}") for n in range(40)])
+    (part,) = [key for key in bucket.listed() if key.endswith("-000001.parquet")]
+    size = len(bucket.get(part))
+    pieces = [f"bytes={at}-{min(at + 2000, size) - 1}" for at in range(0, size, 2000)]
+    assert len(pieces) > 2
+    seen: Counter[str] = Counter()
+
+    def half(request: Request) -> Fault:
+        if request.key != part:
+            return None
+        piece = request.headers["range"]
+        seen[piece] += 1
+        return HALF_GET if piece == pieces[1] and seen[piece] == 1 else None
+
+    bucket.fault = half
+    bucket.requests.clear()
+    assert len(read_index(f"{bucket.uri}/out")) == 40
+    assert seen.keys() > set(pieces)
+    assert sum(seen.values()) == len(pieces) + 1  # the rest of the one that broke off
