@@ -1,6 +1,7 @@
 """OUT on object storage: whole runs by the real command against a real server on loopback."""
 
 import datetime
+import errno
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -809,3 +811,23 @@ def test_a_large_part_is_read_piece_by_piece_and_what_broke_off_comes_again(
     assert len(read_index(f"{bucket.uri}/out")) == 40
     assert seen.keys() > set(pieces)
     assert sum(seen.values()) == len(pieces) + 1  # the rest of the one that broke off
+
+
+def test_a_full_folder_for_temporary_files_is_named_and_none_at_all_is_no_hindrance(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_index import result
+
+    out = OutFolder(f"{bucket.uri}/out")
+    with Lock(out, "r1"), Index(out, "r1") as index:
+        index.append(result("a"))
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fails)
+        with pytest.raises(StorageError, match=r"No space left on device; .* set TMPDIR"):
+            read_index(f"{bucket.uri}/out")
+    monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    assert len(read_index(f"{bucket.uri}/out")) == 1
