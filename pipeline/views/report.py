@@ -34,7 +34,6 @@ from pipeline.store.index import read_columns
 from pipeline.store.newest import read_newest
 from pipeline.store.pieces import by_row
 from pipeline.store.rows import SCHEMA
-from pipeline.text import count
 from pipeline.views.originals import Inputs, open_small
 from pipeline.views.templates import asset, fill
 from stylize import __version__
@@ -304,7 +303,7 @@ def sample(table: pa.Table, always: Sequence[int]) -> tuple[NDArray[np.int64], s
     few = failed if len(failed) <= MOST_ROWS // 2 else failed[:0]
     every = -(-len(table) // (MOST_ROWS - len(few) - len(always)))
     shown = np.unique(np.concatenate([np.arange(0, len(table), every), few, always]))
-    words = f"{len(shown):,} of {count(len(table), 'pair')} are shown: one in {every}"
+    words = f"{len(shown):,} of {len(table):,} pairs are shown: one in {every}"
     return shown.astype(np.int64), words + (" and all that failed" if len(few) else "")
 
 
