@@ -17,6 +17,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from mmap import mmap
 from typing import Any, TypeVar
 
 from pipeline import credentials
@@ -28,10 +29,12 @@ __all__ = [
     "SCHEMES",
     "ChangedError",
     "Head",
+    "RefusedError",
     "StorageError",
     "Version",
     "create",
     "delete",
+    "fetch",
     "forget",
     "get",
     "head",
@@ -62,6 +65,9 @@ FIRST_WAIT = 0.2
 LATE = 15.0
 """After how many seconds without an answer the user is told that the run waits."""
 
+_PIECE = 32 * 2**20  # bytes of a large object that one request reads
+_CHUNK = 2**20  # bytes of it that come at a time
+
 _WEB = ("https", "http")
 _NO_BUCKET = "NoSuchBucket|ContainerNotFound|specified container does not exist"
 _OPTIONS = ("endpoint_override", "region", "scheme")
@@ -71,6 +77,10 @@ _T = TypeVar("_T")
 
 class StorageError(Exception):
     """Trouble with the storage of a run, as a full disk or a refused login. It cannot go on."""
+
+
+class RefusedError(StorageError):
+    """The store refuses these credentials. Those of another machine may be others."""
 
 
 class _BrokenOffError(StorageError):
@@ -364,7 +374,7 @@ def _refused(place: _Place, error: Exception) -> Exception:
     expired = "Expired" in str(error)
     what = "the credentials have expired" if expired else "access is refused"
     how = "log in again" if expired else "allow it for these credentials"
-    return StorageError(f"{place.name}: {what}{code}; {how}, or {credentials.remedy(place.scheme)}")
+    return RefusedError(f"{place.name}: {what}{code}; {how}, or {credentials.remedy(place.scheme)}")
 
 
 def _no_bucket(place: _Place) -> StorageError:
@@ -424,6 +434,25 @@ def get(uri: str, most: int) -> tuple[bytes, Head]:
         raise OSError(errno.EFBIG, str(error), uri) from None
 
 
+def fetch(uri: str, head: Head, write: Callable[[int, bytes], object]) -> None:
+    """Read an object that is still as `head` says, of any size: `write` gets each piece with its
+    place. What failed on the way comes again. Raises `ChangedError` if it is not the same."""
+    place = _place(uri)
+    for first in range(0, head.size, _PIECE):
+        last = min(first + _PIECE, head.size)
+
+        def request(store: Any, first: int = first, last: int = last) -> None:
+            same = {"if_match": head.etag} if head.etag else {}
+            answer = store.get(place.key, options={"range": (first, last), **same})
+            for chunk in answer.stream(min_chunk_size=_CHUNK):
+                write(first, bytes(chunk))
+                first += len(chunk)
+            if first != last:
+                raise _BrokenOffError(f"{place.name} gives less than it has of {place.key}")
+
+        _ask(place, request)
+
+
 class _TooLarge(Exception):
     """An object that is not read because of its size."""
 
@@ -445,7 +474,7 @@ def put(uri: str, data: bytes, attributes: Mapping[str, str] | None = None) -> s
     return _quoted(_put(place, data, attributes, "overwrite").etag)
 
 
-def create(uri: str, data: bytes) -> Version:
+def create(uri: str, data: bytes | mmap) -> Version:
     """Write an object unless there is one; return its version.
 
     Raises `FileExistsError` if there is one with other bytes. The same bytes are those of this
@@ -456,7 +485,7 @@ def create(uri: str, data: bytes) -> Version:
         return _put(place, data, None, "create")
     except FileExistsError:
         there, found = get(uri, len(data) + 2**20)
-        if there != data:
+        if there != memoryview(data):
             raise
         return found.version
 
@@ -478,7 +507,9 @@ def replace(uri: str, data: bytes, version: Version) -> Version:
         raise ChangedError(place.key) from error
 
 
-def _put(place: _Place, data: bytes, attributes: Mapping[str, str] | None, mode: object) -> Version:
+def _put(
+    place: _Place, data: bytes | mmap, attributes: Mapping[str, str] | None, mode: object
+) -> Version:
     if place.scheme in _WEB:
         raise StorageError(f"{place.name} can only be read; choose a folder or a bucket")
 

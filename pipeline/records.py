@@ -207,6 +207,7 @@ class Result:
     meta: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""  # of an unforeseen error: for the log of the run, not for the index
     unopened: bool = False  # an input could not be opened here; for the driver, not for the index
+    too_large: bool = False  # memory did not suffice here; for the driver, not for the index
     checkpoint: str = ""  # what became of its kept picture; for the log of the run
 
     @property

@@ -23,7 +23,7 @@ from pipeline import objects
 from pipeline.crash import crash_point
 from pipeline.leftovers import temporary_name
 from pipeline.look_alikes import as_stored
-from pipeline.objects import StorageError
+from pipeline.objects import RefusedError, StorageError
 from pipeline.side_by_side import side_by_side
 from pipeline.text import quoted
 from stylize.files import write_atomic
@@ -31,6 +31,7 @@ from stylize.files import write_atomic
 __all__ = [
     "SCHEMES",
     "OutsideError",
+    "RefusedError",
     "StorageError",
     "absolute",
     "as_bytes",

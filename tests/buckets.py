@@ -8,6 +8,7 @@ import http.server
 import logging
 import re
 import socket
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -15,11 +16,16 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
+from forks import Done, cli
+from helpers import TINY, index_rows, pictures, write_csv
 from moto.server import ThreadedMotoServer
 
+HERE = ("--in-process",)
 SECRET = "wJalrXUtnFEMIKEYbPxRfiCYsecret"
 
 
@@ -241,3 +247,67 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         objects.forget()
         yield made
         objects.forget()
+
+
+@dataclass
+class Studio:
+    """A bucket with photographs c0.jpg … and a manifest at in/, whose OUT is out/."""
+
+    bucket: Bucket
+    folder: Path  # on this machine
+
+    @property
+    def out(self) -> str:
+        return f"{self.bucket.uri}/out"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.bucket.uri}/in/m.csv"
+
+    def fill(self, pairs: int, **columns: str) -> None:
+        local = self.folder / "in"
+        local.mkdir(exist_ok=True)
+        pictures(local, pairs)
+        write_csv(
+            local / "m.csv",
+            [{"id": f"p{n}", "content": f"c{n}.jpg", **columns} for n in range(pairs)],
+        )
+        for file in local.iterdir():
+            self.bucket.put(f"in/{file.name}", file.read_bytes())
+
+    def run(self, *options: object, **env: str) -> Done:
+        self.bucket.requests.clear()
+        return cli(self.manifest, "--out", self.out, *TINY, *HERE, *options, **env)
+
+    def run_on_ray(self, *options: object, **env: Any) -> subprocess.CompletedProcess[str]:
+        self.bucket.requests.clear()
+        return helpers.cli(self.manifest, "--out", self.out, *TINY, *options, **env)
+
+    def puts(self) -> Counter[str]:
+        """How often each picture was put in the last run."""
+        return Counter(
+            r.key for r in self.bucket.requests if r.method == "PUT" and "/images/" in r.key
+        )
+
+    def fetched_pictures(self) -> list[str]:
+        return [r.key for r in self.bucket.requests if r.method == "GET" and "/images/" in r.key]
+
+    def check_whole(self, pairs: int) -> None:
+        """Every pair has its picture and its row, and nothing else is left."""
+        rows = index_rows(self.out)
+        assert rows.keys() == {f"p{n}" for n in range(pairs)}
+        for row in rows.values():
+            assert row["status"] == "ok"
+            assert len(self.bucket.get(f"out/{row['output']}")) == row["output_bytes"]
+        others = [
+            key.removeprefix("out/")
+            for key in self.bucket.listed()
+            if key.startswith("out/") and not key.startswith(("out/images/", "out/index/"))
+        ]
+        kept = ("_state/log/", "_state/weights/")  # the latter for a cluster
+        assert {key for key in others if not key.startswith(kept)} == {"_state/run.json"}
+
+
+@pytest.fixture
+def studio(bucket: Bucket, tmp_path: Path) -> Studio:
+    return Studio(bucket, tmp_path)

@@ -1,6 +1,7 @@
 """OUT on object storage: whole runs by the real command against a real server on loopback."""
 
 import datetime
+import errno
 import functools
 import json
 import os
@@ -9,18 +10,19 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import helpers
 import pytest
 from buckets import (
     HALF_GET,
     HALF_PUT,
+    HERE,
     LOST,
     RESET,
     SECRET,
@@ -29,11 +31,13 @@ from buckets import (
     Bucket,
     Fault,
     Request,
+    Studio,
     proxy,
 )
 from buckets import bucket as bucket
-from forks import Done, cli, start
-from helpers import TINY, begun, index_rows, pictures, soon, wait_for, write_csv
+from buckets import studio as studio
+from forks import cli, start
+from helpers import TINY, begun, index_rows, soon, wait_for, write_csv
 
 from pipeline import objects, read_index, storage
 from pipeline.objects import StorageError
@@ -47,71 +51,6 @@ from pipeline.store.log import RunLog
 from pipeline.store.medium import Times
 from pipeline.store.watch import look
 from stylize import weights
-
-HERE = ("--in-process",)
-
-
-@dataclass
-class Studio:
-    """A bucket with photographs c0.jpg … and a manifest at in/, whose OUT is out/."""
-
-    bucket: Bucket
-    folder: Path  # on this machine
-
-    @property
-    def out(self) -> str:
-        return f"{self.bucket.uri}/out"
-
-    @property
-    def manifest(self) -> str:
-        return f"{self.bucket.uri}/in/m.csv"
-
-    def fill(self, pairs: int, **columns: str) -> None:
-        local = self.folder / "in"
-        local.mkdir(exist_ok=True)
-        pictures(local, pairs)
-        write_csv(
-            local / "m.csv",
-            [{"id": f"p{n}", "content": f"c{n}.jpg", **columns} for n in range(pairs)],
-        )
-        for file in local.iterdir():
-            self.bucket.put(f"in/{file.name}", file.read_bytes())
-
-    def run(self, *options: object, **env: str) -> Done:
-        self.bucket.requests.clear()
-        return cli(self.manifest, "--out", self.out, *TINY, *HERE, *options, **env)
-
-    def run_on_ray(self, *options: object, **env: Any) -> "subprocess.CompletedProcess[str]":
-        self.bucket.requests.clear()
-        return helpers.cli(self.manifest, "--out", self.out, *TINY, *options, **env)
-
-    def puts(self) -> Counter[str]:
-        """How often each picture was put in the last run."""
-        return Counter(
-            r.key for r in self.bucket.requests if r.method == "PUT" and "/images/" in r.key
-        )
-
-    def fetched_pictures(self) -> list[str]:
-        return [r.key for r in self.bucket.requests if r.method == "GET" and "/images/" in r.key]
-
-    def check_whole(self, pairs: int) -> None:
-        """Every pair has its picture and its row, and nothing else is left."""
-        rows = index_rows(self.out)
-        assert rows.keys() == {f"p{n}" for n in range(pairs)}
-        for row in rows.values():
-            assert row["status"] == "ok"
-            assert len(self.bucket.get(f"out/{row['output']}")) == row["output_bytes"]
-        others = [
-            key.removeprefix("out/")
-            for key in self.bucket.listed()
-            if key.startswith("out/") and not key.startswith(("out/images/", "out/index/"))
-        ]
-        assert {k for k in others if not k.startswith("_state/log/")} == {"_state/run.json"}
-
-
-@pytest.fixture
-def studio(bucket: Bucket, tmp_path: Path) -> Studio:
-    return Studio(bucket, tmp_path)
 
 
 def test_a_run_costs_two_requests_a_pair_and_a_resume_none(studio: Studio) -> None:
@@ -824,3 +763,71 @@ def test_objects_carry_their_row_and_files_do_not(studio: Studio) -> None:
         assert back.loss_curve[-1][0] == length - 1
     long = replace(row, notes=secrets.token_hex(2000))
     assert attributes(long).keys() == {"stylizekey"}  # S3 has room for no more
+
+
+def test_each_part_of_the_index_is_fetched_once_by_a_plan_and_by_a_run_with_nothing_to_do(
+    studio: Studio,
+) -> None:
+    studio.fill(4)
+    for _ in range(4):
+        assert studio.run("--limit", 1).returncode == 0  # a part each
+    parts = [key for key in studio.bucket.listed() if key.startswith("out/index/")]
+    assert len(parts) == 5
+    where = studio.manifest, "--out", studio.out
+    for command in (("plan", *where, *TINY[:8]), (*where, *TINY, *HERE)):
+        studio.bucket.requests.clear()
+        done = cli(*command)
+        assert done.returncode == 0, done.stderr
+        fetched = Counter(r.key for r in studio.bucket.requests if r.method == "GET")
+        assert {key: fetched[key] for key in parts} == dict.fromkeys(parts, 1)
+        assert studio.bucket.counted()["LIST"] < 20
+
+
+def test_a_large_part_is_read_piece_by_piece_and_what_broke_off_comes_again(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_index import result
+
+    monkeypatch.setattr(objects, "_PIECE", 2000)
+    monkeypatch.setattr(objects, "_CHUNK", 500)
+    out = OutFolder(f"{bucket.uri}/out")
+    with Lock(out, "r1"), Index(out, "r1") as index:
+        index.extend([result(f"p{n}") for n in range(40)])
+    (part,) = [key for key in bucket.listed() if key.endswith("-000001.parquet")]
+    size = len(bucket.get(part))
+    pieces = [f"bytes={at}-{min(at + 2000, size) - 1}" for at in range(0, size, 2000)]
+    assert len(pieces) > 2
+    seen: Counter[str] = Counter()
+
+    def half(request: Request) -> Fault:
+        if request.key != part:
+            return None
+        piece = request.headers["range"]
+        seen[piece] += 1
+        return HALF_GET if piece == pieces[1] and seen[piece] == 1 else None
+
+    bucket.fault = half
+    bucket.requests.clear()
+    assert len(read_index(f"{bucket.uri}/out")) == 40
+    assert seen.keys() > set(pieces)
+    assert sum(seen.values()) == len(pieces) + 1  # the rest of the one that broke off
+
+
+def test_a_full_folder_for_temporary_files_is_named_and_none_at_all_is_no_hindrance(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_index import result
+
+    out = OutFolder(f"{bucket.uri}/out")
+    with Lock(out, "r1"), Index(out, "r1") as index:
+        index.append(result("a"))
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fails)
+        with pytest.raises(StorageError, match=r"No space left on device; .* set TMPDIR"):
+            read_index(f"{bucket.uri}/out")
+    monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    assert len(read_index(f"{bucket.uri}/out")) == 1

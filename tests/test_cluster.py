@@ -14,6 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
+from buckets import Answer, Fault, Request, Studio
+from buckets import bucket as bucket
+from buckets import studio as studio
 from helpers import (
     QUICK_TO_MISS,
     TINY,
@@ -264,6 +267,58 @@ def test_a_node_that_lacks_out_or_the_package_is_named_once_in_plain_words(
     assert "TemporaryActor" not in stderr
 
 
+# A process that finds no credentials where it looks first, as one without a login.
+WITHOUT_CREDENTIALS = """
+import os
+for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
+    del os.environ[name]
+"""
+
+
+def _as_a_store_would(request: Request) -> Fault:
+    """Refuses whoever shows no credentials, and a reader who writes."""
+    credentials = request.headers.get("authorization", "")
+    may = bool(credentials) and not ("READER" in credentials and request.method == "PUT")
+    return None if may else Answer(403, "AccessDenied")
+
+
+@pytest.mark.slow
+def test_object_storage_survives_a_dead_driver_a_dead_node_and_nodes_that_it_refuses(
+    studio: Studio, nodes: Nodes, tmp_path: Path, gate: Gate
+) -> None:
+    studio.fill(6)
+    studio.bucket.fault = _as_a_store_would
+    nodes.add(env_vars=with_code(tmp_path, "sitecustomize", WITHOUT_CREDENTIALS))
+    nodes.add(env_vars={"AWS_ACCESS_KEY_ID": "READER"})
+    raylet = nodes.add()
+    run = (studio.manifest, "--out", studio.out, *TINY, "--address", nodes.address)
+    driver = start(*run)
+    try:
+        wait_for(lambda: len(gate.begun()) == 3)  # one on each node but the first
+    finally:
+        driver.kill()
+        driver.communicate()
+    studio.bucket.requests.clear()
+    again = start(*run)
+    try:
+        wait_for(lambda: sum(gate.begun().values()) == 6)
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
+        gate.open()
+        _, stderr = again.communicate(timeout=200)
+    finally:
+        again.kill()
+    assert again.returncode == 0, stderr
+    assert stderr.count("one node fewer: ") == 2, stderr
+    refused = "s3://studio: access is refused"
+    assert f"cannot read the output folder: {refused}; allow it" in stderr
+    assert f": {refused} (AccessDenied); allow it for these credentials" in stderr
+    assert "worker died" not in stderr
+    painted = [r for r in studio.bucket.requests if r.method == "PUT" and "/images/" in r.key]
+    assert len(painted) == 6 + 1  # that of the reader
+    studio.check_whole(6)
+
+
 def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(
     nodes: Nodes, tmp_path: Path, gate: Gate
 ) -> None:
@@ -303,8 +358,8 @@ def test_a_run_waits_for_a_gpu_and_auto_changes_to_one_that_joins(
             waits.kill()
 
 
-# The first pair that a node tries finds the GPU full of what others hold.
-FULL_AT_FIRST = """
+# Lets `patch` change the worker as soon as a process imports it.
+PATCHED = """
 import importlib.machinery, os, sys
 
 class Hook:
@@ -316,16 +371,7 @@ class Hook:
 
         def exec_module(module):
             execute(module)
-            transfer = module.Worker._transfer
-
-            def full_at_first(self, *arguments):
-                try:
-                    os.close(os.open(FILE, os.O_CREAT | os.O_EXCL))
-                except FileExistsError:
-                    return transfer(self, *arguments)
-                raise module.DeviceFullError("here: other programs hold 70 of the 80 GB of a GPU")
-
-            module.Worker._transfer = full_at_first
+            patch(module)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -333,10 +379,80 @@ class Hook:
 sys.meta_path.insert(0, Hook())
 """
 
+# The first pair that a node tries finds the GPU full of what others hold.
+FULL_AT_FIRST = """
+def patch(module):
+    transfer = module.Worker._transfer
+
+    def full_at_first(self, *arguments):
+        try:
+            os.close(os.open(FILE, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return transfer(self, *arguments)
+        raise module.DeviceFullError("here: other programs hold 70 of the 80 GB of a GPU")
+
+    module.Worker._transfer = full_at_first
+"""
+
+# A device with so much memory, in bytes, which holds pictures of so many pixels.
+OF_SIZE = """
+def patch(module):
+    transfer = module.Worker._transfer
+
+    def limited(self, stylizer, group, *arguments):
+        with open(FILE, "a") as file:
+            print(MEMORY, *(opened.pair.pair_id for opened in group), file=file)
+        if group[0].size[0] > MEMORY:
+            raise MemoryError(f"no room in {MEMORY}")
+        return transfer(self, stylizer, group, *arguments)
+
+    module.Worker._transfer = limited
+    module.Worker.memory = lambda self: MEMORY
+"""
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_here_goes_where_a_gpu_has_more_memory(
+    nodes: Nodes, tmp_path: Path, gate: Gate
+) -> None:
+    """The GPUs are such by name only."""
+    tried = tmp_path / "tried"
+    for number, memory in enumerate((40, 40, 56)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        code = f"FILE, MEMORY = {str(tried)!r}, {memory}" + OF_SIZE + PATCHED
+        nodes.add(num_gpus=1, env_vars=with_code(folder, "sitecustomize", code))
+    pictures(tmp_path, 4)
+    sizes = {"too-large": 64, "large-1": 48, "large-2": 48, "fits": 32}
+    rows = [
+        {"id": pair_id, "content": f"c{n}.jpg", "size": size}
+        for n, (pair_id, size) in enumerate(sizes.items())
+    ]
+    path = write_csv(tmp_path / "m.csv", rows)
+    run = (path, *tiny(size=None), "--address", nodes.address, "--device", "cuda", "--batch", 1)
+    driver = start(*run, STYLIZE_LOGICAL_GPUS="1")
+    try:
+        wait_for(lambda: len(gate.begun()) == 3)  # the largest, one on each GPU
+        gate.open()
+        _, stderr = driver.communicate(timeout=200)
+    finally:
+        driver.kill()
+    assert driver.returncode == 3, stderr
+    out = tmp_path / "m"
+    assert statuses(out) == {name: "failed" if name == "too-large" else "ok" for name in sizes}
+    assert index_rows(out)["too-large"]["error_message"] == "no room in 56"
+    assert "one node fewer" not in stderr
+    tries = [line.split() for line in tried.read_text().splitlines()]
+    for pair_id in sizes:  # never on two of one size
+        on = [memory for memory, name in tries if name == pair_id]
+        assert len(on) == len(set(on)) <= 2
+        assert "56" in on or pair_id == "fits"
+    assert any(name.startswith("large") for memory, name in tries if memory == "40")
+
 
 @pytest.mark.slow
 def test_a_full_gpu_rests_for_a_minute_and_its_pair_is_painted_all_the_same(tmp_path: Path) -> None:
-    code = f"FILE = {str(tmp_path / 'tried')!r}" + FULL_AT_FIRST
+    code = f"FILE = {str(tmp_path / 'tried')!r}" + FULL_AT_FIRST + PATCHED
     env = with_code(tmp_path, "sitecustomize", code)
     path = manifest(tmp_path, 3)
     began = time.monotonic()

@@ -89,7 +89,7 @@ def test_schema_has_the_columns_of_the_contract_in_order() -> None:
     )
     assert SCHEMA.names == columns.split()
     fields = {field.name for field in dataclasses.fields(Result)}
-    assert set(SCHEMA.names) == fields - {"traceback", "unopened", "checkpoint"}
+    assert set(SCHEMA.names) == fields - {"traceback", "unopened", "too_large", "checkpoint"}
     assert SCHEMA.field("loss").type == pa.float64()
     assert SCHEMA.field("started_at").type == pa.timestamp("us", tz="UTC")
     assert SCHEMA.field("meta").type == pa.map_(pa.string(), pa.string())

@@ -1,4 +1,5 @@
-"""Which node lacks the inputs, and which pairs are at fault: every case, without Ray."""
+"""Which node lacks the inputs or the memory, and which pairs are at fault: every case, without
+Ray."""
 
 from dataclasses import replace
 
@@ -17,8 +18,13 @@ def failed(name: str, node: str) -> Result:
     return replace(new_row(task(name)), host=node, unopened=True)
 
 
-def tried(reach: Reach, name: str, node: str, now: float = 0.0, *, driver_can: bool = True) -> None:
-    reach.could_not_open(task(name), failed(name, node), node, now, driver_can=driver_can)
+def tried(reach: Reach, name: str, node: str, now: float = 0.0, *, suspect: bool = True) -> None:
+    reach.failed(task(name), failed(name, node), node, now, suspect=suspect)
+
+
+def too_large(reach: Reach, name: str, node: str) -> None:
+    row = replace(failed(name, node), unopened=False, too_large=True)
+    reach.failed(task(name), row, node, 0, suspect=False)
 
 
 def test_a_pair_goes_to_a_node_that_has_not_tried_it() -> None:
@@ -47,10 +53,10 @@ def test_an_input_that_no_node_can_open_is_the_pairs_failure_and_no_nodes() -> N
     reach = Reach()
     nodes = {"n1", "n2"}
     tried(reach, "a", "n1")
-    assert reach.give_up(nodes, 0) == []
+    assert reach.give_up(nodes, nodes, 0) == []
     reach.take("n2")
     tried(reach, "a", "n2")
-    assert [row.host for row in reach.give_up(nodes, 0)] == ["n2"]
+    assert [row.host for row in reach.give_up(nodes, nodes, 0)] == ["n2"]
     assert reach.tasks == []
     assert not reach.is_suspect("n1")
     assert not reach.is_suspect("n2")
@@ -58,15 +64,35 @@ def test_an_input_that_no_node_can_open_is_the_pairs_failure_and_no_nodes() -> N
 
 def test_where_the_driver_finds_the_input_missing_too_no_node_has_to_wait() -> None:
     reach = Reach()
-    tried(reach, "a", "n1", driver_can=False)
+    tried(reach, "a", "n1", suspect=False)
     assert not reach.is_suspect("n1")
     assert reach.take("n1") is None
     assert reach.take("n2") is not None
 
 
-def test_a_pair_does_not_wait_for_ever_for_a_node_that_never_has_a_worker() -> None:
+def test_a_pair_waits_for_a_worker_at_work_but_not_for_ever_for_a_node_that_never_has_one() -> None:
     reach = Reach()
     tried(reach, "a", "n1", now=100)
-    assert reach.give_up({"n1", "n2"}, 100 + PATIENCE) == []
-    assert len(reach.give_up({"n1", "n2"}, 100.1 + PATIENCE)) == 1
-    assert reach.give_up({"n1"}, 999) == []
+    nodes = {"n1", "n2"}
+    assert reach.give_up(nodes, {"n1"}, 100 + PATIENCE) == []
+    assert reach.give_up(nodes, {"n2"}, 9999) == []
+    assert len(reach.give_up(nodes, {"n1"}, 100.1 + PATIENCE)) == 1
+    assert reach.give_up({"n1"}, {"n1"}, 999) == []
+
+
+def test_a_pair_too_large_for_a_device_goes_to_a_larger_one_and_no_node_is_to_blame() -> None:
+    sizes = {"small": 16, "alike": 16, "larger": 24, "largest": 80}
+    reach = Reach(memory=dict(sizes))
+    too_large(reach, "a", "small")
+    assert reach.closed == {"small", "alike"}
+    assert reach.take("alike") is None
+    assert reach.take("larger") is not None
+    too_large(reach, "a", "larger")
+    assert reach.take("small") is None
+    assert reach.take("new") is not None  # whose memory is not known yet
+    too_large(reach, "a", "new")
+    assert not any(map(reach.is_suspect, sizes))
+    assert reach.take("largest") is not None
+    assert reach.opened("a") == {}
+    too_large(reach, "b", "largest")
+    assert [row.pair_id for row in reach.give_up(sizes, sizes, 0)] == ["b"]

@@ -131,8 +131,12 @@ def test_a_column_is_kept_in_the_form_that_takes_least(values: Any, kept: Any) -
     assert encode_column(values) == kept
 
 
+def curves(table: pa.Table) -> dict[str, Any]:
+    return encode_curves([table], table["pair_id"].combine_chunks())
+
+
 def test_curves_keep_their_ends_and_lie_within_a_thousandth() -> None:
-    packed = encode_curves(to_table([result(1), failed(2)]))
+    packed = curves(to_table([result(1), failed(2)]))
     assert packed["axis"] == [0, -1]
     steps = packed["axes"][0]
     assert len(steps) == CURVE_POINTS
@@ -147,7 +151,7 @@ def test_curves_keep_their_ends_and_lie_within_a_thousandth() -> None:
 
 def test_a_loss_of_zero_or_none_is_a_gap_in_the_curve() -> None:
     curve = ((1, 0.1, 5.0, 0.0, 5.0, 0.0), (2, 0.2, float("nan"), 0.0, 5.0, 0.0))
-    loss, content, style = encode_curves(to_table([result(1, loss_curve=curve)]))["values"][0]
+    loss, content, style = curves(to_table([result(1, loss_curve=curve)]))["values"][0]
     assert loss[2].endswith("__")
     assert content == 0
     assert "__" not in style[2]
@@ -166,6 +170,7 @@ def test_totals_can_be_counted_by_hand() -> None:
         *(result(n, seconds=60.0, batch=3, **minute) for n in (6, 7, 8)),  # painted together
     ]
     assert totals(to_table(rows)) == {
+        "rows": 9,
         "wall": 120.0,
         "per_hour": 210.0,  # seven pairs in two minutes
         "devices": [["cpu", 5, 180.0], ["cuda:0", 2, 90.0]],
@@ -183,6 +188,22 @@ def test_the_page_has_every_row_its_settings_and_meta(out: Path) -> None:
     assert decoded(columns["meta.client"], 6)[2] == "=1+1"
     assert decoded(data["content_paths"], 6)[0] == "../photos/boat.jpg"
     assert decoded(data["thumbs"]["content"], 6)[4] == ""  # gone
+
+
+def test_of_a_very_large_run_a_part_is_shown_with_what_failed_and_said_to_be_one(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.views.report.MOST_ROWS", 10)
+    append(out, *(result(n, seconds=float(n)) for n in range(7, 47)))
+    data = embedded(Path(write_report(OutFolder(out))).read_text())
+    rows = decoded(data["columns"]["row"], data["rows"])
+    assert rows == sorted(rows)
+    assert {5, 6} <= set(rows)  # which failed
+    assert [rows[at] for at in data["totals"]["slowest"]] == [4, 46, 45, 44, 43]
+    assert (data["totals"]["rows"], data["rows"]) == (46, len(rows))
+    assert 8 <= len(rows) <= 12
+    assert data["part"] == f"{len(rows)} of 46 pairs are shown: one in 16 and all that failed"
+    assert len(data["curves"]["values"]) == len(rows)
 
 
 def test_markup_in_names_cannot_end_the_script(out: Path) -> None:
@@ -348,6 +369,25 @@ def test_rows_show_three_pictures_each_with_words_for_them(shown: Page) -> None:
     assert first == ["Photograph boat", "Style waves", "Result of pair-1"]
     assert "4 painted" in shown.texts("#summary")[0]
     assert "2 failed" in shown.texts("#summary")[0]
+
+
+def test_curves_of_a_large_run_are_loaded_with_the_rows_in_view(
+    browser: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.views.report.CURVES_INSIDE", 2)
+    monkeypatch.setattr("pipeline.views.report.CURVES_A_FILE", 2)
+    for times in (1, 2):
+        if times == 2:
+            append(out, result(7))
+        shown = Page(browser, Path(write_report(OutFolder(out))))
+        files = sorted(path.name for path in (out / "report" / "curves").iterdir())
+        assert [name.partition("-")[2] for name in files] == [f"{n}.js" for n in range(2 + times)]
+        shown.until("document.querySelectorAll('.pair .spark').length >= 2")
+        shown.press("\ue015", "\ue007")  # down, Enter
+        shown.until("document.querySelectorAll('#plots .plot').length === 3")
+        shown.press("\ue00c")  # Escape
+        assert shown.errors() == []
+    shown.js("sessionStorage.clear()")
 
 
 def test_an_input_that_is_no_picture_is_not_said_to_be_gone(browser: Any, out: Path) -> None:
@@ -534,6 +574,7 @@ def test_ten_thousand_pairs_stay_fluid(browser: Any, tmp_path: Path) -> None:
     table = many(number)
     picture(tmp_path / "report" / "thumbs" / "a.jpg", 1, (300, 200))
     data = collect(table, OutFolder(tmp_path))
+    data |= {"curves": curves(table), "totals": totals(table)}
     data["thumbs"] = {name: {"one": "a.jpg"} for name in ("content", "style", "result")}
     (tmp_path / "report.html").write_text(page(data))
     assert (tmp_path / "report.html").stat().st_size < 6e6

@@ -189,7 +189,8 @@ def test_a_gpu_that_others_have_filled_fails_no_pair_and_one_that_is_too_small_d
         raise MemoryError("no room")
 
     monkeypatch.setattr(Stylizer, "transfer_batch", short)
-    assert run(Worker(job), "a")["a"].status == "failed"
+    row = run(Worker(job), "a")["a"]
+    assert (row.status, row.too_large) == ("failed", True)
     monkeypatch.setattr("pipeline.paint.worker.crowded", lambda device: "others hold 70 of 80 GB")
     with pytest.raises(DeviceFullError, match="others hold 70 of 80 GB"):
         run(Worker(job), "a", "b")

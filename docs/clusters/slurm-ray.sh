@@ -27,6 +27,10 @@ trap 'kill -TERM $driver' TERM  # two minutes before the end, or at a preemption
 wait $driver
 code=$?
 while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
-# 130: stopped in time; 5: the cluster went away. The same command goes on.
-if [ $code = 130 ] || [ $code = 5 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 130: stopped in time. 5: the cluster or the storage went away; perhaps it is back. The same command
+# goes on.
+again=${SLURM_RESTART_COUNT:-0}
+if [ $code = 130 ] || { [ $code = 5 ] && [ "$again" -lt 3 ]; }; then
+	scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $code

@@ -89,10 +89,35 @@
   const LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const level = new Map([...LEVELS].map((letter, at) => [letter, at]));
 
+  // The curves of a large run come in files, each when a row of it is first looked at.
+  const files = new Map(); // number -> its curves, or null until they are there
+  function losses(row) {
+    const { values, files: stamp, in_a_file } = data.curves;
+    if (values) return values[row];
+    const number = Math.floor(row / in_a_file);
+    if (!files.has(number)) {
+      files.set(number, null);
+      document.head.append(make("script", { src: `report/curves/${stamp}-${number}.js` }));
+    }
+    return files.get(number)?.[row % in_a_file] || [];
+  }
+
+  window.stylizeCurves = (number, values) => {
+    files.set(number, values);
+    const isThere = (row) => Math.floor(row / data.curves.in_a_file) === number;
+    for (const element of drawn.values()) {
+      const row = Number(element.dataset.row);
+      const drawing = isThere(row) && get("status", row) === "ok" ? spark(row) : null;
+      if (drawing) element.querySelector(".facts").append(drawing);
+    }
+    const open = dialog.open ? order[Number(dialog.dataset.place)] : -1;
+    if (isThere(open)) drawPlots(open);
+  };
+
   // {steps, logs}: evaluations, and the logarithm of the loss at each, null where there is none.
   function curve(row, which) {
     const axis = data.curves.axis[row];
-    const packed = axis < 0 ? 0 : data.curves.values[row][which];
+    const packed = axis < 0 ? 0 : losses(row)[which];
     if (!packed) return null;
     const [low, high, letters] = packed, logs = [];
     for (let at = 0; at < letters.length; at += 2) {
@@ -126,14 +151,22 @@
 
   const state = { query: "", status: "", style: "", sort: "row", down: false };
   let order = []; // rows of the index, as they are shown
-  let haystack = null;
+  const haystack = []; // what the filter searches, of the rows from the first on
 
   const SEARCHED = ["pair_id", "content", "style", "output", "status", "error_type", "error_message", "notes", "device", "preset", "backbone", "stop_reason"];
+  const searched = [...SEARCHED, ...Object.keys(readers).filter((name) => name.startsWith("meta."))];
+  const text = (row) => searched.map((name) => get(name, row) ?? "").join("\n").toLowerCase();
   function texts() {
-    const names = [...SEARCHED, ...Object.keys(readers).filter((name) => name.startsWith("meta."))];
-    haystack ??= Array.from({ length: count }, (_, row) =>
-      names.map((name) => get(name, row) ?? "").join("\n").toLowerCase());
+    while (haystack.length < count) haystack.push(text(haystack.length));
     return haystack;
+  }
+
+  // So that the first key is answered as quickly as the second.
+  function prepare(deadline) {
+    while (haystack.length < count && deadline.timeRemaining() > 2) {
+      for (const last = Math.min(count, haystack.length + 200); haystack.length < last;) haystack.push(text(haystack.length));
+    }
+    if (haystack.length < count) requestIdleCallback(prepare);
   }
 
   // Each row's place by a column, so that sorting compares whole numbers; nothing comes last.
@@ -509,13 +542,14 @@
   }
 
   function drawHead() {
-    const { per_hour, devices, slowest, causes, wall } = data.totals;
+    const { rows, per_hour, devices, slowest, causes, wall } = data.totals;
     const bad = causes.reduce((sum, [, , n]) => sum + n, 0);
     $("name").textContent = data.name;
-    const parts = [make("b", { textContent: `${number.format(count - bad)} painted` })];
+    const parts = [make("b", { textContent: `${number.format(rows - bad)} painted` })];
     if (bad) parts.push(make("span", { className: "bad", textContent: `${number.format(bad)} failed` }));
     if (per_hour) parts.push(`${number.format(per_hour < 20 ? per_hour : Math.round(per_hour))} pairs an hour`);
     if (wall) parts.push(`${duration(wall)} in all`);
+    if (data.part) parts.push(make("span", { className: "part", textContent: data.part }));
     if (stamp) parts.push(make("span", { className: "live", textContent: "follows the run" }));
     $("summary").replaceChildren(...parts.flatMap((part, at) => (at ? ["  ·  ", part] : [part])));
     const longest = Math.max(...devices.map(([, , seconds]) => seconds), 1e-9);
@@ -621,6 +655,7 @@
   if (kept.scroll) { scrollTo(0, kept.scroll); paint(); }
   if (kept.focus >= 0) { $("query").focus({ preventScroll: true }); $("query").setSelectionRange(kept.focus, kept.focus); }
   if (kept.open) { const place = order.findIndex((row) => get("pair_id", row) === kept.open); if (place >= 0) { current = place; open(place); } }
+  globalThis.requestIdleCallback?.(prepare); // Safari has none
   addEventListener("scroll", repaint, { passive: true });
   addEventListener("resize", () => { redraw(); if (dialog.open) drawPlots(order[Number(dialog.dataset.place)]); });
   addEventListener("pagehide", save);

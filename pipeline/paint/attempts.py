@@ -63,6 +63,7 @@ def failed_row(row: Result, error: BaseException, status: str = "failed") -> Res
         error_message=message,
         traceback=trace,
         unopened=closed,
+        too_large=is_short_of_memory(error),
     )
 
 

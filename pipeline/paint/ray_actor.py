@@ -68,7 +68,8 @@ def actor_type(ray: Any) -> type:
 
         def ready(self) -> Any:
             device = super().ready()
-            return ray.get_runtime_context().get_node_id(), device, _path_of(2)
+            node = ray.get_runtime_context().get_node_id()
+            return node, device, _path_of(2), super().memory()
 
         def run(self, tasks: Sequence[Task]) -> list[Result | None]:
             try:

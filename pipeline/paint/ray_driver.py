@@ -319,6 +319,7 @@ class _Driver:
                 self._refused(seat, RuntimeError(f"workers die as they start: {first_line(error)}"))
         else:
             seat.starting = None
+            self.reach.memory[seat.place.node] = seat.place.memory
             self.failed_starts = 0
             self.caller.on_event("worker started", **seat.place._asdict())
             for refusal in self.refusals:
@@ -347,13 +348,13 @@ class _Driver:
 
     def _leave_out(self, node: str, reason: str) -> None:
         """Give a node no more work. Its workers end with what they have in hand."""
-        if node in self.left_out:
-            return
+        is_new = node not in self.left_out
         self.left_out.add(node)
         nodes = self._nodes()
         self.headcount.leave_out(nodes)
-        able = self.fleet.room(list(nodes.values()))
-        self._tell_refusal(f"one node fewer: {reason}", reason, able or self._busy())
+        others = self.fleet.room(list(nodes.values())) or self._busy()
+        if is_new or not others:
+            self._tell_refusal(f"one node fewer: {reason}", reason, others)
 
     def _empty(self, node: str) -> None:
         """End the pairs in hand on a node that will soon be taken away. It may be the last one:
@@ -384,6 +385,11 @@ class _Driver:
         try:
             rows: list[Result | None] = self.ray.get(answer)
         except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, storage.RefusedError) and self.on_cluster:
+                self._put_first([task for task in tasks if not self._is_painted(task)])
+                node, name = home_of(self.ray, seat.actor)
+                self._leave_out(node, f"{name}: {error.cause}")
+                return []
             if isinstance(error.cause, storage.StorageError):
                 raise error.cause from None
             if isinstance(error.cause, DeviceFullError):
@@ -424,13 +430,15 @@ class _Driver:
     def _readable(
         self, seat: Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
     ) -> list[Result]:
-        """Return the rows to record. A pair whose input could not be opened on this node is kept
-        for another one, and where others can open what a node could not, that node is left out."""
+        """Return the rows to record. A pair whose input could not be opened on this node, or that
+        is too large for it, is kept for another one. Where others can open what a node could not,
+        that node is left out."""
         painted = []
         for task, row in zip(tasks, rows, strict=True):
-            if row is not None and row.unopened and self.on_cluster:
-                now, visible = time.monotonic(), self._can_open(task)
-                self.reach.could_not_open(task, row, seat.place.node, now, driver_can=visible)
+            if row is not None and (row.unopened or row.too_large) and self.on_cluster:
+                suspect = row.unopened and self._can_open(task)
+                now = time.monotonic()
+                self.reach.failed(task, row, seat.place.node, now, suspect=suspect)
             elif row is not None:
                 painted.append(row)
                 for node, failure in self.reach.opened(row.pair_id).items():
@@ -486,7 +494,8 @@ class _Driver:
         stopping = bool(self.stopping_since)
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
-        for row in self.reach.give_up(self._able(), time.monotonic()):
+        staffed = {seat.place.node for seat in self.seats if seat.starting is None}
+        for row in self.reach.give_up(self._able(), staffed, time.monotonic()):
             self._report([row])
 
     def _carry_out(self, decision: Decision) -> None:

@@ -17,6 +17,7 @@ class Place(NamedTuple):
     node: str
     device: str
     stderr: str  # path of the file that has its standard error
+    memory: int  # of the device, bytes
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Seat:
     """One actor, and what it was last asked."""
 
     actor: Actor
-    place: Place = Place("", "", "")
+    place: Place = Place("", "", "", 0)
     starting: Reference | None = None  # the answer to ready(), until it came
     painting: Reference | None = None  # the answer to run()
     tasks: list[Task] = field(default_factory=list)  # in hand

@@ -23,6 +23,7 @@ __all__ = [
     "confined",
     "cores",
     "crowded",
+    "device_memory",
     "kernel_kills",
     "memory_limit",
     "peak_memory",
@@ -50,6 +51,15 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_memory(device: torch.device) -> int:
+    """Return all the memory of a device, bytes: a GPU's own, or what this process may use."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[1])
+    return memory_limit()
 
 
 def crowded(device: torch.device) -> str:

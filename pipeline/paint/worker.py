@@ -22,7 +22,7 @@ from pipeline.paint.attempts import failed_row, is_short_of_memory, new_row
 from pipeline.paint.backbones import local_weights
 from pipeline.paint.checkpoints import Kept
 from pipeline.paint.inputs import InputReader
-from pipeline.paint.resources import crowded, peak_memory
+from pipeline.paint.resources import crowded, device_memory, peak_memory
 from pipeline.records import (
     Input,
     Pair,
@@ -175,6 +175,12 @@ class Worker:
         except StylizeError as error:
             raise NotReadyError(f"{host}: {error}") from error
         return str(device)
+
+    def memory(self) -> int:
+        """Return all the memory of the device, bytes. Free or not: it tells devices apart."""
+        from stylize.device import choose_device
+
+        return device_memory(choose_device(self.job.device))
 
     def status(self) -> Status:
         """Return the progress of the pair in hand."""

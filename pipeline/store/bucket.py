@@ -8,12 +8,16 @@ or pyarrow.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from mmap import mmap
 from typing import BinaryIO
 
 from pipeline import objects, storage
@@ -23,6 +27,7 @@ from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
 from pipeline.store.medium import OWN, Found, Look, Seen, Times
 from pipeline.store.metadata import attributes, carried, from_attributes
+from pipeline.store.spool import Spool
 from stylize.image import is_whole
 
 __all__ = ["TIMES", "Bucket", "check_conditions"]
@@ -30,7 +35,7 @@ __all__ = ["TIMES", "Bucket", "check_conditions"]
 TIMES = Times(renew=30, dead=300, look=5, unsure=240)
 """When the lock of such an OUT is written again and given up."""
 
-_KEPT_BYTES = 300_000_000  # of parts that were read, so that each is fetched once
+_WASTE = 100_000_000  # bytes in the temporary file of parts that are gone, before all go
 _LOG_SECONDS = 30.0
 _MOST_UPDATED = 2**20  # bytes of run.json
 
@@ -46,8 +51,10 @@ class Bucket:
     def __init__(self, written: str) -> None:
         self._written = written
         self._listed: dict[str, Look] | None = None  # by output
-        self._etags: dict[str, str] = {}  # of parts, by name
-        self._parts: dict[tuple[str, str], bytes] = {}  # by name and ETag
+        self._heads: dict[str, objects.Head] = {}  # of parts, by name
+        self._parts: dict[str, _Part] = {}  # that were read, so that each is fetched once
+        self._spool: Spool | None = None  # where they are
+        self._lock = threading.Lock()
 
     def path(self, *names: str) -> str:
         return storage.join(self._written, "/".join(names))
@@ -65,7 +72,8 @@ class Bucket:
     def names(self, folder: str) -> list[str]:
         found = {name: head for name, head in objects.listing(folder) if "/" not in name}
         if folder == self.path("index"):
-            self._etags = {name: head.etag for name, head in found.items()}
+            self._heads = found
+            self._forget_parts()
         return sorted(found)
 
     def outputs(self) -> Iterator[str]:
@@ -123,29 +131,59 @@ class Bucket:
     def free_bytes(self) -> float:
         return float("inf")
 
-    def read_part(self, name: str) -> bytes | str:
-        version = (name, self._etags.get(name, ""))
-        if version not in self._parts:
-            data = storage.read_bytes(self.path("index", name))
-            if sum(map(len, self._parts.values())) + len(data) > _KEPT_BYTES:
-                self._parts.clear()
-            self._parts[version] = data
-        return self._parts[version]
+    def read_part(self, name: str) -> bytes | mmap | str:
+        head = self._heads.get(name) or objects.head(self.path("index", name))
+        part = self._parts.get(name)
+        if part is None or part.etag != head.etag:
+            part = self._fetched(name, head)
+            self._parts[name] = part
+        return part.spool.read(part.at, part.size)
+
+    def _fetched(self, name: str, head: objects.Head) -> _Part:
+        """Fetch a part to the temporary file. Raises `OSError` and `StorageError`."""
+        spool, at = self._place(head.size)
+        try:
+            write = functools.partial(_write, spool, at)
+            objects.fetch(self.path("index", name), head, write)
+        except ChangedError as error:  # as if it had been removed: whoever reads looks again
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
+        return _Part(head.etag, spool, at, head.size)
+
+    def _place(self, size: int) -> tuple[Spool, int]:
+        with self._lock:
+            self._spool = self._spool or Spool()
+        return self._spool, self._spool.place(size)
+
+    def _forget_parts(self) -> None:
+        """Forget the parts that are gone, and all where these fill too much of the file."""
+        gone = self._parts.keys() - self._heads.keys()
+        for name in gone:
+            del self._parts[name]
+        kept = sum(part.size for part in self._parts.values())
+        if self._spool is not None and self._spool.size > 2 * kept + _WASTE:
+            self._parts, self._spool = {}, None
 
     def put_part(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
-        data = storage.as_bytes(data)
-        crash_point("part-temp-written")
         uri = self.path("index", name)
+        if callable(data):
+            with _spooling():
+                spool, at = Spool(), 0
+                size = spool.fill(data)
+        else:
+            size = len(data)
+            spool, at = self._place(size)
+            _write(spool, at, 0, data)
+        crash_point("part-temp-written")
         try:
-            etag = objects.create(uri, data).etag
+            version = objects.create(uri, spool.read(at, size))
         except FileExistsError as error:
             raise StorageError(
                 f"{uri} is there already, so another run writes here; end one of them"
             ) from error
         except OSError as error:
             raise storage.storage_error(error, uri) from error
-        self._etags[name] = etag
-        self._parts[name, etag] = data
+        self._heads[name] = head = objects.Head(size, version, time.time(), {})
+        self._parts[name] = _Part(head.etag, spool, at, size)
         crash_point("part-renamed")
 
     def begin_index(self, name: str, data: bytes) -> None:
@@ -197,6 +235,34 @@ class Bucket:
 
     def log_file(self, path: str) -> _LogFile:
         return _LogFile(path)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the index, fetched."""
+
+    etag: str
+    spool: Spool
+    at: int  # its place there
+    size: int  # bytes
+
+
+@contextlib.contextmanager
+def _spooling() -> Iterator[None]:
+    """Raise `StorageError` for what fails in the folder for temporary files."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"the index has no room in the folder for temporary files: {error.strerror or error}; "
+            "make room there, or set TMPDIR to another folder"
+        ) from error
+
+
+def _write(spool: Spool, at: int, place: int, data: bytes) -> None:
+    """Write bytes of a part, which begins at `at`. Raises `StorageError`."""
+    with _spooling():
+        spool.write(at + place, data)
 
 
 @dataclass(frozen=True)

@@ -377,7 +377,7 @@ class Index:
         if not is_damage(error):
             raise storage.StorageError(f"index/{name} cannot be read: {error}") from error
         source = self._out.medium.read_part(name)
-        length = len(source) if isinstance(source, bytes) else size(source)
+        length = size(source) if isinstance(source, str) else len(source)
         reason = "is empty" if length == 0 else f"is damaged ({str(error)[:100]})"
         self._out.medium.set_aside(self._out.index, name)
         self.problems.append(

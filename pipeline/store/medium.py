@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import BinaryIO, NamedTuple, Protocol
 
 from pipeline.records import Pair, Result
@@ -180,8 +181,9 @@ class Medium(Protocol):
     def free_bytes(self) -> float:
         """Return the free space in bytes."""
 
-    def read_part(self, name: str) -> bytes | str:
-        """Return a part's bytes, or the local path that opens it. Raises `OSError`."""
+    def read_part(self, name: str) -> bytes | mmap | str:
+        """Return a part's bytes, or the local path that opens it. Raises `OSError` and
+        `StorageError`."""
 
     def put_part(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
         """Write a part of the index; `data` may be a function that writes to a file.

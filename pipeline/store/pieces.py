@@ -74,9 +74,9 @@ def open_part(out: OutFolder, name: str) -> pa.NativeFile:
     object, because pyarrow's threads may outlive the interpreter that such an object needs.
     """
     source = out.medium.read_part(name)
-    if isinstance(source, bytes):
-        return pa.BufferReader(source)
-    return pa.OSFile(os.fsencode(source), "rb")
+    if isinstance(source, str):
+        return pa.OSFile(os.fsencode(source), "rb")
+    return pa.BufferReader(source)
 
 
 def read_part(out: OutFolder, name: str, columns: Sequence[str] | None = None) -> pa.Table:

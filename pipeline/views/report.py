@@ -1,11 +1,15 @@
 """The report: OUT/report.html, a gallery of the run that opens from disk, and its thumbnails.
 
 It needs no server and no network: the page contains its script, style sheet and data, and the
-thumbnails are in ``OUT/report/thumbs``. Never imports torch or ray.
+thumbnails are in ``OUT/report/thumbs``. The loss curves of a large run, which are most of its data,
+are in ``OUT/report/curves``, and the page loads those of the rows in view. Never imports torch or
+ray.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import html
 import io
@@ -13,11 +17,9 @@ import itertools
 import json
 import os
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,10 @@ from pipeline.leftovers import sweep_temporaries
 from pipeline.records import join_styles, split_styles
 from pipeline.signals import repeat
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_index
+from pipeline.store.index import read_columns
+from pipeline.store.newest import read_newest
+from pipeline.store.pieces import by_row
+from pipeline.store.rows import SCHEMA
 from pipeline.views.originals import Inputs, open_small
 from pipeline.views.templates import asset, fill
 from stylize import __version__
@@ -39,12 +44,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CURVES_A_FILE",
+    "CURVES_INSIDE",
     "CURVE_POINTS",
+    "MOST_ROWS",
     "THUMB_SIDE",
     "collect",
     "encode_column",
     "encode_curves",
     "page",
+    "sample",
     "totals",
     "watch",
     "write_report",
@@ -52,8 +61,17 @@ __all__ = [
 
 THUMB_SIDE = 400  # pixels of a thumbnail's longer side
 CURVE_POINTS = 40  # of a loss curve
+MOST_ROWS = 100_000  # of a page; of a larger run it shows a part
+CURVES_INSIDE = 2000  # rows of a page that contains their curves
+CURVES_A_FILE = 500
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LEFT_OUT = ("key", "inputs", "settings", "output_sha256", "weights_sha256", "loss_curve", "meta")
+_READ = [name for name in SCHEMA.names if name not in ("inputs", "loss_curve")]
+_CURVE = ("pair_id", "loss_curve")
+_TOTALLED = (
+    *("status", "error_type", "device", "seconds", "batch"),
+    *("run_id", "started_at", "finished_at"),
+)
 _TIMES = ("started_at", "finished_at")
 _CURVES = ("loss", "content_loss", "style_loss")
 
@@ -66,14 +84,26 @@ def write_report(out: OutFolder, say: Say = lambda _: None, *, watched: bool = F
 
     A `watched` page reloads itself when it has changed. Raises `StorageError`.
     """
-    try:
-        table = read_index(out)
-    except FileNotFoundError as error:
-        raise storage.unreadable(error, str(out)) from error
-    data = collect(table, out)
+    if not out.exists:
+        error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise storage.unreadable(error, str(out))
+    light = read_columns(out, _TOTALLED)
+    whole = totals(light)
+    shown, part = sample(light, whole["slowest"])
+    whole["slowest"] = np.searchsorted(shown, whole["slowest"]).tolist()
+    ids = light["pair_id"].take(pa.array(shown)).combine_chunks()
+    del light
+    table = by_row(read_newest(out, _READ, pa.concat_tables, lambda rows: _among(rows, ids)))
+    data = {**collect(table, out), "totals": whole, "part": part}
     data["thumbs"] = _thumbnails(table, out, say)
+    ids = table["pair_id"].combine_chunks()  # fewer, if a run has removed some meanwhile
+    curves = read_newest(
+        out, _CURVE, lambda pieces: encode_curves(pieces, ids), lambda rows: _among(rows, ids)
+    )
+    values = curves.pop("values")
     # The stamp is that of the data, so that a page with the same data is not reloaded.
-    stamp = hashlib.sha256(_json([data, watched]).encode()).hexdigest()[:16]
+    stamp = hashlib.sha256(_json([data, curves, watched]).encode()).hexdigest()[:16]
+    data["curves"] = {**curves, **_kept_apart(values, out, stamp)}
     path = out.report_page
     storage.put(path, page(data, stamp if watched else "").encode("utf-8", "replace"))
     storage.put(os.path.join(out.report, "stamp.js"), f'stylizeStamp("{stamp}")\n'.encode())
@@ -88,6 +118,24 @@ def watch(out: OutFolder, every: float, say: Say = lambda _: None) -> None:
     repeat(lambda: write_report(out, say, watched=True), every)
     write_report(out, say)
     raise KeyboardInterrupt
+
+
+def _among(rows: pa.Table, ids: pa.Array) -> pa.Array:
+    return pc.is_in(rows["pair_id"], value_set=ids)
+
+
+def _kept_apart(values: Sequence[object], out: OutFolder, stamp: str) -> dict[str, object]:
+    """Write the curves of a large run to files that belong to this page; return what it needs."""
+    folder = os.path.join(out.report, "curves")
+    names: list[str] = []
+    if len(values) > CURVES_INSIDE:
+        for number, first in enumerate(range(0, len(values), CURVES_A_FILE)):
+            names.append(f"{stamp}-{number}.js")
+            text = f"stylizeCurves({number},{_json(values[first : first + CURVES_A_FILE])})\n"
+            storage.put(os.path.join(folder, names[-1]), text.encode(), sync=False)
+    for old in set(os.listdir(folder) if os.path.isdir(folder) else ()) - set(names):
+        storage.remove(os.path.join(folder, old))
+    return {"files": stamp, "in_a_file": CURVES_A_FILE} if names else {"values": values}
 
 
 # --- the page ----------------------------------------------------------------------------------
@@ -114,7 +162,7 @@ def _json(value: object) -> str:
 
 
 def collect(table: pa.Table, out: OutFolder) -> dict[str, object]:
-    """Return the data of the page: the index by columns, with repeated values stored once."""
+    """Return the rows of the page: the index by columns, with repeated values stored once."""
     inputs = Inputs(out)
     columns: dict[str, object] = {}
     for name in table.column_names:
@@ -139,8 +187,6 @@ def collect(table: pa.Table, out: OutFolder) -> dict[str, object]:
         "style_paths": encode_column(
             [join_styles(map(inputs.from_out, _styles(s))) for s in _texts(table, "style")]
         ),
-        "curves": encode_curves(table),
-        "totals": totals(table),
     }
 
 
@@ -196,31 +242,39 @@ def _setting(name: str, value: object) -> object:
     return value if plain else as_text(name, value)
 
 
-def encode_curves(table: pa.Table) -> dict[str, Any]:
-    """Return the loss curves at `CURVE_POINTS` evaluations, as text with two letters a point.
+def encode_curves(pieces: Iterable[pa.Table], ids: pa.Array) -> dict[str, Any]:
+    """Return the loss curves of pairs at `CURVE_POINTS` evaluations, with two letters a point.
 
+    `pieces` have the columns `pair_id` and `loss_curve`; the curves are in the order of `ids`.
     ``axes`` has each distinct list of evaluations once, and ``axis`` the number of each row's list
     (-1: no curve). ``values`` has [lowest, highest, letters] for each row and loss. The first two
     are logarithms; the letters give the place of each point between them, in 4095 steps, and ``__``
     stands for a missing point.
     """
+    axes: dict[tuple[int, ...], int] = {}
+    axis, values = [-1] * len(ids), [0] * len(ids)
+    for piece in pieces:
+        places = pc.index_in(piece["pair_id"], value_set=ids).to_pylist()
+        for place, (points, curve) in zip(places, _curves(piece), strict=True):
+            if points and place is not None:
+                axis[place] = axes.setdefault(points, len(axes))
+                values[place] = curve
+    return {"axes": list(axes), "axis": axis, "values": values}
+
+
+def _curves(table: pa.Table) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Yield the evaluations and the letters of each row's curve, ((), 0) where there is none."""
     curves = table["loss_curve"].combine_chunks()
     starts = np.cumsum([0, *(length or 0 for length in pc.list_value_length(curves).to_pylist())])
     flat = curves.flatten()
     steps = flat.field("step").to_numpy(zero_copy_only=False)
     losses = [flat.field(name).to_numpy(zero_copy_only=False) for name in _CURVES]
-    axes: dict[tuple[int, ...], int] = {}
-    axis: list[int] = []
-    rows: list[object] = []
     for start, end in itertools.pairwise(starts.tolist()):
         if start == end:
-            axis.append(-1)
-            rows.append(0)
+            yield (), 0
             continue
         points = np.unique(np.linspace(start, end - 1, CURVE_POINTS).round().astype(int))
-        axis.append(axes.setdefault(tuple(steps[points].tolist()), len(axes)))
-        rows.append([_letters(loss[points]) for loss in losses])
-    return {"axes": list(axes), "axis": axis, "values": rows}
+        yield tuple(steps[points].tolist()), [_letters(loss[points]) for loss in losses]
 
 
 def _letters(losses: NDArray[np.floating]) -> list[float | str] | int:
@@ -237,61 +291,68 @@ def _letters(losses: NDArray[np.floating]) -> list[float | str] | int:
     return [float(f"{low:.5g}"), float(f"{high:.5g}"), text]
 
 
-class _Row(NamedTuple):
-    """The columns of the index that the totals need."""
+def sample(table: pa.Table, always: Sequence[int]) -> tuple[NDArray[np.int64], str]:
+    """Return which rows a page shows, and in words which part of the run that is, "" if all.
 
-    status: str
-    error_type: str | None
-    device: str | None
-    seconds: float | None
-    batch: int | None
-    run_id: str
-    started_at: datetime | None
-    finished_at: datetime | None
+    Of more than `MOST_ROWS` rows these are every second, third … one, all that failed unless they
+    are many, and those of `always`.
+    """
+    if len(table) <= MOST_ROWS:
+        return np.arange(len(table)), ""
+    failed = np.flatnonzero(pc.not_equal(table["status"], "ok").to_numpy())
+    few = failed if len(failed) <= MOST_ROWS // 2 else failed[:0]
+    every = -(-len(table) // (MOST_ROWS - len(few) - len(always)))
+    shown = np.unique(np.concatenate([np.arange(0, len(table), every), few, always]))
+    words = f"{len(shown):,} of {len(table):,} pairs are shown: one in {every}"
+    return shown.astype(np.int64), words + (" and all that failed" if len(few) else "")
 
 
-def totals(table: pa.Table) -> dict[str, object]:
+def totals(table: pa.Table) -> dict[str, Any]:
     """Return pairs per hour, seconds by device, the slowest pairs and the causes of failures.
 
     The hours are the wall time of the runs, each from the start of its first pair to the end of its
     last. A row that was made again from its picture has no start, so it does not count there.
     """
-    columns = [table[name].to_pylist() for name in _Row._fields]
-    rows = [_Row(*values) for values in zip(*columns, strict=True)]
-    painted, wall = _painted_in(rows)
-    devices: defaultdict[str, list[float]] = defaultdict(lambda: [0, 0.0])  # pairs, seconds
-    causes: Counter[tuple[str, str]] = Counter()
-    times = []  # (seconds of a pair, number of its row)
-    for number, row in enumerate(rows):
-        if row.status != "ok":
-            causes[row.status, row.error_type or ""] += 1
-        elif row.seconds is not None:
-            # Each pair of a batch has the time of the whole batch.
-            seconds = row.seconds / (row.batch or 1)
-            devices[row.device or "?"][0] += 1
-            devices[row.device or "?"][1] += seconds
-            times.append((seconds, number))
+    batch = pc.max_element_wise(pc.fill_null(table["batch"], 1), 1)
+    # Each pair of a batch has the time of the whole batch.
+    table = table.append_column("alone", pc.divide(table["seconds"], batch))
+    table = table.append_column("place", pa.array(np.arange(len(table))))
+    for name in ("device", "error_type"):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, pc.fill_null(table[name].cast(pa.string()), ""))
+    is_ok = pc.equal(table["status"], "ok")
+    timed = table.filter(pc.and_(is_ok, pc.is_valid(table["alone"])))
+    devices = _grouped(timed, ["device"], [("alone", "count"), ("alone", "sum")])
+    order = pc.sort_indices(timed, [("alone", "descending"), ("place", "ascending")])[:5]
+    failed = table.filter(pc.invert(is_ok))
+    causes = _grouped(failed, ["status", "error_type"], [("place", "count")])
+    painted, wall = _painted_in(table)
     return {
+        "rows": len(table),
         "wall": round(wall, 1),
         "per_hour": round(painted / wall * 3600, 1) if wall > 0 else None,
-        "devices": [[d, n, round(s, 1)] for d, (n, s) in sorted(devices.items())],
-        "slowest": [n for _, n in sorted(times, key=lambda item: (-item[0], item[1]))[:5]],
-        "causes": [[status, kind, n] for (status, kind), n in causes.most_common()],
+        "devices": sorted([device or "?", n, round(s, 1)] for device, n, s in devices),
+        "slowest": timed["place"].take(order).to_pylist(),
+        "causes": sorted((list(cause) for cause in causes), key=lambda cause: -cause[2]),
     }
 
 
-def _painted_in(rows: Sequence[_Row]) -> tuple[int, float]:
+def _grouped(
+    table: pa.Table, keys: Sequence[str], figures: Sequence[tuple[str, str]]
+) -> list[tuple[Any, ...]]:
+    """Return (key …, figure …) of each group, in the order in which they come first."""
+    groups = table.group_by(keys, use_threads=False).aggregate(figures)
+    names = [*keys, *("_".join(figure) for figure in figures)]
+    return list(zip(*(groups[name].to_pylist() for name in names), strict=True))
+
+
+def _painted_in(table: pa.Table) -> tuple[int, float]:
     """Return the number of painted pairs and the wall time of their runs, seconds."""
-    spans: dict[str, tuple[float, float]] = {}  # run -> its first start and its last end
-    painted = 0
-    for row in rows:
-        if row.seconds is None or row.started_at is None or row.finished_at is None:
-            continue
-        start, end = row.started_at.timestamp(), row.finished_at.timestamp()
-        first, last = spans.get(row.run_id, (start, end))
-        spans[row.run_id] = (min(first, start), max(last, end))
-        painted += row.status == "ok"
-    return painted, sum(end - start for start, end in spans.values())
+    times = [pc.is_valid(table[name]) for name in ("seconds", "started_at", "finished_at")]
+    timed = table.filter(functools.reduce(pc.and_, times))
+    painted = pc.sum(pc.equal(timed["status"], "ok")).as_py() or 0
+    runs = _grouped(timed, ["run_id"], [("started_at", "min"), ("finished_at", "max")])
+    return painted, sum((end - start).total_seconds() for _, start, end in runs)
 
 
 # --- thumbnails --------------------------------------------------------------------------------
