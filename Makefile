@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+JOBS ?= 3
 # Each process takes whole files. `make test JOBS=0` runs all tests in one process.
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The workers of Ray find the plug-in of coverage wherever they begin.

@@ -165,7 +165,7 @@ def paint(stylizer: Stylizer, config: StyleConfig) -> StyleResult:
 @pytest.mark.parametrize(
     ("preset", "size", "steps", "motifs", "evaluations"),
     [
-        ("default", 48, 14, 0, 6),  # the coarser scale is left out, for as much work
+        ("default", 48, 14, 0, 7),  # the coarser scale is left out, for as much work
         ("default", 48, 14, 1, 14),
         ("draft", 64, 10, 1, 10),
         ("paper", 48, 6, 1, 6),
