@@ -113,7 +113,7 @@ def _s3() -> dict[str, Any]:
     profile = _profile()
     if not _any_of("AWS_REGION", "AWS_DEFAULT_REGION"):
         options["region"] = profile.get("region", "us-east-1")
-    if not _any_of("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+    if not _any_of(*_ENDPOINTS["s3"]):
         check_endpoint("endpoint_url of the profile", profile.get("endpoint_url", ""))
         options |= {"endpoint": profile["endpoint_url"]} if "endpoint_url" in profile else {}
     if _any_of(*_LIBRARY_FINDS["s3"]):

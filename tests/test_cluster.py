@@ -96,6 +96,11 @@ def nodes(gate: Gate) -> Iterator[Nodes]:
         nodes.close()
 
 
+def kill_node(raylet: psutil.Process) -> None:
+    for process in [raylet, *raylet.children(recursive=True)]:
+        process.kill()
+
+
 def manifest(folder: Path, number: int) -> Path:
     pictures(folder, number)
     rows = [{"id": f"g{n}", "content": f"c{n}.jpg"} for n in range(number)]
@@ -147,8 +152,7 @@ def test_a_node_that_joins_gets_work_and_one_that_dies_costs_no_pair_its_life(
         wait_for(lambda: len(gate.begun()) == 1)
         raylet = nodes.add()
         wait_for(lambda: len(gate.begun()) == 2)
-        for process in [raylet, *raylet.children(recursive=True)]:
-            process.kill()
+        kill_node(raylet)
         gate.open()
         _, stderr = driver.communicate(timeout=400)
     finally:
@@ -302,8 +306,7 @@ def test_object_storage_survives_a_dead_driver_a_dead_node_and_nodes_that_it_ref
     again = start(*run)
     try:
         wait_for(lambda: sum(gate.begun().values()) == 6)
-        for process in [raylet, *raylet.children(recursive=True)]:
-            process.kill()
+        kill_node(raylet)
         gate.open()
         _, stderr = again.communicate(timeout=200)
     finally:

@@ -137,7 +137,9 @@ def test_an_impossible_value_is_refused_before_it_reaches_the_journal(tmp_path: 
         {"compile": 1},
         {"host": 3},
         {"started_at": "today"},
+        # The type checker sees what is wrong here; the index has to see it, too.
         {"inputs": (Input("content", "c.jpg", "1:2", 3),)},  # type: ignore[arg-type]
+        {"loss": 2**2000},
         {"loss_curve": ((1,),)},
         {"loss_curve": ((1, "2", 3.0, 4.0, 5.0, 6.0),)},
     )

@@ -203,7 +203,7 @@ def _usual(kind: pa.DataType) -> tuple[tuple[type, ...], int]:
     if pa.types.is_integer(kind):
         return (int, NoneType), kind.bit_width
     if pa.types.is_floating(kind):
-        return (float, int, NoneType), 0
+        return (float, NoneType), 0
     if pa.types.is_boolean(kind):
         return (bool, NoneType), 0
     return ((tuple if pa.types.is_list(kind) else dict if pa.types.is_map(kind) else str),), 0
