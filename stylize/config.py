@@ -44,7 +44,7 @@ __all__ = [
     "together",
 ]
 
-ALGORITHM = 4
+ALGORITHM = 5
 """Version of the algorithm, to be raised when the same settings give other pictures on purpose."""
 
 AT_ONCE = 2048**2

@@ -69,11 +69,12 @@ def reach_of(evenness: float, motifs: float) -> float:
 def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
     """Return the weights of the style layers for a result with a longer side of `side` pixels.
 
-    A layer that sees k times the `reach`, k > 1, counts 1/k^2 as much.
+    A layer that sees k times the `reach`, k > 1, counts 1/k^4 as much: it sees k^2 times the area,
+    and the loss is of products of two features.
     """
     limit = reach * config.style_side(side)
     return tuple(
-        (layer, weight * min(1.0, limit / sees(layer)) ** 2)
+        (layer, weight * min(1.0, limit / sees(layer)) ** 4)
         for layer, weight in config.style_layers
     )
 
@@ -81,6 +82,6 @@ def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
 def least_side(config: StyleConfig, reach: float) -> float:
     """Return the longer side in pixels below which a scale is left out.
 
-    Below it even `MEASURED_LAYER` counts less than half, and such large strokes grow into things.
+    Below it even `MEASURED_LAYER` counts less than a quarter, and such large strokes grow into things.
     """
     return sees(MEASURED_LAYER) / (math.sqrt(2) * reach * config.style_scale)

@@ -64,15 +64,15 @@ def test_the_reach_goes_from_things_to_texture_and_with_motifs_to_no_limit() -> 
     assert reach_of(0.5, 1) == math.inf
 
 
-def test_a_layer_that_sees_too_much_counts_less_by_the_square_of_the_excess() -> None:
+def test_a_layer_that_sees_too_much_counts_less_by_the_fourth_power_of_the_excess() -> None:
     layers = (("relu1_1", 4.0), ("relu3_1", 25.0), ("relu4_1", 2.0))
     config = StyleConfig(style_layers=layers, style_scale=0.5)
     # The painting's longer side is 100 pixels, and a tenth of it 10; relu3_1 sees 24, relu4_1 68.
     weights = dict(layer_weights(config, 200, reach=0.1))
     assert weights == {
         "relu1_1": 4,
-        "relu3_1": pytest.approx(25 * (10 / 24) ** 2),
-        "relu4_1": pytest.approx(2 * (10 / 68) ** 2),
+        "relu3_1": pytest.approx(25 * (10 / 24) ** 4),
+        "relu4_1": pytest.approx(2 * (10 / 68) ** 4),
     }
     assert layer_weights(config, 200, math.inf) == config.style_layers
 
@@ -84,7 +84,7 @@ def test_scales_where_single_strokes_are_too_large_are_left_out_for_the_same_wor
     assert [stage.size[0] for stage in whole] == [128, 256, 512]
     stages = plan_stages((800, 600), config, least_side(config, THINGS))
     assert [stage.size[0] for stage in stages] == [256, 512]
-    assert stages[1] == dataclasses.replace(whole[2], content_factor=0.3)
+    assert stages[1] == dataclasses.replace(whole[2], content_factor=0.12)
     assert stages[0].evaluations == 45 + 11  # 45 of a quarter of the pixels, in whole ones
     assert plan_stages((800, 600), config, least_side(config, TEXTURE)) == whole
 
@@ -95,7 +95,7 @@ def test_a_painting_of_things_begins_alike_at_every_size(size: int) -> None:
     stages = plan_stages((4000, 3000), config, least_side(config, THINGS))
     assert stages[0].size == fit((4000, 3000), 256)
     assert [stage.spread for stage in stages] == [0] * len(stages)
-    finest = 0.3 if len(stages) > 1 else 1
+    finest = 0.12 if len(stages) > 1 else 1
     assert [s.content_factor for s in stages] == [4] * (len(stages) - 1) + [finest]
 
 
