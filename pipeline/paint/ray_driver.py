@@ -23,7 +23,6 @@ from pipeline.paint.ray_nodes import NodeWatch
 from pipeline.paint.ray_seats import Place, Seat
 from pipeline.paint.ray_session import (
     Ray,
-    Reference,
     alive_nodes,
     first_line,
     home_of,
@@ -107,6 +106,7 @@ class _Driver:
                     self._follow_nodes()
                     self._hire()
                 self._wait()
+                self._check_cluster()
                 self._judge_waiting()
                 self._watch_clocks()
                 self._look()
@@ -120,7 +120,7 @@ class _Driver:
         hand."""
         for seat in list(self.seats):
             seat.is_old = True
-            if seat.starting is not None:
+            if not seat.is_ready:
                 self._dismiss(seat)
         self.fleet = fleet
         self.job = fitted(self.given_job, fleet, self.wanted)
@@ -135,7 +135,7 @@ class _Driver:
         nodes = self._nodes()
         if self.headcount.see(nodes) and not self.wanted.workers:
             fleet = size_fleet(list(nodes.values()), self.wanted, len(self.queue), memory_limit())
-            at_work = any(seat.starting is None for seat in self.seats)
+            at_work = any(seat.is_ready for seat in self.seats)
             another = (fleet.cpus, fleet.gpus) != (self.fleet.cpus, self.fleet.gpus)
             if fleet.gpus and another and not (at_work and self.fleet.gpus):
                 self._equip(fleet)
@@ -165,7 +165,7 @@ class _Driver:
         return f"{duration(self._patience())} (--wait-nodes {self._patience():g})"
 
     def _busy(self) -> list[Seat]:
-        return [seat for seat in self.seats if seat.painting is not None]
+        return [seat for seat in self.seats if seat.is_painting]
 
     def _wind_down(self, stop: Stop) -> bool:
         """Ask the workers to stop; return False when there is nothing left to wait for."""
@@ -181,10 +181,10 @@ class _Driver:
     def _hire(self) -> None:
         """Give idle workers a task, and ask for more workers while tasks are left over."""
         for seat in list(self.seats):
-            if seat.starting is None and seat.painting is None:
+            if seat.is_ready and not seat.is_painting:
                 self._employ(seat)
         most = self.headcount.most
-        starting = [seat for seat in self.seats if seat.starting is not None]
+        starting = [seat for seat in self.seats if not seat.is_ready]
         number = sum(not seat.is_old for seat in self.seats)
         while number > most and starting:
             self._dismiss(starting.pop())
@@ -193,7 +193,7 @@ class _Driver:
         for _ in range(min(wanted, most - number)):
             avoided = self.left_out | (self.reach.closed if not self.queue else set())
             actor = self.actor_class.options(**elsewhere(avoided)).remote(self.job)
-            self.seats.append(Seat(actor, starting=actor.ready.remote()))
+            self.seats.append(Seat(actor, awaited=actor.ready.remote()))
 
     def _employ(self, seat: Seat) -> None:
         """Give an idle worker a task, or end it where there can be none for it."""
@@ -222,7 +222,7 @@ class _Driver:
         seat.kernel_kills = self.kills.lately()
         first = tasks[0].pair
         seat.status = Status(first.pair_id, 0, first.config.steps, batch=len(tasks))
-        seat.painting = seat.actor.run.remote(tasks)
+        seat.awaited = seat.actor.run.remote(tasks)
 
     def _take(self) -> list[Task]:
         """Return the next task, and those behind it that can be painted together with it."""
@@ -247,14 +247,9 @@ class _Driver:
 
     def _wait(self) -> None:
         """Take the answers that are there, if one comes soon: their rows are synced together."""
-        waiting: dict[Reference, Seat] = {}
-        for seat in self.seats:
-            awaited = seat.painting if seat.starting is None else seat.starting
-            if awaited is not None:
-                waiting[awaited] = seat
+        waiting = {seat.awaited: seat for seat in self.seats if seat.awaited is not None}
         if not waiting:
             time.sleep(0.05)
-            self._check_cluster()
             return
         answers, others = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
         if answers and others:
@@ -263,10 +258,10 @@ class _Driver:
         try:
             for answer in answers:
                 seat = waiting[answer]
-                if seat.starting is not None:
-                    self._readied(seat)
-                else:
+                if seat.is_ready:
                     rows += self._finished(seat)
+                else:
+                    self._readied(seat)
                 if not seat.rests_until:  # a GPU that is still full is no progress
                     self.progressed = time.monotonic()
             self.recovery.painted({row.pair_id for row in rows})
@@ -275,7 +270,6 @@ class _Driver:
         finally:
             if rows:
                 self._report(rows)
-        self._check_cluster()
 
     def _check_cluster(self) -> None:
         """Raise `ClusterError` where nothing can come any more."""
@@ -306,7 +300,7 @@ class _Driver:
 
     def _readied(self, seat: Seat) -> None:
         try:
-            seat.place = Place(*self.ray.get(seat.starting))
+            seat.place = Place(*self.ray.get(seat.awaited))
         except self.ray.exceptions.RayTaskError as error:
             self._refused(seat, error.cause)
         except self.ray.exceptions.RayError as error:
@@ -318,7 +312,7 @@ class _Driver:
             else:
                 self._refused(seat, RuntimeError(f"workers die as they start: {first_line(error)}"))
         else:
-            seat.starting = None
+            seat.awaited, seat.is_ready = None, True
             self.reach.memory[seat.place.node] = seat.place.memory
             self.failed_starts = 0
             self.caller.on_event("worker started", **seat.place._asdict())
@@ -369,9 +363,7 @@ class _Driver:
     def _tell_refusal(self, line: str, reason: str, others: object) -> None:
         """Tell why there is less to work with, once something works. Raises `ClusterError` if
         there is nothing else."""
-        if any(
-            seat.starting is None and seat.place.node not in self.left_out for seat in self.seats
-        ):
+        if any(seat.is_ready and seat.place.node not in self.left_out for seat in self.seats):
             self.caller.on_note(line)
         elif others:
             self.refusals.append(line)
@@ -380,8 +372,8 @@ class _Driver:
 
     def _finished(self, seat: Seat) -> list[Result]:
         """Take a worker's answer, and return the rows that are to be recorded."""
-        answer, tasks = seat.painting, seat.tasks
-        seat.painting, seat.tasks, seat.status = None, [], Status()
+        answer, tasks = seat.awaited, seat.tasks
+        seat.awaited, seat.tasks, seat.status = None, [], Status()
         try:
             rows: list[Result | None] = self.ray.get(answer)
         except self.ray.exceptions.RayTaskError as error:
@@ -494,7 +486,7 @@ class _Driver:
         stopping = bool(self.stopping_since)
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
-        staffed = {seat.place.node for seat in self.seats if seat.starting is None}
+        staffed = {seat.place.node for seat in self.seats if seat.is_ready}
         for row in self.reach.give_up(self._able(), staffed, time.monotonic()):
             self._report([row])
 
@@ -576,7 +568,7 @@ class _Driver:
         """Ask what some workers are doing, without waiting for the answers."""
         busy = self._busy()
         if self.metrics:
-            ready = sum(seat.starting is None for seat in self.seats)
+            ready = sum(seat.is_ready for seat in self.seats)
             self.metrics.look(len(self.queue), sum(len(seat.tasks) for seat in busy), ready)
         turn = self.polls.turn(time.monotonic(), len(busy))
         if turn is None:
