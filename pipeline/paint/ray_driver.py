@@ -162,7 +162,8 @@ class _Driver:
         return self.wanted.wait_nodes if self.on_cluster else _START
 
     def _patience_in_words(self) -> str:
-        return f"{duration(self._patience())} (--wait-nodes {self._patience():g})"
+        option = f" (--wait-nodes {self._patience():g})" if self.on_cluster else ""
+        return f"{duration(self._patience())}{option}"
 
     def _busy(self) -> list[Seat]:
         return [seat for seat in self.seats if seat.is_painting]
@@ -290,7 +291,7 @@ class _Driver:
             return self.refusals[-1]
         if any(seat.rests_until for seat in self.seats):
             return "every GPU is full of what other programs hold; end them, or run again later"
-        waited = self._patience_in_words() if self.on_cluster else duration(_START)
+        waited = self._patience_in_words()
         if self.on_cluster and not self.fleet.room(list(self._nodes().values())):
             return f"{self._lacking()} did not join within {waited}; start one, or wait longer"
         return (
@@ -378,7 +379,7 @@ class _Driver:
             rows: list[Result | None] = self.ray.get(answer)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, storage.RefusedError) and self.on_cluster:
-                self._put_first([task for task in tasks if not self._is_painted(task)])
+                self._put_first(self._unpainted(tasks))
                 node, name = home_of(self.ray, seat.actor)
                 self._leave_out(node, f"{name}: {error.cause}")
                 return []
@@ -414,7 +415,7 @@ class _Driver:
 
     def _let_rest(self, seat: Seat, tasks: Sequence[Task], why: str) -> None:
         """Give a worker whose GPU is full no pairs for a while. They are no pairs' failures."""
-        self._put_first([task for task in tasks if not self._is_painted(task)])
+        self._put_first(self._unpainted(tasks))
         if not seat.rests_until:
             self.caller.on_note(f"{why}; it gets no pairs until there is room again")
         seat.rests_until = time.monotonic() + _REST
@@ -442,7 +443,7 @@ class _Driver:
         return painted
 
     def _can_open(self, task: Task) -> bool:
-        """Whether this process finds the inputs of a pair."""
+        """Return whether this process finds the inputs of a pair."""
         folder = self.job.folder
         try:
             return all(storage.exists(storage.join(folder, r.path)) for r in task.pair.inputs)
@@ -454,6 +455,11 @@ class _Driver:
             self.metrics.ended(rows)
         self.caller.on_results(rows)
 
+    def _give_up(self, task: Task, status: str, kind: str, message: str) -> None:
+        """Record a failure that no worker could report itself."""
+        row = replace(new_row(task), status=status, error_type=kind, error_message=message)
+        self._record(row)
+
     def _record(self, row: Result) -> None:
         self._report([replace(row, finished_at=row.started_at)])
 
@@ -462,7 +468,7 @@ class _Driver:
     def _died(self, seat: Seat, tasks: Sequence[Task], error: Exception) -> None:
         """A worker died with tasks in hand."""
         self._dismiss(seat)
-        unpainted = [task for task in tasks if not self._is_painted(task)]
+        unpainted = self._unpainted(tasks)
         if not unpainted or self.stopping_since:
             self._put_first(unpainted)
             return
@@ -513,21 +519,19 @@ class _Driver:
             self.queue.extend(death.tasks)
         elif what is What.POISON:
             (task,) = death.tasks
-            self._record(
-                replace(
-                    new_row(task),
-                    status="poison",
-                    error_type="WorkerDied",
-                    error_message=f"its worker died {DEATHS} times: {death.cause}",
-                )
-            )
+            message = f"its worker died {DEATHS} times: {death.cause}"
+            self._give_up(task, "poison", "WorkerDied", message)
 
-    def _is_painted(self, task: Task) -> bool:
-        """Whether its picture was written before its worker died; then it is recorded."""
-        row = self.caller.finished_row(task.pair)
-        if row is not None:
-            self._report([row])
-        return row is not None
+    def _unpainted(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the tasks that a worker left without a picture; record the others."""
+        unpainted = []
+        for task in tasks:
+            row = self.caller.finished_row(task.pair)
+            if row is None:
+                unpainted.append(task)
+            else:
+                self._report([row])
+        return unpainted
 
     def _watch_clocks(self) -> None:
         """Kill workers that are past their time limit and do not answer."""
@@ -538,21 +542,14 @@ class _Driver:
             if time.monotonic() - seat.began <= limit + _GRACE:
                 continue
             self._dismiss(seat)
-            unpainted = [task for task in seat.tasks if not self._is_painted(task)]
+            unpainted = self._unpainted(seat.tasks)
             if len(seat.tasks) > 1:  # which one hangs shows when each is alone
                 self.recovery.split(unpainted)
                 self._put_first(unpainted)
                 continue
             for task in unpainted:
                 message = f"hung: no answer {_GRACE:g} s after the limit of {limit:g} s"
-                self._record(
-                    replace(
-                        new_row(task),
-                        status="timeout",
-                        error_type="TimeLimitError",
-                        error_message=message,
-                    )
-                )
+                self._give_up(task, "timeout", "TimeLimitError", message)
 
     def _dismiss(self, seat: Seat) -> None:
         """End a worker, dead or alive."""
