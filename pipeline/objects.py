@@ -40,7 +40,6 @@ __all__ = [
     "head",
     "in_haste",
     "listing",
-    "names",
     "problem",
     "put",
     "replace",
@@ -214,6 +213,10 @@ def _place(uri: str) -> _Place:
 
 
 # --- stores ---
+
+_good: set[tuple[str, str]] = set()  # buckets that are there
+_away: set[str] = set()  # stores that did not answer when they were last asked
+_hasty = False  # inside `in_haste`
 
 
 @functools.lru_cache(maxsize=64)
@@ -394,13 +397,6 @@ def _first_line(error: Exception) -> str:
     return visible(" ".join(text.split()), 300)
 
 
-_good: set[tuple[str, str]] = set()  # buckets that are there
-
-
-_hasty = False  # inside `in_haste`
-_away: set[str] = set()  # stores that did not answer when they were last asked
-
-
 def _has_bucket(place: _Place) -> bool:
     """Return whether a bucket is there, which a missing object does not tell. Asked once."""
     if place.scheme in _WEB or (place.scheme, place.bucket) in _good:
@@ -557,11 +553,6 @@ def listing(uri: str, after: str = "") -> Iterator[tuple[str, Head]]:
             if name > after:  # Azurite, for one, gives all names
                 after = name
                 yield name, _head(meta, {})
-
-
-def names(uri: str) -> list[str]:
-    """Return the names of the objects right below a prefix, sorted."""
-    return sorted(name for name, _ in listing(uri) if "/" not in name)
 
 
 def _head(meta: Mapping[str, Any], attributes: Mapping[str, str]) -> Head:

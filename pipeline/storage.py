@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -34,7 +33,6 @@ __all__ = [
     "RefusedError",
     "StorageError",
     "absolute",
-    "as_bytes",
     "check_writable",
     "current_folder",
     "exists",
@@ -367,7 +365,7 @@ def put(
     system), synced and renamed; folders are made as needed. Object storage gets a single put, with
     `attributes`. Return the ETag, "" on a disk.
 
-    `data` may be a function that writes to a file. `point` names the crash points
+    On a disk `data` may be a function that writes to a file. `point` names the crash points
     ``<point>-temp-written`` and ``<point>-renamed``: before and after the put. Without `sync` a
     power cut may leave the file empty: that is for files which are quickly made again. Raises
     `StorageError`; the file that was at `path` is then still there.
@@ -378,20 +376,12 @@ def put(
             _put_local(local, data, point, temp_folder, sync)
             return ""
         _at(point, "temp-written")
-        etag = objects.put(path, as_bytes(data), attributes)
+        assert not callable(data)
+        etag = objects.put(path, data, attributes)
         _at(point, "renamed")
         return etag
     except OSError as error:
         raise storage_error(error, path) from error
-
-
-def as_bytes(data: bytes | Callable[[BinaryIO], object]) -> bytes:
-    """Return what is to be written, also where a function writes it."""
-    if not callable(data):
-        return data
-    file = io.BytesIO()
-    data(file)
-    return file.getvalue()
 
 
 def _at(point: str, step: str) -> None:
