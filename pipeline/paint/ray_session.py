@@ -28,6 +28,8 @@ from pipeline.paint.ray_folder import ray_folder
 from pipeline.paint.resources import address_space, confined, cores
 
 __all__ = [
+    "SHARED_MEMORY",
+    "STORE",
     "Actor",
     "Ray",
     "Reference",
@@ -47,9 +49,9 @@ for logs of drivers, and for its dashboard, which starts without a dashboard, to
 delay the first pair by 2 to 3 s."""
 
 _JOIN = 5.0  # seconds that a cluster has to accept a connection
-_SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux
+SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux
 _ADDRESSES = 3e9  # bytes of addresses with which Ray starts; with 2e9 it aborts
-_STORE = 80 * 2**20  # bytes of object store: only small records pass through
+STORE = 80 * 2**20  # bytes of object store: only small records pass through
 _TOKEN_REMEDY = (
     "; if the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
     "RAY_AUTH_TOKEN_PATH to that of its head"
@@ -258,8 +260,8 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    object_store_memory=_STORE,
-                    _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else folder,
+                    object_store_memory=STORE,
+                    _plasma_directory=None if os.access(SHARED_MEMORY, os.W_OK) else folder,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=folder,
                 )
