@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from pipeline.ledger import Exit
 from pipeline.text import count
 
 __all__ = [
@@ -26,9 +27,9 @@ _SHOWN = 100  # problems printed at most; --json has all
 
 
 class Refused(Exception):
-    """An end with an exit code and one line; no traceback."""
+    """The end of a command with one line and no traceback."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, message: str, code: Exit = Exit.USAGE) -> None:
         super().__init__(message)
         self.code = code
 
@@ -47,15 +48,15 @@ def as_refusal(error: Exception) -> Refused | None:
         return error
     if isinstance(error, ManifestError):
         say_problems([str(problem) for problem in error.problems])
-        return Refused(2, f"{count(len(error.problems), 'problem')}; nothing was run")
+        return Refused(f"{count(len(error.problems), 'problem')}; nothing was run")
     if isinstance(error, StorageError | ClusterError | UnableError | LockedError | WeightsError):
-        return Refused(5, str(error))
+        return Refused(str(error), Exit.UNABLE)
     if isinstance(error, ImportError) and confined():
-        return Refused(5, f"{error}{confined()}")
+        return Refused(f"{error}{confined()}", Exit.UNABLE)
     if isinstance(error, ConfigError):
-        return Refused(2, str(error))
+        return Refused(str(error))
     if isinstance(error, StylizeError):
-        return Refused(3, str(error))
+        return Refused(str(error), Exit.FAILED)
     return None
 
 
