@@ -236,7 +236,7 @@ def _lock(out: OutFolder, run_id: str, options: Options, shard: Shard | None) ->
         try:
             return Lock(out, run_id, shard, say)
         except LockedError as error:
-            if not (options.wait or error.passing):
+            if not (options.wait or error.passes_soon):
                 raise
             time.sleep(1)
 

@@ -16,7 +16,6 @@ __all__ = [
     "OWN",
     "Found",
     "Journal",
-    "LockedError",
     "Locks",
     "LogFile",
     "Look",
@@ -28,15 +27,6 @@ __all__ = [
 
 OWN = ("index", "_state")
 """Folders of OUT that never hold pictures."""
-
-
-class LockedError(Exception):
-    """Another process is writing to this OUT. The message names it and says what to do.
-
-    It is `passing` where a shard only tidies up after all others.
-    """
-
-    passing = False
 
 
 class Look(NamedTuple):
