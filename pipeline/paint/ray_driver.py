@@ -32,7 +32,8 @@ from pipeline.paint.ray_session import (
 from pipeline.paint.reach import Reach
 from pipeline.paint.recovery import DEATHS, Death, Decision, Recovery, What
 from pipeline.paint.resources import Kills, confined, memory_limit
-from pipeline.paint.worker import DeviceFullError, Job, NotReadyError
+from pipeline.paint.room import DeviceFullError
+from pipeline.paint.worker import Job, NotReadyError
 from pipeline.records import Result, Status, Task, objective
 from pipeline.text import count, duration
 
