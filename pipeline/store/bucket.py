@@ -25,7 +25,7 @@ from pipeline.crash import crash_point
 from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
-from pipeline.store.medium import OWN, Found, Look, Seen, Times
+from pipeline.store.medium import OWN, Found, Look, Seen, Times, free_name
 from pipeline.store.metadata import attributes, carried, from_attributes
 from pipeline.store.spool import Spool
 from stylize.image import is_whole
@@ -192,11 +192,7 @@ class Bucket:
 
     def set_aside(self, folder: str, name: str) -> None:
         source = storage.join(folder, name)
-        taken = self.names(self.path("_state", "damaged"))
-        target, number = name, 1
-        while target in taken:
-            number += 1
-            target = f"{name}.{number}"
+        target = free_name(name, self.names(self.path("_state", "damaged")))
         with contextlib.suppress(FileNotFoundError):
             storage.put(self.path("_state", "damaged", target), storage.read_bytes(source))
         storage.remove(source)

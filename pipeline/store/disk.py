@@ -23,7 +23,7 @@ from pipeline.leftovers import sweep_temporaries
 from pipeline.objects import ChangedError
 from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
-from pipeline.store.medium import OWN, Found, Look, Seen, Times
+from pipeline.store.medium import OWN, Found, Look, Seen, Times, free_name
 from pipeline.store.metadata import carried
 from stylize.files import sync_folder
 from stylize.image import is_whole
@@ -159,10 +159,7 @@ class Disk:
     def set_aside(self, folder: str, name: str) -> None:
         damaged = self.path("_state", "damaged")
         storage.make_folder(damaged)
-        target, number = os.path.join(damaged, name), 1
-        while os.path.exists(target):
-            number += 1
-            target = os.path.join(damaged, f"{name}.{number}")
+        target = os.path.join(damaged, free_name(name, self.names(damaged)))
         try:
             os.replace(os.path.join(folder, name), target)
         except OSError as error:

@@ -5,7 +5,8 @@ Never imports torch, ray or pyarrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import BinaryIO, NamedTuple, Protocol
@@ -22,11 +23,18 @@ __all__ = [
     "Medium",
     "Seen",
     "Times",
+    "free_name",
 ]
 
 
 OWN = ("index", "_state")
 """Folders of OUT that never hold pictures."""
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name, with a number behind it if it is taken."""
+    numbered = (f"{name}.{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 class Look(NamedTuple):
