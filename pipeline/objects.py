@@ -1,6 +1,6 @@
 """Objects of a store: s3://, gs://, az:// and https://, by the library obstore.
 
-The library repeats what failed in passing, with growing waits. What comes through is a missing
+The library repeats what fails for a while, with growing waits. What comes through is a missing
 object (`FileNotFoundError`, a pair's failure) or trouble of the whole run (`StorageError`: refused
 credentials, no such bucket, a store that stays away). Loads obstore only when a store is opened.
 """
@@ -52,7 +52,7 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 """The kinds of addresses that are read. Only the first three can be written."""
 
 PATIENCE = 180.0
-"""For how long the library repeats a request that fails in passing, seconds."""
+"""Seconds for which the library repeats a request that fails, before the run ends."""
 
 HASTE = 5.0
 """The same, once a store has stayed away for `PATIENCE`: the run ends, and what it still has to
@@ -75,7 +75,7 @@ _T = TypeVar("_T")
 
 
 class StorageError(Exception):
-    """Trouble with the storage of a run, as a full disk or a refused login. It cannot go on."""
+    """Trouble with the storage of a run, like a full disk or a refused login. It cannot go on."""
 
 
 class RefusedError(StorageError):
@@ -273,7 +273,7 @@ def _open(place: _Place) -> Any:
 
 @contextlib.contextmanager
 def in_haste() -> Iterator[None]:
-    """Wait only `HASTE` for stores that do not answer, meanwhile."""
+    """Wait only `HASTE` for stores that do not answer while this is open."""
     global _hasty
     _hasty, before = True, _hasty
     try:
@@ -519,7 +519,7 @@ def _put(
 
 
 def delete(uris: Sequence[str]) -> None:
-    """Remove objects of one bucket. One that is not there is none."""
+    """Remove objects of one bucket. Missing ones are no error."""
     if uris:
         places = [_place(uri) for uri in uris]
         with contextlib.suppress(FileNotFoundError):

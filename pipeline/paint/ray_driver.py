@@ -41,10 +41,10 @@ __all__ = ["run_ray"]
 
 _GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
 _STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
-_WAIT = 0.2  # seconds that an answer is waited for at a time
+_WAIT = 0.2  # seconds to wait for an answer at a time
 _START = 300.0  # seconds without any worker or result before a Ray started here counts as unable
-_LOST = 20.0  # seconds of the same before it is asked whether it is there at all
-_HEAD = 40.0  # seconds that its head may not answer; after 60 Ray ends the process itself
+_LOST = 20.0  # seconds of the same before asking whether Ray is there at all
+_HEAD = 40.0  # seconds that its head may be silent; after 60 Ray ends the process itself
 _STARTS = 3  # workers in a row that die as they start, before the run counts on fewer
 _REST = 60.0  # seconds that a worker gets no pairs after its GPU was found full
 
@@ -130,7 +130,7 @@ class _Driver:
         self.actor_class = self.ray.remote(**actor_options(fleet))(actor_type(self.ray))
 
     def _follow_nodes(self) -> None:
-        """Count the nodes that joined, and change to GPUs where the first one of them has some."""
+        """Count the nodes that joined, and change to GPUs when the first of them joins."""
         for node in self.watch.draining - self.left_out:
             self._empty(node)
         nodes = self._nodes()
@@ -156,7 +156,7 @@ class _Driver:
         return [node for node, has in self._nodes().items() if self.fleet.room([has])]
 
     def _lacking(self) -> str:
-        """Return what kind of node there is none of."""
+        """Return what kind of node is missing."""
         return "a node with a GPU" if self.fleet.gpus else f"a node with {self.fleet.cpus:g} CPUs"
 
     def _patience(self) -> float:
@@ -198,7 +198,7 @@ class _Driver:
             self.seats.append(Seat(actor, awaited=actor.ready.remote()))
 
     def _employ(self, seat: Seat) -> None:
-        """Give an idle worker a task, or end it where there can be none for it."""
+        """Give an idle worker a task, or end it if there will be none for it."""
         node = seat.place.node
         if seat.is_old or node in self.left_out:
             self._dismiss(seat)
@@ -214,7 +214,7 @@ class _Driver:
             self._dismiss(seat)
 
     def _is_in_the_way(self) -> bool:
-        """Return whether an idle worker has the place that one on another node should have."""
+        """Return whether an idle worker takes the place of one that is wanted on another node."""
         wanted = self.reach.tasks and set(self._able()) - self.reach.closed
         return bool(wanted) and len(self.seats) >= self.headcount.most
 
@@ -248,7 +248,7 @@ class _Driver:
     # --- taking answers ---
 
     def _wait(self) -> None:
-        """Take the answers that are there, if one comes soon: their rows are synced together."""
+        """Wait a moment for an answer, and take all that came: their rows are synced together."""
         waiting = {seat.awaited: seat for seat in self.seats if seat.awaited is not None}
         if not waiting:
             time.sleep(0.05)
@@ -353,8 +353,8 @@ class _Driver:
             self._tell_refusal(f"one node fewer: {reason}", reason, others)
 
     def _empty(self, node: str) -> None:
-        """End the pairs in hand on a node that will soon be taken away. It may be the last one:
-        another may join."""
+        """Stop the pairs in hand on a node that is being drained. Even if it is the last one, the
+        run goes on: another may join."""
         self.left_out.add(node)
         self.headcount.leave_out(self._nodes())
         for seat in self.seats:
@@ -400,7 +400,7 @@ class _Driver:
             self._put_first(stopped)
             if stopped and not self.stopping_since:
                 self._told_to_end(seat, stopped)
-            return self._readable(seat, tasks, rows)
+            return self._to_record(seat, tasks, rows)
         return []
 
     def _told_to_end(self, seat: Seat, stopped: Sequence[Task]) -> None:
@@ -421,7 +421,7 @@ class _Driver:
             self.caller.on_note(f"{why}; it gets no pairs until there is room again")
         seat.rests_until = time.monotonic() + _REST
 
-    def _readable(
+    def _to_record(
         self, seat: Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
     ) -> list[Result]:
         """Return the rows to record. A pair whose input could not be opened on this node, or that

@@ -45,8 +45,8 @@ __all__ = [
 
 UNUSED_STARTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 """The methods of Ray's `Node` that start processes of no use on one machine: for its autoscaler,
-for logs of drivers, and for its dashboard, which starts without a dashboard, too. On two cores they
-delay the first pair by 2 to 3 s."""
+for the logs of drivers, and for its dashboard, even if that is off. On two cores they delay the
+first pair by 2 to 3 s."""
 
 _JOIN = 5.0  # seconds that a cluster has to accept a connection
 SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux

@@ -206,7 +206,7 @@ class Worker:
 
     def _guarded(self, rows: Sequence[Result], work: Callable[[], _T]) -> _T | list[Result | None]:
         """Return what `work` returns, or the rows as its failure leaves them."""
-        started = time.monotonic()  # a clock may be set back or forth meanwhile
+        started = time.monotonic()  # the wall clock may be set meanwhile
 
         def failed(error: BaseException, status: str = "failed") -> list[Result | None]:
             seconds, now = time.monotonic() - started, utc_now()
@@ -296,7 +296,7 @@ class Worker:
             self._kept = kept = Kept(out, group[0].row, every, self._stopping.is_set)
 
         def finish(opened: _Opened, done: StyleResult | DivergedError) -> Result | None:
-            row = timed(replace(opened.row, batch=len(group)))  # as far as the picture can carry
+            row = timed(replace(opened.row, batch=len(group)))  # as the picture will carry it
             try:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:

@@ -272,7 +272,7 @@ def _seen(record: bytes, age: float = 0.0, is_free: bool = True) -> Seen:
 def _flock(handle: int, *, shared: bool = False, wait: float = 0.0) -> bool:
     """Lock a file until its handle is closed; return whether that was possible.
 
-    Where there is no such lock it is. Raises `OSError`.
+    Return True on a disk that has no such locks. Raises `OSError`.
     """
     import fcntl
 

@@ -170,7 +170,7 @@ class FileFacts:
         )
 
     def _today(self, ref: InputRef, row: Result) -> Input:
-        """Return an input as it is today. It is hashed unless the row tells that of this stat."""
+        """Return an input as it is today. It is hashed unless the row has the hash for its stat."""
         stat = self._stat(ref.path)
         for source in row.inputs:
             if source.role == ref.role and source.stat == stat and not self.verify_inputs:

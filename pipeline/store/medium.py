@@ -67,7 +67,7 @@ class Times:
 class Seen:
     """What a look at a lock shows."""
 
-    state: object = None  # another one each time that its holder writes it
+    state: object = None  # it differs each time its holder has written it
     holder: Mapping[str, object] = field(default_factory=dict)
     lives: bool | None = False  # whether somebody holds it; None: only time can tell
     age: float = 0.0  # seconds since its holder wrote it, by two clocks
@@ -164,14 +164,14 @@ class Medium(Protocol):
     def found(
         self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True
     ) -> Found:
-        """Return what the picture at an output carries now. Decoded is only what is wanted."""
+        """Return what the picture at an output carries now. Only what is wanted is decoded."""
 
     def has_copy(self, output: str, look: Look, row: Result) -> str | None:
         """Return the ETag of a picture that `put_copy` has written before, None without one."""
 
     def put_copy(self, output: str, data: bytes, look: Look, row: Result) -> str:
-        """Write the picture of another OUT, which looks like `look` there, so that it is known to
-        be as its row says, or not to be; return its ETag, "" where it has none.
+        """Write a copy of another OUT's picture, which looks like `look` there; return its ETag, ""
+        where it has none. The copy shows as well as the original whether it is as its row says.
 
         Raises `StorageError` and `OutsideError`.
         """
@@ -204,9 +204,10 @@ class Medium(Protocol):
     def update(
         self, path: str, change: Callable[[bytes | None], bytes | None], point: str = ""
     ) -> None:
-        """Write what `change` makes of a file's bytes, None where it is missing; None: nothing.
+        """Write what `change` makes of a file's bytes.
 
-        Nobody else changes the file in between; `change` may be called again where that was tried.
+        `change` gets None where there is no file; where it returns None, nothing is written. Nobody
+        else changes the file in between. `change` is called again where that was tried.
         `point` is that of `storage.put`. Raises `OSError`, `StorageError` and what `change` raises.
         """
 

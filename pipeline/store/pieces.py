@@ -48,6 +48,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
 def listed(out: OutFolder, folder: str, pattern: re.Pattern[str]) -> list[str]:
+    """Return the names in a folder of OUT that match a pattern, sorted."""
     return [name for name in out.medium.names(folder) if pattern.fullmatch(name)]
 
 
@@ -91,20 +92,24 @@ def read_part(out: OutFolder, name: str, columns: Sequence[str] | None = None) -
 
 
 def size(path: str) -> int:
+    """Return the bytes of a local file, 0 if there is none."""
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def is_damage(error: Exception) -> bool:
+    """Return whether one of `UNREADABLE` means a damaged file, and no trouble of the system."""
     # An error with an errno comes from the system, as when too many files are open.
     return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
 
 
 def column_names(out: OutFolder, name: str) -> tuple[str, ...]:
+    """Return the columns that a part has. Raises one of `UNREADABLE`."""
     with open_part(out, name) as raw:
         return tuple(pq.read_schema(raw).names)
 
 
 def encode(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
     return bytes(sink.getvalue())
