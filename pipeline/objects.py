@@ -21,12 +21,12 @@ from mmap import mmap
 from typing import Any, TypeVar
 
 from pipeline import credentials
+from pipeline.addresses import SCHEMES, WEB, problem, split_options
 from pipeline.side_by_side import interruptible
 from pipeline.text import visible
 
 __all__ = [
     "PATIENCE",
-    "SCHEMES",
     "ChangedError",
     "Head",
     "RefusedError",
@@ -40,16 +40,10 @@ __all__ = [
     "head",
     "in_haste",
     "listing",
-    "problem",
     "put",
     "replace",
-    "shown",
-    "split_options",
     "tell_waits_to",
 ]
-
-SCHEMES = ("s3", "gs", "az", "https", "http")
-"""The kinds of addresses that are read. Only the first three can be written."""
 
 PATIENCE = 180.0
 """Seconds for which the library repeats a request that fails, before the run ends."""
@@ -67,10 +61,7 @@ LATE = 15.0
 _PIECE = 32 * 2**20  # bytes of a large object that one request reads
 _CHUNK = 2**20  # bytes of it that come at a time
 
-_WEB = ("https", "http")
 _NO_BUCKET = "NoSuchBucket|ContainerNotFound|specified container does not exist"
-_OPTIONS = ("endpoint_override", "region", "scheme")
-_QUERY = re.compile(r"[\w.-]+=[^&/]*(&[\w.-]+=[^&/]*)*")
 _T = TypeVar("_T")
 
 
@@ -137,68 +128,6 @@ class _Place:
         return f"{self.scheme}://{self.bucket}"
 
 
-# --- addresses ---
-
-
-def split_options(uri: str) -> tuple[str, str]:
-    """Return an address without its options, and the options with the ? before them, or ""."""
-    base, mark, query = uri.rpartition("?")
-    return (base, mark + query) if mark and _QUERY.fullmatch(query) else (uri, "")
-
-
-def problem(uri: str) -> str:
-    """Return what is wrong with an address as it is written, or "". Secrets are not repeated."""
-    base, options = split_options(uri)
-    scheme, _, rest = base.partition("://")
-    scheme, bucket = scheme.lower(), rest.partition("/")[0]
-    if _has_secret(scheme, bucket):
-        return (
-            f"the {scheme}:// address has a key or password before the @, which would end up in "
-            f"the results; remove it and {credentials.remedy(scheme)}"
-        )
-    if not bucket:
-        return f'"{visible(uri, 60)}" names no {"host" if scheme in _WEB else "bucket"}'
-    if "//" in rest:
-        return f'"{visible(base, 60)}" has an empty name between two /; take it out'
-    if any(part in (".", "..") for part in rest.split("/")) or not rest.isprintable():
-        return (
-            f'"{visible(base, 60)}" has a ., a .. or a control character in it, which names on '
-            "object storage cannot; name it otherwise"
-        )
-    names = [part.partition("=")[0] for part in options[1:].split("&") if part]
-    if scheme in _WEB and names:
-        return (
-            f"the address at {bucket} has options after a ?, which may be secret and are not "
-            "sent; name a plain address, or copy the file"
-        )
-    for name in names:
-        if name not in _OPTIONS:
-            return (
-                f"{scheme}://{bucket}: there is no option {visible(name, 40)}; there are "
-                f"{', '.join(_OPTIONS)}. To log in, {credentials.remedy(scheme)}"
-            )
-    return ""
-
-
-def _has_secret(scheme: str, bucket: str) -> bool:
-    """Return whether an address has a login where its bucket or host should be.
-
-    A secret may have a / in it, so that the @ is not in this part any more.
-    """
-    login, mark, port = bucket.rpartition(":")
-    is_port = scheme in _WEB and (port.isdigit() or login.startswith("["))
-    return "@" in bucket or bool(mark and not is_port)
-
-
-def shown(uri: str) -> str:
-    """Return an address for a message, without the login that it may have."""
-    scheme, _, rest = uri.partition("://")
-    if not _has_secret(scheme.lower(), rest.partition("/")[0]):
-        return uri
-    _, mark, behind = rest.rpartition("@")
-    return f"{scheme}://…{mark}{behind if mark else ''}"
-
-
 def _place(uri: str) -> _Place:
     if reason := problem(uri):
         raise OSError(errno.EINVAL, reason)
@@ -206,7 +135,7 @@ def _place(uri: str) -> _Place:
     scheme, _, rest = base.partition("://")
     bucket, _, key = rest.partition("/")
     scheme = scheme.lower()
-    if scheme in _WEB:  # the library escapes what must be escaped
+    if scheme in WEB:  # the library escapes what must be escaped
         key = urllib.parse.unquote(key)
     pairs = urllib.parse.parse_qsl(options[1:])
     return _Place(scheme, bucket, key, tuple(sorted(pairs)))
@@ -243,7 +172,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
         },
     }
     common: dict[str, Any] = {"client_options": client, "retry_config": retries}
-    if scheme in _WEB:
+    if scheme in WEB:
         return HTTPStore.from_url(f"{scheme}://{bucket}", **common)
     found = credentials.options_of(scheme)
     if endpoint:
@@ -359,7 +288,7 @@ def _trouble(place: _Place, error: Exception) -> Exception:
     if "body error" in text:
         return _BrokenOffError(f"{place.name} breaks off its answers; run again when it does not")
     passing = re.search(r"status code: 5|error sending|timed out|[Tt]imeout|connect", text)
-    if place.scheme in _WEB and not passing:
+    if place.scheme in WEB and not passing:
         return OSError(errno.EIO, _first_line(error))
     _away.add(place.name)
     return StorageError(
@@ -372,7 +301,7 @@ def _refused(place: _Place, error: Exception) -> Exception:
         return StorageError(f"{place.name} refuses requests: the clock here is wrong; set it")
     match = re.search(r"<Code>(\w+)</Code>", str(error))
     code = f" ({match[1]})" if match else ""
-    if place.scheme in _WEB:
+    if place.scheme in WEB:
         return PermissionError(errno.EACCES, f"{place.bucket} refuses it; copy the file")
     expired = "Expired" in str(error)
     what = "the credentials have expired" if expired else "access is refused"
@@ -399,7 +328,7 @@ def _first_line(error: Exception) -> str:
 
 def _has_bucket(place: _Place) -> bool:
     """Return whether a bucket is there, which a missing object does not tell. Asked once."""
-    if place.scheme in _WEB or (place.scheme, place.bucket) in _good:
+    if place.scheme in WEB or (place.scheme, place.bucket) in _good:
         return True
     try:
         next(iter(_open(place).list(chunk_size=1)), None)
@@ -506,7 +435,7 @@ def replace(uri: str, data: bytes, version: Version) -> Version:
 def _put(
     place: _Place, data: bytes | mmap, attributes: Mapping[str, str] | None, mode: object
 ) -> Version:
-    if place.scheme in _WEB:
+    if place.scheme in WEB:
         raise StorageError(f"{place.name} can only be read; choose a folder or a bucket")
 
     def request(store: Any) -> Version:

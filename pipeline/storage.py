@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
-from pipeline import objects
+from pipeline import addresses, objects
 from pipeline.crash import crash_point
 from pipeline.leftovers import temporary_name
 from pipeline.look_alikes import as_stored
@@ -61,7 +61,7 @@ __all__ = [
     "without_options",
 ]
 
-SCHEMES = ("file", *objects.SCHEMES)
+SCHEMES = ("file", *addresses.SCHEMES)
 """The URI schemes that a manifest may name."""
 
 _WORTH_LISTING = 40  # objects of one folder; fewer are asked for one by one
@@ -143,7 +143,7 @@ def why_not_writable(uri: str) -> str:
             f"results cannot be written to {scheme}://; choose a folder, or a bucket at s3://, "
             "gs:// or az://"
         )
-    return objects.problem(uri)
+    return addresses.problem(uri)
 
 
 def same_file(a: str, b: str) -> bool:
@@ -162,14 +162,14 @@ def join(folder: str, name: str) -> str:
     if is_uri(name) or os.path.isabs(name):
         return name
     if is_uri(folder):
-        base, options = objects.split_options(folder)
+        base, options = addresses.split_options(folder)
         return _without_dots(f"{base.rstrip('/')}/{name}") + options
     return os.path.join(folder, name)
 
 
 def without_options(path: str) -> str:
     """Return a path or URI without what follows a ?, like ``?region=eu-west-1``."""
-    return objects.split_options(path)[0] if is_uri(path) else path
+    return addresses.split_options(path)[0] if is_uri(path) else path
 
 
 def uri_problem(uri: str) -> str:
@@ -182,17 +182,17 @@ def uri_problem(uri: str) -> str:
         is_local = uri[len("file://") :].startswith(("/", "localhost/"))
         named = f"{quoted(uri)} names a host; write file:///path, or the path alone"
         return "" if is_local else named
-    return objects.problem(uri)
+    return addresses.problem(uri)
 
 
 def shown(path: str) -> str:
     """Return a path or URI for a message, without the key or password that it may have."""
-    return objects.shown(path) if is_uri(path) else path
+    return addresses.shown(path) if is_uri(path) else path
 
 
 def without_ending(uri: str) -> str:
     """Return an address without the ending of its last name; its options stay."""
-    base, options = objects.split_options(uri)
+    base, options = addresses.split_options(uri)
     return os.path.splitext(base)[0] + options
 
 
@@ -304,8 +304,8 @@ def _listed(folder: str, members: Collection[str]) -> tuple[dict[str, str], bool
 
     Listing stops where the folder holds ten times as much as is asked for.
     """
-    options = objects.split_options(min(members))[1]
-    names = {objects.split_options(path)[0].rpartition("/")[2]: path for path in members}
+    options = addresses.split_options(min(members))[1]
+    names = {addresses.split_options(path)[0].rpartition("/")[2]: path for path in members}
     first, last = min(names), max(names)
     stats = {}
     # One name is left out by `after`, so it begins just before the first.

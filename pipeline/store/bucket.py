@@ -21,6 +21,7 @@ from mmap import mmap
 from typing import BinaryIO
 
 from pipeline import objects, storage
+from pipeline.addresses import split_options
 from pipeline.crash import crash_point
 from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.records import Pair, Result
@@ -63,7 +64,7 @@ class Bucket:
         return self._written
 
     def local_page(self) -> str:
-        base = objects.split_options(self._written)[0].rstrip("/")
+        base = split_options(self._written)[0].rstrip("/")
         return f"{base.rpartition('/')[2]}-report"
 
     def has_folder(self, path: str) -> bool:
