@@ -274,7 +274,8 @@ class _Session:
     def plan(self) -> tuple[Plan, dict[str, Result]]:
         """Return what is to be done, and the rows of the pairs that need a look.
 
-        Raises `ManifestError`."""
+        Raises `ManifestError`.
+        """
         with self.progress:
             for note in self.whole.notes:
                 self.on_note(note)

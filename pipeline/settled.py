@@ -69,7 +69,7 @@ def settle(
     everywhere = _Places(whole.ids)
     here = everywhere if pairs is whole or len(pairs) == len(whole) else _Places(pairs.ids)
 
-    def judge(pieces: Iterator[pa.Table]) -> Settled:
+    def look_at(pieces: Iterator[pa.Table]) -> Settled:
         settled = Settled(len(pairs))
         judge = _Judge(pairs, facts, settled, redo=redo, redo_older=older)
         for piece in pieces:
@@ -81,7 +81,7 @@ def settle(
             judge.look_at(piece.filter(pa.array(at >= 0)), at[at >= 0])
         return settled
 
-    return read_newest(facts.out, _Row._fields, judge)
+    return read_newest(facts.out, _Row._fields, look_at)
 
 
 def with_settled(plan: Plan, pairs: Manifest, settled: Settled) -> Plan:

@@ -105,8 +105,8 @@ class Disk:
     def put_copy(self, output: str, data: bytes, look: Look, row: Result) -> str:
         target = storage.output_path(self.absolute(), output)
         storage.put(target, data)
-        time = round(look.modified * 1e9)
-        os.utime(target, ns=(time, time))
+        modified = round(look.modified * 1e9)
+        os.utime(target, ns=(modified, modified))
         return ""
 
     def free_bytes(self) -> float:

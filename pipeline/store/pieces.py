@@ -60,12 +60,12 @@ def segments(out: OutFolder) -> list[str]:
 def fetch(out: OutFolder, names: Sequence[str]) -> None:
     """Have the parts at hand that are to be read: on object storage, ask for them side by side."""
 
-    def fetch(name: str) -> None:
+    def ask(name: str) -> None:
         with contextlib.suppress(OSError):  # told when the part is read
             out.medium.read_part(name)
 
     if out.medium.is_remote:
-        side_by_side(fetch, names)
+        side_by_side(ask, names)
 
 
 def open_part(out: OutFolder, name: str) -> pa.NativeFile:
