@@ -1,7 +1,7 @@
 """Which pairs of a manifest are surely done: decided row by row, without making pairs or results.
 
 A pair is surely done if its row, the stats of its files and its key say so. `plan.pending` would
-come to the same, and decides on all others.
+find the same, and decides on all others.
 """
 
 from __future__ import annotations
