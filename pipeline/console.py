@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
@@ -94,8 +95,7 @@ def flush() -> None:
         try:
             stream.flush()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _silence(stream)
 
 
 def open_standard_streams() -> None:
@@ -117,6 +117,10 @@ def _write(line: str, err: bool) -> None:
         typer.echo(line, err=err)
     except OSError:
         # Nobody reads any more (`| head`). The command goes on, and its exit code stays right.
-        stream = sys.stderr if err else sys.stdout
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _silence(sys.stderr if err else sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let all that goes into a stream from now on go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

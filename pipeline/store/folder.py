@@ -111,7 +111,7 @@ class OutFolder:
     def weights(self, backbone: str, sha256: str) -> str:
         """Return the path of the copy of a backbone's weights that a cluster's nodes read."""
         name = f"{backbone}-{sha256[:16]}.safetensors"
-        return storage.join(storage.join(self.absolute, "_state/weights"), name)
+        return storage.join(self.absolute, f"_state/weights/{name}")
 
     @property
     def checkpoints(self) -> str:
@@ -124,7 +124,7 @@ class OutFolder:
 
     def probe(self, run_id: str) -> str:
         """Return the path of the file that each worker of a run must be able to read."""
-        return storage.join(storage.join(self.absolute, "_state"), f"probe-{run_id}")
+        return storage.join(self.absolute, f"_state/probe-{run_id}")
 
     def path(self, output: str) -> str:
         """Return the path of a pair's `output`, for reading: links are not checked."""
