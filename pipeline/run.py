@@ -118,7 +118,7 @@ def make_plan(
         say(note)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
     sample = read_sample(out, _SAMPLE)
-    if sample or any(out.has_picture(line.output) for line in pairs.outlines()):
+    if sample or any(out.medium.has_picture(line.output) for line in pairs.outlines()):
         pairs = backbones.resolve(pairs)
     facts = FileFacts(out, backbones.sha256, verify_inputs=options.verify_inputs)
     return _plan(whole, pairs, options, facts)[0], pairs, {row.pair_id: row for row in sample}
@@ -202,7 +202,7 @@ def _check_strangers(
             "--redo-changed",
         )
         for pair, owner in taken_outputs(todo, owners.values())
-        if facts.out.has_picture(pair.output) and not options.redo_changed
+        if facts.out.medium.has_picture(pair.output) and not options.redo_changed
     ]
     if problems:
         raise ManifestError(problems, rows=len(whole))
@@ -342,7 +342,7 @@ class _Session:
         for task in tasks:
             need += task.pair.config.side**2 * 2 / 3 * 1.5
             need -= self.out.picture_bytes(task.pair.output)  # it makes room
-        free = self.out.free_bytes()
+        free = self.out.medium.free_bytes()
         if need > free:
             raise storage.StorageError(
                 f"{count(len(tasks), 'picture')}: about {need / 1e6:,.0f} MB are needed, "

@@ -146,17 +146,10 @@ class OutFolder:
         """Whether the index or the state of a run is here."""
         return any(self.medium.has_folder(self.medium.path(name)) for name in OWN)
 
-    def has_picture(self, output: str) -> bool:
-        return self.medium.has_picture(output)
-
     def picture_bytes(self, output: str) -> int:
         """Return the size of a picture in bytes, 0 if there is none."""
         look = self.medium.look(output)
         return look.size if look else 0
-
-    def free_bytes(self) -> float:
-        """Return the free space in bytes; object storage has no end."""
-        return self.medium.free_bytes()
 
     def pictures(self, skip: Collection[str] = ()) -> Iterator[str]:
         """Yield the output of each file that may be a picture of this program, except `skip`."""

@@ -177,7 +177,7 @@ class Medium(Protocol):
         """
 
     def free_bytes(self) -> float:
-        """Return the free space in bytes."""
+        """Return the free space in bytes; object storage has no end."""
 
     def read_part(self, name: str) -> bytes | mmap | str:
         """Return a part's bytes, or the local path that opens it. Raises `OSError` and
