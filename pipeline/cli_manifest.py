@@ -18,7 +18,7 @@ from pipeline.cli_options import (
     LIMITS,
     WEIGHTS,
     Json,
-    Manifest,
+    ManifestArgument,
     default_out,
     from_manifest,
     with_options,
@@ -48,7 +48,7 @@ _STANDARD_INPUT = "-"
 
 @with_options(*_ALL)
 def run_command(
-    manifest: Manifest,
+    manifest: ManifestArgument,
     options: Options,
     settings: Mapping[str, str],
 ) -> None:
@@ -96,7 +96,7 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
 
 @with_options("out", "name", *WEIGHTS, "shard", *_WHICH, "verify_inputs")
 def plan_command(
-    manifest: Manifest,
+    manifest: ManifestArgument,
     options: Options,
     settings: Mapping[str, str],
     as_json: Json = False,
@@ -137,7 +137,7 @@ def plan_command(
 
 @with_options("name", *LIMITS)
 def validate_command(
-    manifest: Manifest,
+    manifest: ManifestArgument,
     options: Options,
     settings: Mapping[str, str],
     images: Annotated[bool, typer.Option("--images", help="decode every picture")] = False,

@@ -23,14 +23,14 @@ __all__ = [
     "LIMITS",
     "WEIGHTS",
     "Json",
-    "Manifest",
+    "ManifestArgument",
     "OutArgument",
     "default_out",
     "from_manifest",
     "with_options",
 ]
 
-Manifest = Annotated[
+ManifestArgument = Annotated[
     str, typer.Argument(help="csv, tsv, jsonl or parquet with the columns content and style")
 ]
 OutArgument = Annotated[str, typer.Argument(help="output folder of a run")]
