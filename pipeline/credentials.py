@@ -127,7 +127,7 @@ def _s3() -> dict[str, Any]:
 
 
 def _profile() -> dict[str, str]:
-    """Return the entries of the profile of AWS that is chosen, {} if there is none."""
+    """Return the entries of the chosen AWS profile, {} if there is none."""
     chosen = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
     name = chosen or "default"
     entries: dict[str, str] = {}

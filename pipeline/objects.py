@@ -202,7 +202,7 @@ def _open(place: _Place) -> Any:
 
 @contextlib.contextmanager
 def in_haste() -> Iterator[None]:
-    """Wait only `HASTE` for stores that do not answer while this is open."""
+    """Wait only `HASTE` for stores that do not answer inside the block."""
     global _hasty
     _hasty, before = True, _hasty
     try:

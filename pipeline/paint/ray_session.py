@@ -199,7 +199,7 @@ def _has_token() -> bool:
 
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set variables meanwhile, and take back what Ray itself sets."""
+    """Set variables inside the block; then restore them, and what Ray itself has set."""
     names = {*changes, "RAY_AUTH_MODE"}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(changes)
@@ -275,7 +275,7 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _from_home() -> Iterator[None]:
-    """Be in `_HOME` meanwhile. The folder before may be one that cannot be entered again."""
+    """Be in `_HOME` inside the block. The folder before may be one that cannot be entered again."""
     before = storage.current_folder()
     os.chdir(_HOME)
     try:
@@ -299,7 +299,7 @@ def _as_cluster_errors(failure: str, remedy: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_unused(node: Any) -> Iterator[None]:
-    """Ray's `Node` starts none of the processes of `UNUSED_STARTERS` meanwhile."""
+    """Keep Ray's `Node` from starting the processes of `UNUSED_STARTERS` inside the block."""
     replaced = {name: getattr(node, name) for name in UNUSED_STARTERS if hasattr(node, name)}
     for name in replaced:
         setattr(node, name, lambda *arguments, **options: None)

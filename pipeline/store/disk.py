@@ -136,7 +136,7 @@ class Disk:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Keep other shards from making ``run.json`` or ``index/`` meanwhile. Raises `OSError`."""
+        """Keep others from making ``run.json`` or ``index/`` inside the block. Raises `OSError`."""
         storage.make_folder(self.path("_state"))
         handle = os.open(self.path("_state", "lock-changes"), os.O_RDWR | os.O_CREAT, 0o644)
         try:

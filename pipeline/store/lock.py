@@ -88,7 +88,7 @@ class Lock:
         return Lease(str(self._out), self._locks, name, self._holder, seen)
 
     def _is_rival(self, name: str) -> bool:
-        """Return whether nobody may hold another lock beside this one."""
+        """Return whether a lock must not be held beside ours."""
         if self._shard is None:
             return name != _WHOLE
         return name == _WHOLE or _count_of(name) != self._shard.count

@@ -159,7 +159,7 @@ class Medium(Protocol):
         """Return whether there is a file, and not a folder, at an output."""
 
     def is_as_recorded(self, look: Look, finished_at: str, etag: str) -> bool:
-        """Return whether the file is surely the one of the row with these values, size apart."""
+        """Return whether a file is surely as its row says. Its size is not compared."""
 
     def found(
         self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True

@@ -58,7 +58,7 @@ def segments(out: OutFolder) -> list[str]:
 
 
 def fetch(out: OutFolder, names: Sequence[str]) -> None:
-    """Have the parts at hand that are to be read: on object storage, ask for them side by side."""
+    """Fetch the parts that will be read, side by side; on a disk there is nothing to fetch."""
 
     def ask(name: str) -> None:
         with contextlib.suppress(OSError):  # told when the part is read
