@@ -106,8 +106,8 @@ def plan_command(
     from pipeline.run import make_plan
 
     options = replace(options, out=options.out or default_out(manifest))
-    plan, pairs, results = make_plan(manifest, from_manifest(settings, manifest), options, say)
-    times = estimate([pair for pair, _ in plan.todo], results.values())
+    plan, pairs, rows = make_plan(manifest, from_manifest(settings, manifest), options, say)
+    times = estimate([pair for pair, _ in plan.todo], rows)
     if as_json:
         facts = {
             "todo": [{"pair_id": p.pair_id, "row": p.row, "reason": r} for p, r in plan.todo],
