@@ -1,6 +1,6 @@
 """Objects of a store: s3://, gs://, az:// and https://, by the library obstore.
 
-The library repeats what fails for a while, with growing waits. What comes through is a missing
+The library repeats requests that fail, with growing waits. What comes through is a missing
 object (`FileNotFoundError`, a pair's failure) or trouble of the whole run (`StorageError`: refused
 credentials, no such bucket, a store that stays away). Loads obstore only when a store is opened.
 """
