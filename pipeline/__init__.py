@@ -6,6 +6,7 @@ table = read_index("OUT")  # pyarrow.Table, the newest row of each pair
 plot_curves("OUT")  # its loss curves as a matplotlib figure
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from stylize import __version__
@@ -16,14 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "plot_curves", "read_index"]
 
+_MODULES = {"plot_curves": "views.curves", "read_index": "store.index"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "read_index":
-        from pipeline.store.index import read_index
-
-        return read_index
-    if name == "plot_curves":
-        from pipeline.views.curves import plot_curves
-
-        return plot_curves
-    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pipeline.{_MODULES[name]}"), name)

@@ -16,6 +16,7 @@ import typer
 
 from pipeline import cli_machine, cli_manifest, cli_out, cli_pair
 from pipeline.console import as_refusal, flush, open_standard_streams, say, tell
+from pipeline.ledger import Exit
 from stylize import __version__
 
 __all__ = ["main"]
@@ -92,7 +93,7 @@ def main() -> None:
     """The console script. `stylize-batch MANIFEST` is `stylize-batch run MANIFEST`."""
     open_standard_streams()
     arguments = sys.argv[1:]
-    commands = {command.name for command in app.registered_commands} | {"weights"}
+    commands = {"weights", *(name for panel in COMMANDS.values() for name in panel)}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
         _check_command(arguments[0], commands)
         arguments = ["run", *arguments]
@@ -103,7 +104,7 @@ def main() -> None:
     try:
         app(arguments, prog_name="stylize-batch", standalone_mode=True)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(Exit.INTERRUPTED)
     except Exception as error:
         refusal = as_refusal(error)
         if refusal is not None:
@@ -116,15 +117,15 @@ def main() -> None:
             "--json` says, and what follows:"
         )
         traceback.print_exc()
-        sys.exit(1)
+        sys.exit(Exit.BUG)
 
 
-def _check_command(word: str, commands: Collection[str | None]) -> None:
+def _check_command(word: str, commands: Collection[str]) -> None:
     """A word that is neither command nor manifest is most likely a mistyped command."""
     if not Path(word).suffix and not os.path.exists(word):
-        near = difflib.get_close_matches(word, sorted(filter(None, commands)), 1) or ["--help"]
+        near = difflib.get_close_matches(word, sorted(commands), 1) or ["--help"]
         _complain(f"there is no command and no manifest {word!r}; did you mean {near[0]}?")
-        sys.exit(2)
+        sys.exit(Exit.USAGE)
 
 
 def _complain(message: str) -> None:

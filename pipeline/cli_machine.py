@@ -6,6 +6,7 @@ import json
 
 from pipeline.cli_options import Json, with_options
 from pipeline.console import Refused, say, tell
+from pipeline.ledger import Exit
 from pipeline.options import Options
 from pipeline.text import duration, visible
 
@@ -71,7 +72,7 @@ def doctor_command(options: Options, as_json: Json = False) -> None:
         tell(json.dumps(facts(checks), indent=1))
     failed = [check.name for check in checks if check.state == "fails"]
     if failed:
-        raise Refused(5, f"a run would fail here: see {', '.join(failed)} above")
+        raise Refused(f"a run would fail here: see {', '.join(failed)} above", Exit.UNABLE)
 
 
 @with_options("device", "dtype", "threads")

@@ -18,12 +18,13 @@ from pipeline.cli_options import (
     LIMITS,
     WEIGHTS,
     Json,
-    Manifest,
+    ManifestArgument,
     default_out,
     from_manifest,
     with_options,
 )
 from pipeline.console import Refused, note, say, say_problems, tell
+from pipeline.ledger import Exit
 from pipeline.options import Options, PaintOptions
 from pipeline.text import count, duration, visible
 
@@ -47,7 +48,7 @@ _STANDARD_INPUT = "-"
 
 @with_options(*_ALL)
 def run_command(
-    manifest: Manifest,
+    manifest: ManifestArgument,
     options: Options,
     settings: Mapping[str, str],
 ) -> None:
@@ -72,7 +73,7 @@ def demo_command(
 def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
     """Run a manifest and say how that ended. Raises `Refused` unless everything is done."""
     from pipeline import storage
-    from pipeline.ledger import Exit, describe, verdict
+    from pipeline.ledger import describe, verdict
     from pipeline.run import run
 
     options = replace(options, out=options.out or default_out(manifest))
@@ -90,12 +91,12 @@ def _run(manifest: str, settings: Mapping[str, str], options: Options) -> None:
     if code is not Exit.DONE:
         if options.progress == "json":
             note(message, options.progress)
-        raise Refused(code, "" if options.progress == "json" else message)
+        raise Refused("" if options.progress == "json" else message, code)
 
 
 @with_options("out", "name", *WEIGHTS, "shard", *_WHICH, "verify_inputs")
 def plan_command(
-    manifest: Manifest,
+    manifest: ManifestArgument,
     options: Options,
     settings: Mapping[str, str],
     as_json: Json = False,
@@ -105,8 +106,8 @@ def plan_command(
     from pipeline.run import make_plan
 
     options = replace(options, out=options.out or default_out(manifest))
-    plan, pairs, results = make_plan(manifest, from_manifest(settings, manifest), options, say)
-    times = estimate([pair for pair, _ in plan.todo], results.values())
+    plan, pairs, rows = make_plan(manifest, from_manifest(settings, manifest), options, say)
+    times = estimate([pair for pair, _ in plan.todo], rows)
     if as_json:
         facts = {
             "todo": [{"pair_id": p.pair_id, "row": p.row, "reason": r} for p, r in plan.todo],
@@ -136,7 +137,7 @@ def plan_command(
 
 @with_options("name", *LIMITS)
 def validate_command(
-    manifest: Manifest,
+    manifest: ManifestArgument,
     options: Options,
     settings: Mapping[str, str],
     images: Annotated[bool, typer.Option("--images", help="decode every picture")] = False,
@@ -169,7 +170,7 @@ def validate_command(
     else:
         say_problems([str(problem) for problem in problems])
     if problems:
-        raise Refused(2, f"{count(len(problems), 'problem')} in {manifest}")
+        raise Refused(f"{count(len(problems), 'problem')} in {manifest}")
     if not as_json:
         tell(f"{count(rows, 'pair')}, no problem found")
 
@@ -222,11 +223,11 @@ def make_manifest_command(
     from pipeline.manifest import writer
 
     if _STANDARD_INPUT in content and _STANDARD_INPUT in style:
-        raise Refused(2, "--content - and --style -: only one list can be on standard input")
+        raise Refused("--content - and --style -: only one list can be on standard input")
     contents = _pictures(content, "content", recursive)
     styles = list(_pictures(style, "style", recursive))
     if os.path.exists(out) and not force:
-        raise Refused(2, f"{out} exists; overwrite it with --force")
+        raise Refused(f"{out} exists; overwrite it with --force")
     try:
         if blend_steps:
             rows = writer.blends(contents, styles, blend_steps)
@@ -239,7 +240,7 @@ def make_manifest_command(
             rows = writer.in_folders(rows, contents, out)
         writer.write_manifest(out, rows)
     except ValueError as error:
-        raise Refused(2, str(error)) from error
+        raise Refused(str(error)) from error
     tell(f"{out}: {count(len(rows), 'pair')}")
 
 
@@ -255,7 +256,7 @@ def _pictures(patterns: Sequence[str], option: str, recursive: bool) -> dict[str
     files = {**listed, **dict(sorted(found.items()))}
     if not files:
         why = why_nothing_matches(patterns)
-        raise Refused(2, f"--{option} {' '.join(patterns)}: no file matches{why}")
+        raise Refused(f"--{option} {' '.join(patterns)}: no file matches{why}")
     return files
 
 
@@ -266,9 +267,9 @@ def _from_standard_input(option: str) -> dict[str, str]:
     paths = [path.removesuffix("\r") for path in paths]
     for path in paths:
         if not os.path.isfile(path):
-            raise Refused(2, f"--{option} -: there is no file {path!r}, which the list names")
+            raise Refused(f"--{option} -: there is no file {path!r}, which the list names")
     if not paths:
-        raise Refused(2, f"--{option} -: standard input lists no file")
+        raise Refused(f"--{option} -: standard input lists no file")
     base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     folders = {p: os.path.relpath(os.path.dirname(os.path.abspath(p)), base) for p in paths}
     return {p: "" if f == "." else f.replace(os.sep, "/") for p, f in folders.items()}

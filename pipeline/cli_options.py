@@ -23,14 +23,14 @@ __all__ = [
     "LIMITS",
     "WEIGHTS",
     "Json",
-    "Manifest",
+    "ManifestArgument",
     "OutArgument",
     "default_out",
     "from_manifest",
     "with_options",
 ]
 
-Manifest = Annotated[
+ManifestArgument = Annotated[
     str, typer.Argument(help="csv, tsv, jsonl or parquet with the columns content and style")
 ]
 OutArgument = Annotated[str, typer.Argument(help="output folder of a run")]
@@ -178,7 +178,7 @@ def _read_config_file(file: Path) -> dict[str, str]:
     try:
         loaded = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise Refused(2, f"--config {file}: {error}") from error
+        raise Refused(f"--config {file}: {error}") from error
     values = {}
     for name, value in loaded.items():
         try:
@@ -186,7 +186,7 @@ def _read_config_file(file: Path) -> dict[str, str]:
         except ValueError as error:
             unknown = "there is no such setting; write each as NAME = VALUE, in no table"
             reason = error if name in SETTINGS else unknown
-            raise Refused(2, f"--config {file}: {name}: {reason}") from error
+            raise Refused(f"--config {file}: {name}: {reason}") from error
     return values
 
 

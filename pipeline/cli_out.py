@@ -164,7 +164,7 @@ def merge_command(
         merged = merge(sources, target)
     except ClashError as error:
         say_problems([visible(problem) for problem in error.problems])
-        raise Refused(2, f"{count(len(error.problems), 'problem')}; nothing was merged") from error
+        raise Refused(f"{count(len(error.problems), 'problem')}; nothing was merged") from error
     for line in merged.notes:
         say(visible(line))
     for name in merged.missing:
@@ -198,7 +198,7 @@ def rebuild_index_command(out: OutArgument, manifest: _Manifests = None) -> None
 
     folder = OutFolder(out)
     if not holds_anything(folder):
-        raise Refused(2, f"{out} is no output folder: it has no index/ and no picture of ours")
+        raise Refused(f"{out} is no output folder: it has no index/ and no picture of ours")
     rebuilt = rebuild_index(folder, _pairs(manifest or []))
     for problem in rebuilt.problems:
         say(visible(problem))
@@ -219,7 +219,7 @@ def prune_command(
     from pipeline.store.repair import prune
 
     if not manifest:
-        raise Refused(2, "name the manifest whose pictures stay: --manifest FILE")
+        raise Refused("name the manifest whose pictures stay: --manifest FILE")
     pruned = prune(_existing(out), _pairs(manifest), remove=yes)
     for name in pruned.pictures:
         tell(visible(name))
@@ -241,7 +241,7 @@ def _existing(out: str) -> OutFolder:
 
     folder = OutFolder(out)
     if not folder.has_index:
-        raise Refused(2, f"{out} is no output folder: it has no index/")
+        raise Refused(f"{out} is no output folder: it has no index/")
     return folder
 
 

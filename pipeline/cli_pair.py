@@ -33,9 +33,9 @@ def pair_command(
     from stylize.config import FORMATS
 
     if Path(out).suffix.lower() not in FORMATS:
-        raise Refused(2, f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
+        raise Refused(f"-o {out}: the ending must be one of {', '.join(FORMATS)}")
     if os.path.isdir(out):
-        raise Refused(2, f"-o {out}: it is a folder; give the file to write, like painted.png")
+        raise Refused(f"-o {out}: it is a folder; give the file to write, like painted.png")
     styles, suffix = split_styles(style), Path(out).suffix
     pair = single.read(content, styles, settings, options.limits, suffix=suffix)
     stylizer = single.make_stylizer(pair.config.backbone, options)

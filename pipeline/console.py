@@ -6,9 +6,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
+from pipeline.ledger import Exit
 from pipeline.text import count
 
 __all__ = [
@@ -26,9 +28,9 @@ _SHOWN = 100  # problems printed at most; --json has all
 
 
 class Refused(Exception):
-    """An end with an exit code and one line; no traceback."""
+    """The end of a command with one line and no traceback."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, message: str, code: Exit = Exit.USAGE) -> None:
         super().__init__(message)
         self.code = code
 
@@ -47,15 +49,15 @@ def as_refusal(error: Exception) -> Refused | None:
         return error
     if isinstance(error, ManifestError):
         say_problems([str(problem) for problem in error.problems])
-        return Refused(2, f"{count(len(error.problems), 'problem')}; nothing was run")
+        return Refused(f"{count(len(error.problems), 'problem')}; nothing was run")
     if isinstance(error, StorageError | ClusterError | UnableError | LockedError | WeightsError):
-        return Refused(5, str(error))
+        return Refused(str(error), Exit.UNABLE)
     if isinstance(error, ImportError) and confined():
-        return Refused(5, f"{error}{confined()}")
+        return Refused(f"{error}{confined()}", Exit.UNABLE)
     if isinstance(error, ConfigError):
-        return Refused(2, str(error))
+        return Refused(str(error))
     if isinstance(error, StylizeError):
-        return Refused(3, str(error))
+        return Refused(str(error), Exit.FAILED)
     return None
 
 
@@ -93,8 +95,7 @@ def flush() -> None:
         try:
             stream.flush()
         except (OSError, ValueError):
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _silence(stream)
 
 
 def open_standard_streams() -> None:
@@ -116,6 +117,10 @@ def _write(line: str, err: bool) -> None:
         typer.echo(line, err=err)
     except OSError:
         # Nobody reads any more (`| head`). The command goes on, and its exit code stays right.
-        stream = sys.stderr if err else sys.stdout
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _silence(sys.stderr if err else sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let all that goes into a stream from now on go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -46,7 +46,7 @@ def _square_work(size: int, steps: int, scales: int, coarsest: int) -> int:
 
 
 def _all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
-    """Return the work for a photograph of a size, pixels over all evaluations; at least 1.
+    """Return the work for a photograph of this size, pixels over all evaluations; at least 1.
 
     A painting of things leaves out scales, but not their work: see `plan_stages`.
     """
@@ -54,7 +54,7 @@ def _all_pixels(size: tuple[int, int], config: StyleConfig) -> int:
 
 
 def share_done(size: tuple[int, int], config: StyleConfig) -> Callable[[Tensor], float]:
-    """Return a function that measures the progress of one pair, for a photograph of a size.
+    """Return a function that measures the progress of one pair, for a photograph of this size.
 
     It must be called with the picture (1, 3, H, W) of each evaluation, and returns the share of the
     work that is done by then, from 0 to 1.

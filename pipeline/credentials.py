@@ -69,7 +69,7 @@ _BY_BOTO3 = ("sso_session", "sso_start_url", "role_arn", "credential_process", "
 
 class CredentialsError(Exception):
     """There are no credentials where the settings say that there are, or the address of the store
-    is none. The text has the remedy."""
+    is not one. The text has the remedy."""
 
 
 def remedy(scheme: str) -> str:
@@ -96,12 +96,12 @@ def options_of(scheme: str) -> dict[str, Any]:
 
 
 def check_endpoint(name: str, text: str) -> None:
-    """Raise `CredentialsError` where a setting holds no address of a server. With such a one the
-    library would break down and not raise. Nothing is checked where `text` is empty."""
+    """Raise `CredentialsError` for a setting that is not the address of a server, with which the
+    library would break down instead of raising. An empty one is not checked."""
     try:
         parts = urlsplit(text)
         right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-    except ValueError:  # a port that is none, a bracket that is not closed
+    except ValueError:  # a port that is no number, a bracket that is not closed
         right = False
     if text and not (right and re.fullmatch(r"[!-~]+", text)):
         shown = re.sub(r"^([^/]*//)?[^/]*@", r"\1…@", text)
@@ -127,7 +127,7 @@ def _s3() -> dict[str, Any]:
 
 
 def _profile() -> dict[str, str]:
-    """Return the entries of the profile of AWS that is chosen, {} if there is none."""
+    """Return the entries of the chosen AWS profile, {} if there is none."""
     chosen = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or ""
     name = chosen or "default"
     entries: dict[str, str] = {}

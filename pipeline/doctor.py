@@ -32,8 +32,6 @@ __all__ = ["Check", "examine", "facts"]
 
 _TESTED = (3, 11), (3, 13)  # the first and the last Python that the tests were run on
 _DRIVER = "/proc/driver/nvidia/version"
-_SHARED_MEMORY = "/dev/shm"
-_STORE = 80 * 2**20  # bytes that Ray keeps in it
 _VARIABLES = re.compile(
     r"(STYLIZE_|OMP_|MKL_|CUDA_|RAY_ADDRESS|LANG$|LC_|TMPDIR$|TORCH_HOME$|XDG_CACHE)"
 )
@@ -201,12 +199,14 @@ def _memory() -> Check:
 
 
 def _shared_memory() -> Check:
-    if not os.access(_SHARED_MEMORY, os.W_OK):
-        found, remedy = f"{_SHARED_MEMORY} cannot be written", "Ray uses its folder instead"
+    from pipeline.paint.ray_session import SHARED_MEMORY, STORE
+
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        found, remedy = f"{SHARED_MEMORY} cannot be written", "Ray uses its folder instead"
         return Check("shared memory", "note" if sys.platform == "linux" else "ok", found, remedy)
-    free = shutil.disk_usage(_SHARED_MEMORY).free
-    found = f"{_SHARED_MEMORY} has {free / 1e6:.0f} MB free"
-    if free < _STORE:
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    found = f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free"
+    if free < STORE:
         remedy = "Ray uses its folder instead; in a container, --shm-size=256m makes room"
         return Check("shared memory", "note", found, remedy)
     return Check("shared memory", "ok", found)

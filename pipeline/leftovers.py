@@ -31,21 +31,18 @@ def temporary_name() -> Iterator[str]:
         _active.discard(name)
 
 
-def sweep_temporaries(folder: str) -> int:
-    """Remove the temporary files that dead processes left below a folder; return how many.
+def sweep_temporaries(folder: str) -> None:
+    """Remove the temporary files that dead processes left below a folder.
 
     A file of a living process stays for a day, because the process number may since belong to
     another process. A file of another machine stays for an hour.
     """
-    removed = 0
     for inner, _, names in os.walk(folder):
         for name in names:
             match = _TEMPORARY.fullmatch(name)
             if match and _is_stale(os.path.join(inner, name), match[1], int(match[2])):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(inner, name))
-                    removed += 1
-    return removed
 
 
 def _is_stale(path: str, host: str, pid: int) -> bool:

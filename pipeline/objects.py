@@ -1,6 +1,6 @@
 """Objects of a store: s3://, gs://, az:// and https://, by the library obstore.
 
-The library repeats what failed in passing, with growing waits. What comes through is a missing
+The library repeats requests that fail, with growing waits. What comes through is a missing
 object (`FileNotFoundError`, a pair's failure) or trouble of the whole run (`StorageError`: refused
 credentials, no such bucket, a store that stays away). Loads obstore only when a store is opened.
 """
@@ -21,12 +21,12 @@ from mmap import mmap
 from typing import Any, TypeVar
 
 from pipeline import credentials
+from pipeline.addresses import SCHEMES, WEB, problem, split_options
 from pipeline.side_by_side import interruptible
 from pipeline.text import visible
 
 __all__ = [
     "PATIENCE",
-    "SCHEMES",
     "ChangedError",
     "Head",
     "RefusedError",
@@ -40,20 +40,13 @@ __all__ = [
     "head",
     "in_haste",
     "listing",
-    "names",
-    "problem",
     "put",
     "replace",
-    "shown",
-    "split_options",
     "tell_waits_to",
 ]
 
-SCHEMES = ("s3", "gs", "az", "https", "http")
-"""The kinds of addresses that are read. Only the first three can be written."""
-
 PATIENCE = 180.0
-"""For how long the library repeats a request that fails in passing, seconds."""
+"""Seconds for which the library repeats a request that fails, before the run ends."""
 
 HASTE = 5.0
 """The same, once a store has stayed away for `PATIENCE`: the run ends, and what it still has to
@@ -68,15 +61,12 @@ LATE = 15.0
 _PIECE = 32 * 2**20  # bytes of a large object that one request reads
 _CHUNK = 2**20  # bytes of it that come at a time
 
-_WEB = ("https", "http")
 _NO_BUCKET = "NoSuchBucket|ContainerNotFound|specified container does not exist"
-_OPTIONS = ("endpoint_override", "region", "scheme")
-_QUERY = re.compile(r"[\w.-]+=[^&/]*(&[\w.-]+=[^&/]*)*")
 _T = TypeVar("_T")
 
 
 class StorageError(Exception):
-    """Trouble with the storage of a run, as a full disk or a refused login. It cannot go on."""
+    """Trouble with the storage of a run, like a full disk or a refused login. It cannot go on."""
 
 
 class RefusedError(StorageError):
@@ -138,68 +128,6 @@ class _Place:
         return f"{self.scheme}://{self.bucket}"
 
 
-# --- addresses ---
-
-
-def split_options(uri: str) -> tuple[str, str]:
-    """Return an address without its options, and the options with the ? before them, or ""."""
-    base, mark, query = uri.rpartition("?")
-    return (base, mark + query) if mark and _QUERY.fullmatch(query) else (uri, "")
-
-
-def problem(uri: str) -> str:
-    """Return what is wrong with an address as it is written, or "". Secrets are not repeated."""
-    base, options = split_options(uri)
-    scheme, _, rest = base.partition("://")
-    scheme, bucket = scheme.lower(), rest.partition("/")[0]
-    if _has_secret(scheme, bucket):
-        return (
-            f"the {scheme}:// address has a key or password before the @, which would end up in "
-            f"the results; remove it and {credentials.remedy(scheme)}"
-        )
-    if not bucket:
-        return f'"{visible(uri, 60)}" names no {"host" if scheme in _WEB else "bucket"}'
-    if "//" in rest:
-        return f'"{visible(base, 60)}" has an empty name between two /; take it out'
-    if any(part in (".", "..") for part in rest.split("/")) or not rest.isprintable():
-        return (
-            f'"{visible(base, 60)}" has a ., a .. or a control character in it, which names on '
-            "object storage cannot; name it otherwise"
-        )
-    names = [part.partition("=")[0] for part in options[1:].split("&") if part]
-    if scheme in _WEB and names:
-        return (
-            f"the address at {bucket} has options after a ?, which may be secret and are not "
-            "sent; name a plain address, or copy the file"
-        )
-    for name in names:
-        if name not in _OPTIONS:
-            return (
-                f"{scheme}://{bucket}: there is no option {visible(name, 40)}; there are "
-                f"{', '.join(_OPTIONS)}. To log in, {credentials.remedy(scheme)}"
-            )
-    return ""
-
-
-def _has_secret(scheme: str, bucket: str) -> bool:
-    """Return whether an address has a login where its bucket or host should be.
-
-    A secret may have a / in it, so that the @ is not in this part any more.
-    """
-    login, mark, port = bucket.rpartition(":")
-    is_port = scheme in _WEB and (port.isdigit() or login.startswith("["))
-    return "@" in bucket or bool(mark and not is_port)
-
-
-def shown(uri: str) -> str:
-    """Return an address for a message, without the login that it may have."""
-    scheme, _, rest = uri.partition("://")
-    if not _has_secret(scheme.lower(), rest.partition("/")[0]):
-        return uri
-    _, mark, behind = rest.rpartition("@")
-    return f"{scheme}://…{mark}{behind if mark else ''}"
-
-
 def _place(uri: str) -> _Place:
     if reason := problem(uri):
         raise OSError(errno.EINVAL, reason)
@@ -207,13 +135,17 @@ def _place(uri: str) -> _Place:
     scheme, _, rest = base.partition("://")
     bucket, _, key = rest.partition("/")
     scheme = scheme.lower()
-    if scheme in _WEB:  # the library escapes what must be escaped
+    if scheme in WEB:  # the library escapes what must be escaped
         key = urllib.parse.unquote(key)
     pairs = urllib.parse.parse_qsl(options[1:])
     return _Place(scheme, bucket, key, tuple(sorted(pairs)))
 
 
 # --- stores ---
+
+_good: set[tuple[str, str]] = set()  # buckets that are there
+_away: set[str] = set()  # stores that did not answer when they were last asked
+_hasty = False  # inside `in_haste`
 
 
 @functools.lru_cache(maxsize=64)
@@ -240,7 +172,7 @@ def _store(scheme: str, bucket: str, options: tuple[tuple[str, str], ...], patie
         },
     }
     common: dict[str, Any] = {"client_options": client, "retry_config": retries}
-    if scheme in _WEB:
+    if scheme in WEB:
         return HTTPStore.from_url(f"{scheme}://{bucket}", **common)
     found = credentials.options_of(scheme)
     if endpoint:
@@ -270,7 +202,7 @@ def _open(place: _Place) -> Any:
 
 @contextlib.contextmanager
 def in_haste() -> Iterator[None]:
-    """Wait only `HASTE` for stores that do not answer, meanwhile."""
+    """Wait only `HASTE` for stores that do not answer inside the block."""
     global _hasty
     _hasty, before = True, _hasty
     try:
@@ -356,7 +288,7 @@ def _trouble(place: _Place, error: Exception) -> Exception:
     if "body error" in text:
         return _BrokenOffError(f"{place.name} breaks off its answers; run again when it does not")
     passing = re.search(r"status code: 5|error sending|timed out|[Tt]imeout|connect", text)
-    if place.scheme in _WEB and not passing:
+    if place.scheme in WEB and not passing:
         return OSError(errno.EIO, _first_line(error))
     _away.add(place.name)
     return StorageError(
@@ -369,7 +301,7 @@ def _refused(place: _Place, error: Exception) -> Exception:
         return StorageError(f"{place.name} refuses requests: the clock here is wrong; set it")
     match = re.search(r"<Code>(\w+)</Code>", str(error))
     code = f" ({match[1]})" if match else ""
-    if place.scheme in _WEB:
+    if place.scheme in WEB:
         return PermissionError(errno.EACCES, f"{place.bucket} refuses it; copy the file")
     expired = "Expired" in str(error)
     what = "the credentials have expired" if expired else "access is refused"
@@ -394,16 +326,9 @@ def _first_line(error: Exception) -> str:
     return visible(" ".join(text.split()), 300)
 
 
-_good: set[tuple[str, str]] = set()  # buckets that are there
-
-
-_hasty = False  # inside `in_haste`
-_away: set[str] = set()  # stores that did not answer when they were last asked
-
-
 def _has_bucket(place: _Place) -> bool:
     """Return whether a bucket is there, which a missing object does not tell. Asked once."""
-    if place.scheme in _WEB or (place.scheme, place.bucket) in _good:
+    if place.scheme in WEB or (place.scheme, place.bucket) in _good:
         return True
     try:
         next(iter(_open(place).list(chunk_size=1)), None)
@@ -510,7 +435,7 @@ def replace(uri: str, data: bytes, version: Version) -> Version:
 def _put(
     place: _Place, data: bytes | mmap, attributes: Mapping[str, str] | None, mode: object
 ) -> Version:
-    if place.scheme in _WEB:
+    if place.scheme in WEB:
         raise StorageError(f"{place.name} can only be read; choose a folder or a bucket")
 
     def request(store: Any) -> Version:
@@ -523,7 +448,7 @@ def _put(
 
 
 def delete(uris: Sequence[str]) -> None:
-    """Remove objects of one bucket. One that is not there is none."""
+    """Remove objects of one bucket. Missing ones are no error."""
     if uris:
         places = [_place(uri) for uri in uris]
         with contextlib.suppress(FileNotFoundError):
@@ -557,11 +482,6 @@ def listing(uri: str, after: str = "") -> Iterator[tuple[str, Head]]:
             if name > after:  # Azurite, for one, gives all names
                 after = name
                 yield name, _head(meta, {})
-
-
-def names(uri: str) -> list[str]:
-    """Return the names of the objects right below a prefix, sorted."""
-    return sorted(name for name, _ in listing(uri) if "/" not in name)
 
 
 def _head(meta: Mapping[str, Any], attributes: Mapping[str, str]) -> Head:

@@ -26,7 +26,7 @@ class Option(NamedTuple):
 
 
 def _option(default: Any, help: str, *words: str, **more: Any) -> Any:
-    """A field with an `Option`."""
+    """Return a field with an `Option`."""
     return field(default=default, metadata={"option": Option(help, words, **more)})
 
 

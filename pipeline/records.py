@@ -104,7 +104,7 @@ class Pair:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The styles as the manifest has them, apart."""
+        """The styles one by one, as the manifest has them."""
         return tuple(ref.written for ref in self.inputs if ref.is_style)
 
     @property
@@ -212,7 +212,7 @@ class Result:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The styles, apart and without the spaces around a ``|``."""
+        """The styles one by one, without the spaces around a ``|``."""
         return tuple(style.strip() for style in split_styles(self.style))
 
 

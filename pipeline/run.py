@@ -106,8 +106,8 @@ def run(manifest: str, settings: Mapping[str, str], options: Options) -> Finishe
 
 def make_plan(
     manifest: str, settings: Mapping[str, str], options: Options, say: Callable[[str], None]
-) -> tuple[Plan, Manifest, dict[str, Result]]:
-    """Return what a run would do and why, its pairs, and rows from which times can be told.
+) -> tuple[Plan, Manifest, list[Result]]:
+    """Return what a run would do and why, its pairs, and some rows by which to estimate times.
 
     Writes nothing. Raises as `run` does.
     """
@@ -118,10 +118,10 @@ def make_plan(
         say(note)
     backbones = Backbones(out, _given_weights(options), say, dry=True)
     sample = read_sample(out, _SAMPLE)
-    if sample or any(out.has_picture(line.output) for line in pairs.outlines()):
+    if sample or any(out.medium.has_picture(line.output) for line in pairs.outlines()):
         pairs = backbones.resolve(pairs)
     facts = FileFacts(out, backbones.sha256, verify_inputs=options.verify_inputs)
-    return _plan(whole, pairs, options, facts)[0], pairs, {row.pair_id: row for row in sample}
+    return _plan(whole, pairs, options, facts)[0], pairs, sample
 
 
 def _read(manifest: str, settings: Mapping[str, str], out: OutFolder, name: str) -> Manifest:
@@ -202,7 +202,7 @@ def _check_strangers(
             "--redo-changed",
         )
         for pair, owner in taken_outputs(todo, owners.values())
-        if facts.out.has_picture(pair.output) and not options.redo_changed
+        if facts.out.medium.has_picture(pair.output) and not options.redo_changed
     ]
     if problems:
         raise ManifestError(problems, rows=len(whole))
@@ -236,7 +236,7 @@ def _lock(out: OutFolder, run_id: str, options: Options, shard: Shard | None) ->
         try:
             return Lock(out, run_id, shard, say)
         except LockedError as error:
-            if not (options.wait or error.passing):
+            if not (options.wait or error.passes_soon):
                 raise
             time.sleep(1)
 
@@ -265,16 +265,17 @@ class _Session:
         self.facts = FileFacts(out, self.backbones.sha256, verify_inputs=options.verify_inputs)
         self.handlers = Handlers(self._on_signal)
         self.progress = Progress([], style=options.progress)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # of painted pairs, by status
         self.streak = FailureStreak(options.max_failures)
         self.bugs = 0
         self.stop = Stop.NO
-        self.told = 0  # problems of the index
+        self.problems_told = 0  # of the index
 
     def plan(self) -> tuple[Plan, dict[str, Result]]:
         """Return what is to be done, and the rows of the pairs that need a look.
 
-        Raises `ManifestError`."""
+        Raises `ManifestError`.
+        """
         with self.progress:
             for note in self.whole.notes:
                 self.on_note(note)
@@ -286,7 +287,8 @@ class _Session:
     def carry_out(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """Adopt, restate and paint what the plan says."""
         with self.progress:
-            self._adopt(plan)
+            if plan.adopt:
+                self.index.extend(plan.adopt)
             self._restate(plan, results)
         tasks = self._tasks(plan, results)
         self.log.write(PLANNED, todo=len(tasks))
@@ -308,14 +310,9 @@ class _Session:
 
     def _tell_problems(self) -> None:
         """Tell what was found damaged in the index since the last look."""
-        for problem in self.index.problems[self.told :]:
+        for problem in self.index.problems[self.problems_told :]:
             self.on_note(problem)
-        self.told = len(self.index.problems)
-
-    def _adopt(self, plan: Plan) -> None:
-        if plan.adopt:
-            self.index.extend(plan.adopt)
-            self.counts["adopted"] += len(plan.adopt)
+        self.problems_told = len(self.index.problems)
 
     def _restate(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """Write the rows of finished pairs again where the manifest's other columns, its order or
@@ -341,7 +338,7 @@ class _Session:
         for task in tasks:
             need += task.pair.config.side**2 * 2 / 3 * 1.5
             need -= self.out.picture_bytes(task.pair.output)  # it makes room
-        free = self.out.free_bytes()
+        free = self.out.medium.free_bytes()
         if need > free:
             raise storage.StorageError(
                 f"{count(len(tasks), 'picture')}: about {need / 1e6:,.0f} MB are needed, "
@@ -449,7 +446,8 @@ class _Session:
 
     def balance(self, plan: Plan, seconds: float) -> Ledger:
         """Balance the books: what is in the closed index must be what was counted."""
-        damaged = len(self.index.problems) > self.told  # only a merge reads all columns of a file
+        # Only a merge reads all columns of a file.
+        damaged = len(self.index.problems) > self.problems_told
         self._tell_problems()
         rows = read_columns(self.out, ["status"])
         painted = self.counts["ok"]
@@ -462,7 +460,7 @@ class _Session:
         good = rows.filter(pc.equal(rows["status"], "ok"))["pair_id"]
         return Ledger(
             rows=len(self.pairs),
-            done=len(plan.done) + self.counts["adopted"],
+            done=len(plan.done) + len(plan.adopt),
             painted=painted,
             failed=failed,
             skipped=plan.skipped,

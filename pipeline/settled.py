@@ -1,7 +1,7 @@
 """Which pairs of a manifest are surely done: decided row by row, without making pairs or results.
 
 A pair is surely done if its row, the stats of its files and its key say so. `plan.pending` would
-come to the same, and decides on all others.
+find the same, and decides on all others.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def settle(
     everywhere = _Places(whole.ids)
     here = everywhere if pairs is whole or len(pairs) == len(whole) else _Places(pairs.ids)
 
-    def judge(pieces: Iterator[pa.Table]) -> Settled:
+    def look_at(pieces: Iterator[pa.Table]) -> Settled:
         settled = Settled(len(pairs))
         judge = _Judge(pairs, facts, settled, redo=redo, redo_older=older)
         for piece in pieces:
@@ -81,7 +81,7 @@ def settle(
             judge.look_at(piece.filter(pa.array(at >= 0)), at[at >= 0])
         return settled
 
-    return read_newest(facts.out, _Row._fields, judge)
+    return read_newest(facts.out, _Row._fields, look_at)
 
 
 def with_settled(plan: Plan, pairs: Manifest, settled: Settled) -> Plan:

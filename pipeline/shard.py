@@ -26,7 +26,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The form for names of files."""
+        """Its form in names of files."""
         return f"{self.number}-of-{self.count}"
 
     def has(self, pair_id: str) -> bool:

@@ -63,7 +63,7 @@ def side_by_side(
 
 
 def interruptible(work: Callable[[], _R], after: float, late: Callable[[], None]) -> _R:
-    """Return what `work` returns, so that a Ctrl-C meanwhile is seen at once.
+    """Return what `work` returns; a Ctrl-C while it works is seen at once.
 
     `late` is called if that takes more than `after` seconds.
     """

@@ -16,7 +16,7 @@ _Handler = Callable[[int, FrameType | None], object]
 class Handlers:
     """Sends SIGINT, SIGTERM and SIGHUP to one function; restores the earlier handlers at the end.
 
-    A `KeyboardInterrupt` could be lost instead, because Python ignores exceptions in finalizers.
+    A `KeyboardInterrupt` could get lost, because Python ignores exceptions in finalizers.
     """
 
     _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,7 +62,7 @@ def repeat(work: Callable[[], object], every: float) -> None:
 
 
 def when_told_to_end(work: Callable[[], object]) -> None:
-    """Do some work, in a thread of its own, for each SIGTERM from now on, and nothing else.
+    """From now on do some work, in a thread of its own, for each SIGTERM, which does nothing else.
 
     This is for a process whose main thread may be busy outside of Python, where no handler runs.
     Acts in the main thread only.

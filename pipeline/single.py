@@ -95,17 +95,9 @@ def read(
 
     def picture(role: str, path: str) -> Image.Image:
         ground = "black" if column_of(role) in ("mask", "style_mask") else "white"
-        return noted(role, path, lambda data: decode(data, limits, ground))
+        return _read(role, path, lambda data: decode(data, limits, ground), inputs)
 
-    def noted(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
-        def convert_and_note(data: bytes) -> _T:
-            sha256 = hashlib.sha256(data).hexdigest()
-            inputs.append({"role": role, "path": os.path.basename(path), "sha256": sha256})
-            return convert(data)
-
-        return _read(column_of(role), path, convert_and_note)
-
-    photo = noted("content", content, photograph)
+    photo = _read("content", content, photograph, inputs)
     paintings = [picture(role, path) for role, path in numbered("style", styles).items()]
     return SinglePair(
         content,
@@ -210,10 +202,17 @@ def paint(pair: SinglePair, out: str, stylizer: Stylizer) -> str:
     return f"{out}: {took}{duration(result.seconds)}{notes}"
 
 
-def _read(role: str, path: str, convert: Callable[[bytes], _T]) -> _T:
+def _read(
+    role: str, path: str, convert: Callable[[bytes], _T], inputs: list[Mapping[str, str]]
+) -> _T:
+    """Return what `convert` makes of a file's bytes, and add the file to the inputs."""
+    name = f"{column_of(role)} {path}"
     try:
-        return convert(storage.read_bytes(path))
+        data = storage.read_bytes(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        inputs.append({"role": role, "path": os.path.basename(path), "sha256": sha256})
+        return convert(data)
     except OSError as error:
-        raise ImageReadError(f"{role} {path}: {error.strerror or error}") from error
+        raise ImageReadError(f"{name}: {error.strerror or error}") from error
     except StylizeError as error:
-        raise type(error)(f"{role} {path}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -19,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
-from pipeline import objects
+from pipeline import addresses, objects
 from pipeline.crash import crash_point
 from pipeline.leftovers import temporary_name
 from pipeline.look_alikes import as_stored
@@ -34,7 +33,6 @@ __all__ = [
     "RefusedError",
     "StorageError",
     "absolute",
-    "as_bytes",
     "check_writable",
     "current_folder",
     "exists",
@@ -63,7 +61,7 @@ __all__ = [
     "without_options",
 ]
 
-SCHEMES = ("file", *objects.SCHEMES)
+SCHEMES = ("file", *addresses.SCHEMES)
 """The URI schemes that a manifest may name."""
 
 _WORTH_LISTING = 40  # objects of one folder; fewer are asked for one by one
@@ -145,7 +143,7 @@ def why_not_writable(uri: str) -> str:
             f"results cannot be written to {scheme}://; choose a folder, or a bucket at s3://, "
             "gs:// or az://"
         )
-    return objects.problem(uri)
+    return addresses.problem(uri)
 
 
 def same_file(a: str, b: str) -> bool:
@@ -164,14 +162,14 @@ def join(folder: str, name: str) -> str:
     if is_uri(name) or os.path.isabs(name):
         return name
     if is_uri(folder):
-        base, options = objects.split_options(folder)
+        base, options = addresses.split_options(folder)
         return _without_dots(f"{base.rstrip('/')}/{name}") + options
     return os.path.join(folder, name)
 
 
 def without_options(path: str) -> str:
     """Return a path or URI without what follows a ?, like ``?region=eu-west-1``."""
-    return objects.split_options(path)[0] if is_uri(path) else path
+    return addresses.split_options(path)[0] if is_uri(path) else path
 
 
 def uri_problem(uri: str) -> str:
@@ -184,17 +182,17 @@ def uri_problem(uri: str) -> str:
         is_local = uri[len("file://") :].startswith(("/", "localhost/"))
         named = f"{quoted(uri)} names a host; write file:///path, or the path alone"
         return "" if is_local else named
-    return objects.problem(uri)
+    return addresses.problem(uri)
 
 
 def shown(path: str) -> str:
     """Return a path or URI for a message, without the key or password that it may have."""
-    return objects.shown(path) if is_uri(path) else path
+    return addresses.shown(path) if is_uri(path) else path
 
 
 def without_ending(uri: str) -> str:
     """Return an address without the ending of its last name; its options stay."""
-    base, options = objects.split_options(uri)
+    base, options = addresses.split_options(uri)
     return os.path.splitext(base)[0] + options
 
 
@@ -306,8 +304,8 @@ def _listed(folder: str, members: Collection[str]) -> tuple[dict[str, str], bool
 
     Listing stops where the folder holds ten times as much as is asked for.
     """
-    options = objects.split_options(min(members))[1]
-    names = {objects.split_options(path)[0].rpartition("/")[2]: path for path in members}
+    options = addresses.split_options(min(members))[1]
+    names = {addresses.split_options(path)[0].rpartition("/")[2]: path for path in members}
     first, last = min(names), max(names)
     stats = {}
     # One name is left out by `after`, so it begins just before the first.
@@ -367,7 +365,7 @@ def put(
     system), synced and renamed; folders are made as needed. Object storage gets a single put, with
     `attributes`. Return the ETag, "" on a disk.
 
-    `data` may be a function that writes to a file. `point` names the crash points
+    On a disk `data` may be a function that writes to a file. `point` names the crash points
     ``<point>-temp-written`` and ``<point>-renamed``: before and after the put. Without `sync` a
     power cut may leave the file empty: that is for files which are quickly made again. Raises
     `StorageError`; the file that was at `path` is then still there.
@@ -378,20 +376,12 @@ def put(
             _put_local(local, data, point, temp_folder, sync)
             return ""
         _at(point, "temp-written")
-        etag = objects.put(path, as_bytes(data), attributes)
+        assert not callable(data)
+        etag = objects.put(path, data, attributes)
         _at(point, "renamed")
         return etag
     except OSError as error:
         raise storage_error(error, path) from error
-
-
-def as_bytes(data: bytes | Callable[[BinaryIO], object]) -> bytes:
-    """Return what is to be written, also where a function writes it."""
-    if not callable(data):
-        return data
-    file = io.BytesIO()
-    data(file)
-    return file.getvalue()
 
 
 def _at(point: str, step: str) -> None:

@@ -33,8 +33,8 @@ def duration(seconds: float) -> str:
 
 
 def folded(name: str) -> str:
-    """Return a name such that names which some systems take for the same file are equal: those
-    that differ in case, or in how their accents are stored."""
+    """Return a form of a name that is the same for names which some systems take for one file:
+    those that differ in case, or in how their accents are stored."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

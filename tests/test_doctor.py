@@ -92,8 +92,13 @@ def test_a_machine_without_a_card_uses_its_cpu_and_apples_is_said_not_to_be_test
     [
         ("Python", "sys.platform", "darwin", "on Linux only"),
         ("Python", "sys.version_info", (3, 99), "run with 3.11 to 3.13"),
-        ("shared memory", "pipeline.doctor._SHARED_MEMORY", "/nowhere", "Ray uses its folder"),
-        ("shared memory", "pipeline.doctor._STORE", 2**60, "--shm-size=256m"),
+        (
+            "shared memory",
+            "pipeline.paint.ray_session.SHARED_MEMORY",
+            "/nowhere",
+            "Ray uses its folder",
+        ),
+        ("shared memory", "pipeline.paint.ray_session.STORE", 2**60, "--shm-size=256m"),
         ("memory", "pipeline.paint.fleet.WORKER_MEMORY", (1e15, 1), "--workers 1"),
         ("language", "sys.getfilesystemencoding", lambda: "ascii", "LANG=C.UTF-8"),
     ],

@@ -204,8 +204,8 @@ def test_another_file_of_the_same_size_and_time_is_not_the_same(house: House) ->
 def test_a_plan_where_a_picture_has_no_row_yet_looks_for_the_backbone_once(house: House) -> None:
     house.paint(100)
     options = Options(out=house.out.written)
-    plan, pairs, results = make_plan(str(house.folder / "m.csv"), {}, options, print)
-    assert results == {}
+    plan, pairs, rows = make_plan(str(house.folder / "m.csv"), {}, options, print)
+    assert rows == []
     assert [pair.config.backbone for pair in pairs] == ["vgg16"]
     assert [reason for _, reason in plan.todo] == ["new"]
 

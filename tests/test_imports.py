@@ -92,12 +92,9 @@ def test_files_needs_the_standard_library_alone() -> None:
     assert roots(imports(ROOT / "stylize" / "files.py")) <= sys.stdlib_module_names
 
 
-RAY = {"ray_session.py", "ray_driver.py"}
-
-
 @pytest.mark.parametrize("path", BATCH, ids=label)
-def test_only_the_session_and_the_driver_know_ray(path: Path) -> None:
-    assert ("ray" in roots(imports(path))) <= (path.name in RAY)
+def test_only_the_session_knows_ray(path: Path) -> None:
+    assert ("ray" in roots(imports(path))) <= (path.name == "ray_session.py")
 
 
 def test_the_session_does_know_ray_and_alone_what_is_private_to_it() -> None:

@@ -793,7 +793,7 @@ def test_a_folder_whose_name_is_no_utf8_has_an_index_like_others(tmp_path: Path)
             index.append(result(f"pair-{run}"))
             assert index.problems == []
     assert sorted(read_results(out)) == ["pair-r1", "pair-r2"]
-    assert not os.path.exists(out.damaged)
+    assert not os.path.exists(os.path.join(out.state, "damaged"))
 
 
 def test_an_index_that_may_not_be_read_says_so(

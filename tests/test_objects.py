@@ -111,7 +111,7 @@ def test_what_fails_in_passing_is_done_again(bucket: Bucket, fault: Fault) -> No
     twice_at_fault()
     assert objects.replace(f"{bucket.uri}/new", b"newer", etag)
     twice_at_fault()
-    assert objects.names(bucket.uri) == ["a.bin", "new"]
+    assert [name for name, _ in objects.listing(bucket.uri)] == ["a.bin", "new"]
     twice_at_fault()
     storage.remove_all([uri, f"{bucket.uri}/new"])
     assert bucket.listed() == []
@@ -201,7 +201,7 @@ def test_what_no_pair_is_to_blame_for_ends_the_run_with_a_remedy(
         lambda: storage.read_bytes(f"{bucket.uri}/a.bin"),
         lambda: storage.put(f"{bucket.uri}/a.bin", b""),
         lambda: objects.create(f"{bucket.uri}/a.bin", b""),
-        lambda: objects.names(f"{bucket.uri}/a"),
+        lambda: list(objects.listing(f"{bucket.uri}/a")),
     ):
         with pytest.raises(StorageError, match=words) as caught:
             ask()

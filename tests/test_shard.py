@@ -115,7 +115,7 @@ def test_shards_of_one_number_go_together_and_all_else_is_refused_with_the_reaso
         with pytest.raises(LockedError) as refused:
             Lock(out, "r9", shard)
         assert words in str(refused.value)
-        assert not refused.value.passing
+        assert not refused.value.passes_soon
     locks.enter_context(Lock(out, "r2", Shard(2, 3)))
     assert not one.alone()
 
@@ -125,12 +125,12 @@ def test_a_shard_is_refused_beside_a_whole_run_and_waits_for_one_that_tidies_up(
 ) -> None:
     with Lock(out, "whole"), pytest.raises(LockedError, match="run whole, since") as refused:
         Lock(out, "r1", Shard(1, 3))
-    assert not refused.value.passing
+    assert not refused.value.passes_soon
     with Lock(out, "r1", Shard(1, 3)) as last:
         assert last.alone()
         with pytest.raises(LockedError) as refused:
             Lock(out, "r2", Shard(2, 3))
-        assert refused.value.passing
+        assert refused.value.passes_soon
     with Lock(out, "whole"):
         assert at_work(out)
     assert at_work(out) == []

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.paint.worker import DeviceFullError, Job, NotReadyError, Worker
+from pipeline.paint.room import DeviceFullError
+from pipeline.paint.worker import Job, NotReadyError, Worker
 from pipeline.records import InputRef, Pair, Result, Task, objective
 from stylize.config import StyleConfig
 from stylize.image import decode
@@ -191,7 +192,7 @@ def test_a_gpu_that_others_have_filled_fails_no_pair_and_one_that_is_too_small_d
     monkeypatch.setattr(Stylizer, "transfer_batch", short)
     row = run(Worker(job), "a")["a"]
     assert (row.status, row.too_large) == ("failed", True)
-    monkeypatch.setattr("pipeline.paint.worker.crowded", lambda device: "others hold 70 of 80 GB")
+    monkeypatch.setattr("pipeline.paint.room.crowded", lambda device: "others hold 70 of 80 GB")
     with pytest.raises(DeviceFullError, match="others hold 70 of 80 GB"):
         run(Worker(job), "a", "b")
 

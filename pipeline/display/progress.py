@@ -76,7 +76,7 @@ class _Console(Console):
 
 
 class Pace:
-    """The pace of work that begins slowly, by the later half of what is done.
+    """The pace of work that begins slowly, judged by the later half of what is done.
 
     The coarse scales, which come first, take long for their few pixels.
     """
@@ -313,9 +313,6 @@ class Progress:
         else:
             self._print(f"[yellow]·[/] {escape(visible(line))}")
 
-    def _left(self, status: Status) -> float | None:
-        return _left(self._paces[status.pair_id], status.share)
-
     def download(self, there: int, whole: int) -> None:
         """Show how many bytes of a file are there; `whole` is 0 while that is not known."""
         if self._began_download is None:
@@ -362,15 +359,17 @@ class Progress:
         room = max(1, height - 5)
         if len(workers) > room:
             workers = [status for status in workers if status.pair_id][:room]
-        rows = [
-            Row(self._name(s), s.step, s.steps, s.loss, s.share, self._left(s))
-            if s.pair_id
-            else Row()
-            for s in workers
-        ]
+        rows = [self._row(status) for status in workers]
         hidden = len(self._statuses) - len(rows)
         more = [Text(f"… and {hidden} more workers")] if hidden else []
         return Group(head, table(rows, width, self._longest, self._most_steps), *more)
+
+    def _row(self, status: Status) -> Row:
+        if not status.pair_id:
+            return Row()
+        left = _left(self._paces[status.pair_id], status.share)
+        name = self._name(status)
+        return Row(name, status.step, status.steps, status.loss, status.share, left)
 
     def _print(self, markup: str) -> None:
         if self._style != "none":

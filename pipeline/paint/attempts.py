@@ -55,20 +55,20 @@ def failed_row(row: Result, error: BaseException, status: str = "failed") -> Res
         kind = f"{BUG}{kind}"
         trace = "".join(traceback.format_exception(error))
     message = str(error) or type(error).__name__
-    closed = isinstance(error, ImageReadError) and isinstance(error.__cause__, OSError)
+    unopened = isinstance(error, ImageReadError) and isinstance(error.__cause__, OSError)
     return replace(
         row,
         status=status,
         error_type=kind,
         error_message=message,
         traceback=trace,
-        unopened=closed,
+        unopened=unopened,
         too_large=is_short_of_memory(error),
     )
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Return whether the same work with less at once may succeed. The process can go on."""
+    """Return whether memory did not suffice: the same work may succeed with less at once."""
     torch = sys.modules.get("torch")  # whoever painted has imported it
     return (
         isinstance(error, MemoryError)

@@ -112,7 +112,7 @@ class Backbones:
         return pairs.with_backbone(self._auto) if self._auto else pairs
 
     def _backbone(self, config: StyleConfig) -> tuple[str, str]:
-        """Return the backbone that settings mean, and what they have that it has not, or ""."""
+        """Return the backbone that settings mean, and why they do not fit it, or ""."""
         if config.backbone != "auto":
             return config.backbone, ""
         if not self._auto:

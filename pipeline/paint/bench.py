@@ -199,7 +199,7 @@ def _requests(
 
 
 def _pair(stylizer: Stylizer, config: StyleConfig) -> float:
-    """Return the seconds for one pair at 512 px, painted with as many others as a run would."""
+    """Return the seconds for one pair at 512 px, together with as many as in a run."""
     requests = _requests(config.side, together(config.side), config)
     return _seconds(lambda: stylizer.transfer_batch(requests), stylizer.device, 1) / len(requests)
 

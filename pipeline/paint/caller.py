@@ -24,7 +24,7 @@ class Stop(enum.IntEnum):
 
 
 class Caller(Protocol):
-    """Callbacks about what happens, in the caller's thread, and two questions."""
+    """The code that asks for pairs to be painted. It is called in its own thread."""
 
     def on_started(self) -> None:
         """Work can begin: signal handlers may be installed now."""
@@ -45,7 +45,7 @@ class Caller(Protocol):
         """Something for the run's log that the user need not see."""
 
     def stop_requested(self) -> Stop:
-        """Return whether to go on."""
+        """Return whether to stop, and how soon."""
 
     def finished_row(self, pair: Pair) -> Result | None:
         """Return the row of a picture that a worker wrote just before it died, if there is one."""

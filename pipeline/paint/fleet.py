@@ -118,7 +118,7 @@ def order(tasks: Sequence[Task], *, by_objective: bool = False) -> list[Task]:
 
 @dataclass
 class Headcount:
-    """How many workers to have, as nodes join and workers turn out to be of no use.
+    """How many workers to have, as nodes join and workers turn out to be useless.
 
     On a cluster that grows, one worker more than there is room for is asked for: its pending
     request tells an autoscaler that there is work.
@@ -152,5 +152,5 @@ class Headcount:
         return True
 
     def leave_out(self, rest: Nodes) -> None:
-        """Count on the rest of the nodes alone."""
+        """Go on with the rest of the nodes alone."""
         self.workers = min(self.workers, max(1, self.fleet.room(list(rest.values()))))

@@ -46,11 +46,11 @@ class InputReader:
     def read(
         self, ref: InputRef, config: StyleConfig, *, transparent: bool = True
     ) -> tuple[Input, Image.Image | Painting | Photograph]:
-        """Hash and decode one input from the same bytes; make it as small as it is needed.
+        """Hash and decode one input from the same bytes, and shrink it to the size that is needed.
 
         `transparent` tells whether the result's format has an alpha. Raises `StylizeError`, naming
-        the role and the path as written. One that could not even be opened has an `OSError` as its
-        cause.
+        the role and the path as written. Its cause is an `OSError` where the input could not even
+        be opened.
         """
         name = f"{ref.role} {ref.written}"
         path = storage.join(self._folder, ref.path)

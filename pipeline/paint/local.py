@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from pipeline.paint.caller import Caller, ClusterError
 from pipeline.paint.fleet import Wanted, order
-from pipeline.paint.worker import DeviceFullError, DeviceLostError, Job, NotReadyError, Worker
+from pipeline.paint.room import DeviceFullError
+from pipeline.paint.worker import DeviceLostError, Job, NotReadyError, Worker
 from pipeline.records import Status, Task
 
 __all__ = ["run_local"]

@@ -21,7 +21,7 @@ class Polls:
     _next: int = 0
 
     def turn(self, now: float, busy: int) -> Sequence[int] | None:
-        """Return which of the workers at work are to be asked, None while it is too early."""
+        """Return which of the busy workers to ask, by number; None while it is too early."""
         if now - self._last < self.every or math.isinf(self.every):
             return None
         self._last = now

@@ -1,6 +1,6 @@
-"""`Worker` as a Ray actor: what Ray grants it, and what of it runs in a process of its own.
+"""`Worker` as a Ray actor: what Ray grants it, and what runs in its process.
 
-Never imports ray: whoever has a session gives it.
+Never imports ray: the session hands it over.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from pipeline.paint.ray_nodes import NodeWatch
 from pipeline.paint.ray_seats import Place, Seat
 from pipeline.paint.ray_session import (
     Ray,
-    Reference,
     alive_nodes,
     first_line,
     home_of,
@@ -33,7 +32,8 @@ from pipeline.paint.ray_session import (
 from pipeline.paint.reach import Reach
 from pipeline.paint.recovery import DEATHS, Death, Decision, Recovery, What
 from pipeline.paint.resources import Kills, confined, memory_limit
-from pipeline.paint.worker import DeviceFullError, Job, NotReadyError
+from pipeline.paint.room import DeviceFullError
+from pipeline.paint.worker import Job, NotReadyError
 from pipeline.records import Result, Status, Task, objective
 from pipeline.text import count, duration
 
@@ -41,10 +41,10 @@ __all__ = ["run_ray"]
 
 _GRACE = 15.0  # seconds past the time limit before a worker that does not answer is killed
 _STOP = 6.0  # seconds that pairs in hand have to end after the first Ctrl-C
-_WAIT = 0.2  # seconds that an answer is waited for at a time
+_WAIT = 0.2  # seconds to wait for an answer at a time
 _START = 300.0  # seconds without any worker or result before a Ray started here counts as unable
-_LOST = 20.0  # seconds of the same before it is asked whether it is there at all
-_HEAD = 40.0  # seconds that its head may not answer; after 60 Ray ends the process itself
+_LOST = 20.0  # seconds of the same before asking whether Ray is there at all
+_HEAD = 40.0  # seconds that its head may be silent; after 60 Ray ends the process itself
 _STARTS = 3  # workers in a row that die as they start, before the run counts on fewer
 _REST = 60.0  # seconds that a worker gets no pairs after its GPU was found full
 
@@ -107,6 +107,7 @@ class _Driver:
                     self._follow_nodes()
                     self._hire()
                 self._wait()
+                self._check_cluster()
                 self._judge_waiting()
                 self._watch_clocks()
                 self._look()
@@ -120,7 +121,7 @@ class _Driver:
         hand."""
         for seat in list(self.seats):
             seat.is_old = True
-            if seat.starting is not None:
+            if not seat.is_ready:
                 self._dismiss(seat)
         self.fleet = fleet
         self.job = fitted(self.given_job, fleet, self.wanted)
@@ -129,13 +130,13 @@ class _Driver:
         self.actor_class = self.ray.remote(**actor_options(fleet))(actor_type(self.ray))
 
     def _follow_nodes(self) -> None:
-        """Count the nodes that joined, and change to GPUs where the first one of them has some."""
+        """Count the nodes that joined, and change to GPUs when the first of them joins."""
         for node in self.watch.draining - self.left_out:
             self._empty(node)
         nodes = self._nodes()
         if self.headcount.see(nodes) and not self.wanted.workers:
             fleet = size_fleet(list(nodes.values()), self.wanted, len(self.queue), memory_limit())
-            at_work = any(seat.starting is None for seat in self.seats)
+            at_work = any(seat.is_ready for seat in self.seats)
             another = (fleet.cpus, fleet.gpus) != (self.fleet.cpus, self.fleet.gpus)
             if fleet.gpus and another and not (at_work and self.fleet.gpus):
                 self._equip(fleet)
@@ -155,17 +156,18 @@ class _Driver:
         return [node for node, has in self._nodes().items() if self.fleet.room([has])]
 
     def _lacking(self) -> str:
-        """Return what kind of node there is none of."""
+        """Return what kind of node is missing."""
         return "a node with a GPU" if self.fleet.gpus else f"a node with {self.fleet.cpus:g} CPUs"
 
     def _patience(self) -> float:
         return self.wanted.wait_nodes if self.on_cluster else _START
 
     def _patience_in_words(self) -> str:
-        return f"{duration(self._patience())} (--wait-nodes {self._patience():g})"
+        option = f" (--wait-nodes {self._patience():g})" if self.on_cluster else ""
+        return f"{duration(self._patience())}{option}"
 
     def _busy(self) -> list[Seat]:
-        return [seat for seat in self.seats if seat.painting is not None]
+        return [seat for seat in self.seats if seat.is_painting]
 
     def _wind_down(self, stop: Stop) -> bool:
         """Ask the workers to stop; return False when there is nothing left to wait for."""
@@ -181,10 +183,10 @@ class _Driver:
     def _hire(self) -> None:
         """Give idle workers a task, and ask for more workers while tasks are left over."""
         for seat in list(self.seats):
-            if seat.starting is None and seat.painting is None:
+            if seat.is_ready and not seat.is_painting:
                 self._employ(seat)
         most = self.headcount.most
-        starting = [seat for seat in self.seats if seat.starting is not None]
+        starting = [seat for seat in self.seats if not seat.is_ready]
         number = sum(not seat.is_old for seat in self.seats)
         while number > most and starting:
             self._dismiss(starting.pop())
@@ -193,10 +195,10 @@ class _Driver:
         for _ in range(min(wanted, most - number)):
             avoided = self.left_out | (self.reach.closed if not self.queue else set())
             actor = self.actor_class.options(**elsewhere(avoided)).remote(self.job)
-            self.seats.append(Seat(actor, starting=actor.ready.remote()))
+            self.seats.append(Seat(actor, awaited=actor.ready.remote()))
 
     def _employ(self, seat: Seat) -> None:
-        """Give an idle worker a task, or end it where there can be none for it."""
+        """Give an idle worker a task, or end it if there will be none for it."""
         node = seat.place.node
         if seat.is_old or node in self.left_out:
             self._dismiss(seat)
@@ -212,7 +214,7 @@ class _Driver:
             self._dismiss(seat)
 
     def _is_in_the_way(self) -> bool:
-        """Return whether an idle worker has the place that one on another node should have."""
+        """Return whether an idle worker takes the place of one that is wanted on another node."""
         wanted = self.reach.tasks and set(self._able()) - self.reach.closed
         return bool(wanted) and len(self.seats) >= self.headcount.most
 
@@ -222,7 +224,7 @@ class _Driver:
         seat.kernel_kills = self.kills.lately()
         first = tasks[0].pair
         seat.status = Status(first.pair_id, 0, first.config.steps, batch=len(tasks))
-        seat.painting = seat.actor.run.remote(tasks)
+        seat.awaited = seat.actor.run.remote(tasks)
 
     def _take(self) -> list[Task]:
         """Return the next task, and those behind it that can be painted together with it."""
@@ -246,15 +248,10 @@ class _Driver:
     # --- taking answers ---
 
     def _wait(self) -> None:
-        """Take the answers that are there, if one comes soon: their rows are synced together."""
-        waiting: dict[Reference, Seat] = {}
-        for seat in self.seats:
-            awaited = seat.painting if seat.starting is None else seat.starting
-            if awaited is not None:
-                waiting[awaited] = seat
+        """Wait a moment for an answer, and take all that came: their rows are synced together."""
+        waiting = {seat.awaited: seat for seat in self.seats if seat.awaited is not None}
         if not waiting:
             time.sleep(0.05)
-            self._check_cluster()
             return
         answers, others = self.ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
         if answers and others:
@@ -263,10 +260,10 @@ class _Driver:
         try:
             for answer in answers:
                 seat = waiting[answer]
-                if seat.starting is not None:
-                    self._readied(seat)
-                else:
+                if seat.is_ready:
                     rows += self._finished(seat)
+                else:
+                    self._readied(seat)
                 if not seat.rests_until:  # a GPU that is still full is no progress
                     self.progressed = time.monotonic()
             self.recovery.painted({row.pair_id for row in rows})
@@ -275,7 +272,6 @@ class _Driver:
         finally:
             if rows:
                 self._report(rows)
-        self._check_cluster()
 
     def _check_cluster(self) -> None:
         """Raise `ClusterError` where nothing can come any more."""
@@ -296,7 +292,7 @@ class _Driver:
             return self.refusals[-1]
         if any(seat.rests_until for seat in self.seats):
             return "every GPU is full of what other programs hold; end them, or run again later"
-        waited = self._patience_in_words() if self.on_cluster else duration(_START)
+        waited = self._patience_in_words()
         if self.on_cluster and not self.fleet.room(list(self._nodes().values())):
             return f"{self._lacking()} did not join within {waited}; start one, or wait longer"
         return (
@@ -306,7 +302,7 @@ class _Driver:
 
     def _readied(self, seat: Seat) -> None:
         try:
-            seat.place = Place(*self.ray.get(seat.starting))
+            seat.place = Place(*self.ray.get(seat.awaited))
         except self.ray.exceptions.RayTaskError as error:
             self._refused(seat, error.cause)
         except self.ray.exceptions.RayError as error:
@@ -318,7 +314,7 @@ class _Driver:
             else:
                 self._refused(seat, RuntimeError(f"workers die as they start: {first_line(error)}"))
         else:
-            seat.starting = None
+            seat.awaited, seat.is_ready = None, True
             self.reach.memory[seat.place.node] = seat.place.memory
             self.failed_starts = 0
             self.caller.on_event("worker started", **seat.place._asdict())
@@ -357,8 +353,8 @@ class _Driver:
             self._tell_refusal(f"one node fewer: {reason}", reason, others)
 
     def _empty(self, node: str) -> None:
-        """End the pairs in hand on a node that will soon be taken away. It may be the last one:
-        another may join."""
+        """Stop the pairs in hand on a node that is being drained. Even if it is the last one, the
+        run goes on: another may join."""
         self.left_out.add(node)
         self.headcount.leave_out(self._nodes())
         for seat in self.seats:
@@ -369,9 +365,7 @@ class _Driver:
     def _tell_refusal(self, line: str, reason: str, others: object) -> None:
         """Tell why there is less to work with, once something works. Raises `ClusterError` if
         there is nothing else."""
-        if any(
-            seat.starting is None and seat.place.node not in self.left_out for seat in self.seats
-        ):
+        if any(seat.is_ready and seat.place.node not in self.left_out for seat in self.seats):
             self.caller.on_note(line)
         elif others:
             self.refusals.append(line)
@@ -380,13 +374,13 @@ class _Driver:
 
     def _finished(self, seat: Seat) -> list[Result]:
         """Take a worker's answer, and return the rows that are to be recorded."""
-        answer, tasks = seat.painting, seat.tasks
-        seat.painting, seat.tasks, seat.status = None, [], Status()
+        answer, tasks = seat.awaited, seat.tasks
+        seat.awaited, seat.tasks, seat.status = None, [], Status()
         try:
             rows: list[Result | None] = self.ray.get(answer)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, storage.RefusedError) and self.on_cluster:
-                self._put_first([task for task in tasks if not self._is_painted(task)])
+                self._put_first(self._unpainted(tasks))
                 node, name = home_of(self.ray, seat.actor)
                 self._leave_out(node, f"{name}: {error.cause}")
                 return []
@@ -406,7 +400,7 @@ class _Driver:
             self._put_first(stopped)
             if stopped and not self.stopping_since:
                 self._told_to_end(seat, stopped)
-            return self._readable(seat, tasks, rows)
+            return self._to_record(seat, tasks, rows)
         return []
 
     def _told_to_end(self, seat: Seat, stopped: Sequence[Task]) -> None:
@@ -422,12 +416,12 @@ class _Driver:
 
     def _let_rest(self, seat: Seat, tasks: Sequence[Task], why: str) -> None:
         """Give a worker whose GPU is full no pairs for a while. They are no pairs' failures."""
-        self._put_first([task for task in tasks if not self._is_painted(task)])
+        self._put_first(self._unpainted(tasks))
         if not seat.rests_until:
             self.caller.on_note(f"{why}; it gets no pairs until there is room again")
         seat.rests_until = time.monotonic() + _REST
 
-    def _readable(
+    def _to_record(
         self, seat: Seat, tasks: Sequence[Task], rows: Sequence[Result | None]
     ) -> list[Result]:
         """Return the rows to record. A pair whose input could not be opened on this node, or that
@@ -450,7 +444,7 @@ class _Driver:
         return painted
 
     def _can_open(self, task: Task) -> bool:
-        """Whether this process finds the inputs of a pair."""
+        """Return whether this process finds the inputs of a pair."""
         folder = self.job.folder
         try:
             return all(storage.exists(storage.join(folder, r.path)) for r in task.pair.inputs)
@@ -462,6 +456,11 @@ class _Driver:
             self.metrics.ended(rows)
         self.caller.on_results(rows)
 
+    def _give_up(self, task: Task, status: str, kind: str, message: str) -> None:
+        """Record a failure that no worker could report itself."""
+        row = replace(new_row(task), status=status, error_type=kind, error_message=message)
+        self._record(row)
+
     def _record(self, row: Result) -> None:
         self._report([replace(row, finished_at=row.started_at)])
 
@@ -470,7 +469,7 @@ class _Driver:
     def _died(self, seat: Seat, tasks: Sequence[Task], error: Exception) -> None:
         """A worker died with tasks in hand."""
         self._dismiss(seat)
-        unpainted = [task for task in tasks if not self._is_painted(task)]
+        unpainted = self._unpainted(tasks)
         if not unpainted or self.stopping_since:
             self._put_first(unpainted)
             return
@@ -494,7 +493,7 @@ class _Driver:
         stopping = bool(self.stopping_since)
         for decision in self.recovery.due(time.monotonic(), self.watch.nodes, stopping=stopping):
             self._carry_out(decision)
-        staffed = {seat.place.node for seat in self.seats if seat.starting is None}
+        staffed = {seat.place.node for seat in self.seats if seat.is_ready}
         for row in self.reach.give_up(self._able(), staffed, time.monotonic()):
             self._report([row])
 
@@ -521,21 +520,19 @@ class _Driver:
             self.queue.extend(death.tasks)
         elif what is What.POISON:
             (task,) = death.tasks
-            self._record(
-                replace(
-                    new_row(task),
-                    status="poison",
-                    error_type="WorkerDied",
-                    error_message=f"its worker died {DEATHS} times: {death.cause}",
-                )
-            )
+            message = f"its worker died {DEATHS} times: {death.cause}"
+            self._give_up(task, "poison", "WorkerDied", message)
 
-    def _is_painted(self, task: Task) -> bool:
-        """Whether its picture was written before its worker died; then it is recorded."""
-        row = self.caller.finished_row(task.pair)
-        if row is not None:
-            self._report([row])
-        return row is not None
+    def _unpainted(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the tasks that a worker left without a picture; record the others."""
+        unpainted = []
+        for task in tasks:
+            row = self.caller.finished_row(task.pair)
+            if row is None:
+                unpainted.append(task)
+            else:
+                self._report([row])
+        return unpainted
 
     def _watch_clocks(self) -> None:
         """Kill workers that are past their time limit and do not answer."""
@@ -546,21 +543,14 @@ class _Driver:
             if time.monotonic() - seat.began <= limit + _GRACE:
                 continue
             self._dismiss(seat)
-            unpainted = [task for task in seat.tasks if not self._is_painted(task)]
+            unpainted = self._unpainted(seat.tasks)
             if len(seat.tasks) > 1:  # which one hangs shows when each is alone
                 self.recovery.split(unpainted)
                 self._put_first(unpainted)
                 continue
             for task in unpainted:
                 message = f"hung: no answer {_GRACE:g} s after the limit of {limit:g} s"
-                self._record(
-                    replace(
-                        new_row(task),
-                        status="timeout",
-                        error_type="TimeLimitError",
-                        error_message=message,
-                    )
-                )
+                self._give_up(task, "timeout", "TimeLimitError", message)
 
     def _dismiss(self, seat: Seat) -> None:
         """End a worker, dead or alive."""
@@ -576,7 +566,7 @@ class _Driver:
         """Ask what some workers are doing, without waiting for the answers."""
         busy = self._busy()
         if self.metrics:
-            ready = sum(seat.starting is None for seat in self.seats)
+            ready = sum(seat.is_ready for seat in self.seats)
             self.metrics.look(len(self.queue), sum(len(seat.tasks) for seat in busy), ready)
         turn = self.polls.turn(time.monotonic(), len(busy))
         if turn is None:

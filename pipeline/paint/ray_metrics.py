@@ -19,30 +19,25 @@ class Metrics:
 
     def __init__(self, out: str) -> None:
         ray = meters()
-        labels = {"out": out}
-
-        def tagged(*names: str) -> tuple[str, ...]:
-            return ("out", *names)
-
         self._pairs = ray.Counter(
-            "stylize_pairs", "Attempts that ended, by status", tagged("status")
+            "stylize_pairs", "Attempts that ended, by status", ("out", "status")
         )
         self._failures = ray.Counter(
-            "stylize_failures", "Attempts that failed, by the kind of error", tagged("kind")
+            "stylize_failures", "Attempts that failed, by the kind of error", ("out", "kind")
         )
         self._seconds = ray.Histogram(
-            "stylize_pair_seconds", "Seconds of an attempt", _SECONDS, tagged("device")
+            "stylize_pair_seconds", "Seconds of an attempt", _SECONDS, ("out", "device")
         )
-        self._queue = ray.Gauge("stylize_queue", "Pairs that wait for a worker", tagged())
-        self._in_hand = ray.Gauge("stylize_in_hand", "Pairs that are being painted", tagged())
-        self._workers = ray.Gauge("stylize_workers", "Workers that are ready", tagged())
+        self._queue = ray.Gauge("stylize_queue", "Pairs that wait for a worker", ("out",))
+        self._in_hand = ray.Gauge("stylize_in_hand", "Pairs that are being painted", ("out",))
+        self._workers = ray.Gauge("stylize_workers", "Workers that are ready", ("out",))
         self._memory = ray.Gauge(
             "stylize_gpu_memory_bytes",
             "Peak of the GPU memory that the latest pair took, by host",
-            tagged("host", "device"),
+            ("out", "host", "device"),
         )
         for meter in vars(self).values():
-            meter.set_default_tags(labels)
+            meter.set_default_tags({"out": out})
         self._looked = 0.0
 
     def ended(self, rows: Sequence[Result]) -> None:

@@ -26,8 +26,8 @@ class Seat:
 
     actor: Actor
     place: Place = Place("", "", "", 0)
-    starting: Reference | None = None  # the answer to ready(), until it came
-    painting: Reference | None = None  # the answer to run()
+    awaited: Reference | None = None  # the answer to ready(), and then to run(); None: it is idle
+    is_ready: bool = False
     tasks: list[Task] = field(default_factory=list)  # in hand
     began: float = 0.0
     kernel_kills: int = 0  # for memory, when the tasks were begun
@@ -35,3 +35,8 @@ class Seat:
     is_old: bool = False  # of a fleet that another one replaces
     asked: Reference | None = None  # the answer to status()
     status: Status = field(default_factory=Status)
+
+    @property
+    def is_painting(self) -> bool:
+        """Whether it has tasks in hand."""
+        return self.is_ready and self.awaited is not None

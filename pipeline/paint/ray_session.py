@@ -28,6 +28,8 @@ from pipeline.paint.ray_folder import ray_folder
 from pipeline.paint.resources import address_space, confined, cores
 
 __all__ = [
+    "SHARED_MEMORY",
+    "STORE",
     "Actor",
     "Ray",
     "Reference",
@@ -43,13 +45,13 @@ __all__ = [
 
 UNUSED_STARTERS = ("start_monitor", "start_log_monitor", "start_api_server")
 """The methods of Ray's `Node` that start processes of no use on one machine: for its autoscaler,
-for logs of drivers, and for its dashboard, which starts without a dashboard, too. On two cores they
-delay the first pair by 2 to 3 s."""
+for the logs of drivers, and for its dashboard, even if that is off. On two cores they delay the
+first pair by 2 to 3 s."""
 
 _JOIN = 5.0  # seconds that a cluster has to accept a connection
-_SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux
+SHARED_MEMORY = "/dev/shm"  # where Ray has its object store on Linux
 _ADDRESSES = 3e9  # bytes of addresses with which Ray starts; with 2e9 it aborts
-_STORE = 80 * 2**20  # bytes of object store: only small records pass through
+STORE = 80 * 2**20  # bytes of object store: only small records pass through
 _TOKEN_REMEDY = (
     "; if the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
     "RAY_AUTH_TOKEN_PATH to that of its head"
@@ -197,7 +199,7 @@ def _has_token() -> bool:
 
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Set variables meanwhile, and take back what Ray itself sets."""
+    """Set variables inside the block; then restore them, and what Ray itself has set."""
     names = {*changes, "RAY_AUTH_MODE"}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(changes)
@@ -258,8 +260,8 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    object_store_memory=_STORE,
-                    _plasma_directory=None if os.access(_SHARED_MEMORY, os.W_OK) else folder,
+                    object_store_memory=STORE,
+                    _plasma_directory=None if os.access(SHARED_MEMORY, os.W_OK) else folder,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=folder,
                 )
@@ -273,7 +275,7 @@ def _started(ray: Any, wanted: Wanted) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _from_home() -> Iterator[None]:
-    """Be in `_HOME` meanwhile. The folder before may be one that cannot be entered again."""
+    """Be in `_HOME` inside the block. The folder before may be one that cannot be entered again."""
     before = storage.current_folder()
     os.chdir(_HOME)
     try:
@@ -297,7 +299,7 @@ def _as_cluster_errors(failure: str, remedy: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_unused(node: Any) -> Iterator[None]:
-    """Ray's `Node` starts none of the processes of `UNUSED_STARTERS` meanwhile."""
+    """Keep Ray's `Node` from starting the processes of `UNUSED_STARTERS` inside the block."""
     replaced = {name: getattr(node, name) for name in UNUSED_STARTERS if hasattr(node, name)}
     for name in replaced:
         setattr(node, name, lambda *arguments, **options: None)

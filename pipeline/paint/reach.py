@@ -48,7 +48,7 @@ class Reach:
 
     @property
     def closed(self) -> set[str]:
-        """The nodes that a task that waits is of no use to."""
+        """The nodes on which some task that waits cannot be tried."""
         return {node for pair_id in self._waiting for node in self._closed(pair_id)}
 
     def failed(self, task: Task, row: Result, node: str, now: float, *, suspect: bool) -> None:
@@ -80,8 +80,8 @@ class Reach:
         return None
 
     def give_up(self, nodes: Collection[str], staffed: Collection[str], now: float) -> list[Result]:
-        """Return the failures of tasks that wait no longer: none of the nodes is left to try them,
-        or those that are have had no worker for too long. `staffed` nodes have one."""
+        """Return the failures of tasks that need not wait any longer: no node is left that could
+        try them, or those left have had no worker for too long. `staffed` nodes have one."""
         hopeless = []
         for pair_id, waiting in self._waiting.items():
             left = set(nodes) - self._closed(pair_id)

@@ -22,7 +22,8 @@ from pipeline.paint.attempts import failed_row, is_short_of_memory, new_row
 from pipeline.paint.backbones import local_weights
 from pipeline.paint.checkpoints import Kept
 from pipeline.paint.inputs import InputReader
-from pipeline.paint.resources import crowded, device_memory, peak_memory
+from pipeline.paint.resources import device_memory, peak_memory
+from pipeline.paint.room import DeviceFullError, Room
 from pipeline.records import (
     Input,
     Pair,
@@ -57,13 +58,12 @@ if TYPE_CHECKING:
     from stylize.request import OnStep, Request, Step, StyleResult
     from stylize.transfer import Stylizer
 
-__all__ = ["DeviceFullError", "DeviceLostError", "Job", "NotReadyError", "Worker"]
+__all__ = ["DeviceLostError", "Job", "NotReadyError", "Worker"]
 
 _THREADS = 8
 """How many pictures are decoded at once: each may have hundreds of megabytes."""
 
 _BLACK = 8  # of 255: no channel of a black picture is brighter on average
-_SHORT_HISTORY = 5  # gradients that L-BFGS remembers where memory is short
 
 _T = TypeVar("_T")
 
@@ -85,31 +85,6 @@ class NotReadyError(Exception):
 
 class DeviceLostError(Exception):
     """The GPU failed in a way that this process cannot recover from. No pair's fault."""
-
-
-class DeviceFullError(Exception):
-    """Other programs hold the GPU's memory. It may have room again later. No pair's fault."""
-
-
-@dataclass
-class _Room:
-    """How much may be painted at once, by what did not fit and what did since then."""
-
-    pixels: float = math.inf
-    _painted: int = 0  # groups, since it last changed
-    _patience: int = 4  # groups, before more is tried again
-    _grown: bool = False  # more was tried again
-
-    def short(self, pixels: int) -> None:
-        """So much did not fit. If it was more than before, it was tried too soon."""
-        self._patience = min(64, 2 * self._patience) if self._grown else self._patience
-        self.pixels, self._painted, self._grown = pixels // 2, 0, False
-
-    def painted(self) -> None:
-        """What was tried did fit. A want of memory may have passed."""
-        self._painted += 1
-        if self._painted >= self._patience and self.pixels < math.inf:
-            self.pixels, self._painted, self._grown = 2 * self.pixels, 0, True
 
 
 @dataclass(frozen=True)
@@ -141,7 +116,7 @@ class Worker:
         self.on_status = on_status
         self._reader = InputReader(job.folder, job.limits)
         self._stylizers: dict[str, Stylizer] = {}
-        self._room = _Room()
+        self._room = Room()
         self._kept: Kept | None = None  # of the pair in hand, if it is painted alone
         self._stopping = threading.Event()
         self._status = Status()
@@ -231,7 +206,7 @@ class Worker:
 
     def _guarded(self, rows: Sequence[Result], work: Callable[[], _T]) -> _T | list[Result | None]:
         """Return what `work` returns, or the rows as its failure leaves them."""
-        started = time.monotonic()  # a clock may be set back or forth meanwhile
+        started = time.monotonic()  # the wall clock may be set meanwhile
 
         def failed(error: BaseException, status: str = "failed") -> list[Result | None]:
             seconds, now = time.monotonic() - started, utc_now()
@@ -321,7 +296,7 @@ class Worker:
             self._kept = kept = Kept(out, group[0].row, every, self._stopping.is_set)
 
         def finish(opened: _Opened, done: StyleResult | DivergedError) -> Result | None:
-            row = timed(replace(opened.row, batch=len(group)))  # as far as the picture can carry
+            row = timed(replace(opened.row, batch=len(group)))  # as the picture will carry it
             try:
                 row = self._write(opened, row, done, stylizer)
             except StylizeError as error:
@@ -337,44 +312,14 @@ class Worker:
         return _each(finish, group, self._transfer(stylizer, group, started))
 
     def _transfer(
-        self, stylizer: Stylizer, group: Sequence[_Opened], started: float, together: int = 0
+        self, stylizer: Stylizer, group: Sequence[_Opened], started: float
     ) -> list[StyleResult | DivergedError]:
-        """Make the transfers.
+        """Make the transfers, as many at once as the memory holds."""
 
-        Where memory does not suffice, half of the pictures are tried at a time; a single one is
-        tried once more in tiles and with a shorter history, which its notes say. `together` is how
-        many pairs share the time from `started`; 0: those of the group.
-        """
-        together = together or len(group)
-        requests = [
-            self._request(opened, together, opened is group[0], started) for opened in group
-        ]
-        pixels = len(group) * math.prod(group[0].size)
-        if pixels <= self._room.pixels or len(group) == 1:
-            try:
-                done = list(stylizer.transfer_batch(requests))
-            except Exception as error:
-                if not is_short_of_memory(error):
-                    raise
-                self._room.short(pixels)
-            else:
-                self._room.painted()
-                return done
-            _free_memory(stylizer)
-        if len(group) > 1:
-            half = len(group) // 2
-            return [
-                result
-                for part in (group[:half], group[half:])
-                for result in self._transfer(stylizer, part, started, together)
-            ]
-        try:
-            return [_with_less_memory(stylizer, requests[0])]
-        except Exception as error:
-            _free_memory(stylizer)
-            if is_short_of_memory(error) and (why := crowded(stylizer.device)):
-                raise DeviceFullError(f"{socket.gethostname()}: {why}") from error
-            raise
+        def requests_of(part: Sequence[_Opened]) -> list[Request]:
+            return [self._request(one, len(group), one is part[0], started) for one in part]
+
+        return self._room.transfer(stylizer, group, requests_of, math.prod(group[0].size))
 
     def _request(self, opened: _Opened, together: int, first: bool, started: float) -> Request:
         from stylize.request import Request
@@ -476,24 +421,6 @@ class Worker:
         beside = attributes(row) if storage.is_remote(path) else None
         etag = storage.put(path, data, point="picture", attributes=beside)
         return replace(row, output_etag=etag)
-
-
-def _free_memory(stylizer: Stylizer) -> None:
-    import torch
-
-    if stylizer.device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _with_less_memory(stylizer: Stylizer, request: Request) -> StyleResult | DivergedError:
-    """Paint one picture in tiles and with a short history, and say so in its notes."""
-    history = request.config.history
-    less = replace(request.config, history=min(history, _SHORT_HISTORY))
-    (done,) = stylizer.in_tiles().transfer_batch([replace(request, config=less)])
-    if isinstance(done, DivergedError):
-        return done
-    note = f"memory was short: history {history} -> {less.history}"
-    return replace(done, notes=f"{note}; {done.notes}" if done.notes else note)
 
 
 def _each(work: Callable[..., _T], *lists: Sequence[Any]) -> list[_T]:

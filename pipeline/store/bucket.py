@@ -21,11 +21,12 @@ from mmap import mmap
 from typing import BinaryIO
 
 from pipeline import objects, storage
+from pipeline.addresses import split_options
 from pipeline.crash import crash_point
 from pipeline.objects import ChangedError, StorageError, Version
 from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
-from pipeline.store.medium import OWN, Found, Look, Seen, Times
+from pipeline.store.medium import OWN, Found, Look, Seen, Times, free_name
 from pipeline.store.metadata import attributes, carried, from_attributes
 from pipeline.store.spool import Spool
 from stylize.image import is_whole
@@ -35,7 +36,7 @@ __all__ = ["TIMES", "Bucket", "check_conditions"]
 TIMES = Times(renew=30, dead=300, look=5, unsure=240)
 """When the lock of such an OUT is written again and given up."""
 
-_WASTE = 100_000_000  # bytes in the temporary file of parts that are gone, before all go
+_WASTE = 100_000_000  # bytes of parts that are gone, in the temporary file, before it is begun anew
 _LOG_SECONDS = 30.0
 _MOST_UPDATED = 2**20  # bytes of run.json
 
@@ -63,7 +64,7 @@ class Bucket:
         return self._written
 
     def local_page(self) -> str:
-        base = objects.split_options(self._written)[0].rstrip("/")
+        base = split_options(self._written)[0].rstrip("/")
         return f"{base.rpartition('/')[2]}-report"
 
     def has_folder(self, path: str) -> bool:
@@ -155,7 +156,7 @@ class Bucket:
         return self._spool, self._spool.place(size)
 
     def _forget_parts(self) -> None:
-        """Forget the parts that are gone, and all where these fill too much of the file."""
+        """Forget the parts that are gone, or all, if those fill too much of the file."""
         gone = self._parts.keys() - self._heads.keys()
         for name in gone:
             del self._parts[name]
@@ -192,11 +193,7 @@ class Bucket:
 
     def set_aside(self, folder: str, name: str) -> None:
         source = storage.join(folder, name)
-        taken = self.names(self.path("_state", "damaged"))
-        target, number = name, 1
-        while target in taken:
-            number += 1
-            target = f"{name}.{number}"
+        target = free_name(name, self.names(self.path("_state", "damaged")))
         with contextlib.suppress(FileNotFoundError):
             storage.put(self.path("_state", "damaged", target), storage.read_bytes(source))
         storage.remove(source)
@@ -230,8 +227,8 @@ class Bucket:
                 crash_point(f"{point}-renamed")
                 return
 
-    def journal(self) -> _Nothing:
-        return _Nothing()
+    def journal(self) -> _NoJournal:
+        return _NoJournal()
 
     def log_file(self, path: str) -> _LogFile:
         return _LogFile(path)
@@ -325,7 +322,7 @@ class _Locks:
 
 def check_conditions(out: str, uri: str) -> None:
     """Raise `StorageError` if the store ignores conditions: there, two runs could not be kept
-    apart. `uri` is an object below OUT that is there, and goes if they are ignored."""
+    apart. `uri` is an existing object below OUT, which is removed if they are ignored."""
     kept = 0
     with contextlib.suppress(FileExistsError):
         objects.create(uri, b"{}")
@@ -342,7 +339,7 @@ def check_conditions(out: str, uri: str) -> None:
         )
 
 
-class _Nothing:
+class _NoJournal:
     """The `Journal` of object storage: the pictures carry their rows."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from pipeline.leftovers import sweep_temporaries
 from pipeline.objects import ChangedError
 from pipeline.records import Pair, Result
 from pipeline.store.lease import lives
-from pipeline.store.medium import OWN, Found, Look, Seen, Times
+from pipeline.store.medium import OWN, Found, Look, Seen, Times, free_name
 from pipeline.store.metadata import carried
 from stylize.files import sync_folder
 from stylize.image import is_whole
@@ -105,8 +105,8 @@ class Disk:
     def put_copy(self, output: str, data: bytes, look: Look, row: Result) -> str:
         target = storage.output_path(self.absolute(), output)
         storage.put(target, data)
-        time = round(look.modified * 1e9)
-        os.utime(target, ns=(time, time))
+        modified = round(look.modified * 1e9)
+        os.utime(target, ns=(modified, modified))
         return ""
 
     def free_bytes(self) -> float:
@@ -136,7 +136,7 @@ class Disk:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Keep other shards from making ``run.json`` or ``index/`` meanwhile. Raises `OSError`."""
+        """Keep others from making ``run.json`` or ``index/`` inside the block. Raises `OSError`."""
         storage.make_folder(self.path("_state"))
         handle = os.open(self.path("_state", "lock-changes"), os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -159,10 +159,7 @@ class Disk:
     def set_aside(self, folder: str, name: str) -> None:
         damaged = self.path("_state", "damaged")
         storage.make_folder(damaged)
-        target, number = os.path.join(damaged, name), 1
-        while os.path.exists(target):
-            number += 1
-            target = os.path.join(damaged, f"{name}.{number}")
+        target = os.path.join(damaged, free_name(name, self.names(damaged)))
         try:
             os.replace(os.path.join(folder, name), target)
         except OSError as error:
@@ -275,7 +272,7 @@ def _seen(record: bytes, age: float = 0.0, is_free: bool = True) -> Seen:
 def _flock(handle: int, *, shared: bool = False, wait: float = 0.0) -> bool:
     """Lock a file until its handle is closed; return whether that was possible.
 
-    Where there is no such lock it is. Raises `OSError`.
+    Return True on a disk that has no such locks. Raises `OSError`.
     """
     import fcntl
 

@@ -45,11 +45,12 @@ class FileFacts:
         """Ask side by side for what a plan will ask for: each answer of object storage takes tens
         of milliseconds, and one after another that is minutes for a large manifest."""
         known = [pair for pair in pairs if pair.pair_id in results]
-        if self.out.medium.is_remote:
+        medium = self.out.medium
+        if medium.is_remote:
             unrecorded = [
                 pair
                 for pair in pairs
-                if not _is_ok(results.get(pair.pair_id)) and self.out.has_picture(pair.output)
+                if not _is_ok(results.get(pair.pair_id)) and medium.has_picture(pair.output)
             ]
             side_by_side(self._found_at, unrecorded)
             known += unrecorded
@@ -170,7 +171,7 @@ class FileFacts:
         )
 
     def _today(self, ref: InputRef, row: Result) -> Input:
-        """Return an input as it is today. It is hashed unless the row tells that of this stat."""
+        """Return an input as it is today. It is hashed unless the row has the hash for its stat."""
         stat = self._stat(ref.path)
         for source in row.inputs:
             if source.role == ref.role and source.stat == stat and not self.verify_inputs:

@@ -78,7 +78,7 @@ class OutFolder:
 
     @property
     def index(self) -> str:
-        return self._below("index")
+        return self.medium.path("index")
 
     @property
     def report_page(self) -> str:
@@ -90,36 +90,32 @@ class OutFolder:
 
     @property
     def state(self) -> str:
-        return self._below("_state")
+        return self.medium.path("_state")
 
     @property
     def journal(self) -> str:
-        return self._below("_state", "journal")
-
-    @property
-    def damaged(self) -> str:
-        return self._below("_state", "damaged")
+        return self.medium.path("_state", "journal")
 
     @property
     def lock(self) -> str:
-        return self._below("_state", "lock")
+        return self.medium.path("_state", "lock")
 
     @property
     def log(self) -> str:
-        return self._below("_state", "log")
+        return self.medium.path("_state", "log")
 
     @property
     def run_file(self) -> str:
-        return self._below("_state", "run.json")
+        return self.medium.path("_state", "run.json")
 
     def weights(self, backbone: str, sha256: str) -> str:
         """Return the path of the copy of a backbone's weights that a cluster's nodes read."""
         name = f"{backbone}-{sha256[:16]}.safetensors"
-        return storage.join(storage.join(self.absolute, "_state/weights"), name)
+        return storage.join(self.absolute, f"_state/weights/{name}")
 
     @property
     def checkpoints(self) -> str:
-        return self._below("_state", "checkpoints")
+        return self.medium.path("_state", "checkpoints")
 
     def checkpoint(self, pair_id: str) -> str:
         """Return the path of what is kept of a pair. Its id may be longer than a name can be."""
@@ -128,14 +124,11 @@ class OutFolder:
 
     def probe(self, run_id: str) -> str:
         """Return the path of the file that each worker of a run must be able to read."""
-        return storage.join(storage.join(self.absolute, "_state"), f"probe-{run_id}")
+        return storage.join(self.absolute, f"_state/probe-{run_id}")
 
     def path(self, output: str) -> str:
         """Return the path of a pair's `output`, for reading: links are not checked."""
-        return self._below(*output.split("/"))
-
-    def _below(self, *names: str) -> str:
-        return self.medium.path(*names)
+        return self.medium.path(*output.split("/"))
 
     # --- looking inside ---
 
@@ -151,19 +144,12 @@ class OutFolder:
     @property
     def has_state(self) -> bool:
         """Whether the index or the state of a run is here."""
-        return any(self.medium.has_folder(self._below(name)) for name in OWN)
-
-    def has_picture(self, output: str) -> bool:
-        return self.medium.has_picture(output)
+        return any(self.medium.has_folder(self.medium.path(name)) for name in OWN)
 
     def picture_bytes(self, output: str) -> int:
         """Return the size of a picture in bytes, 0 if there is none."""
         look = self.medium.look(output)
         return look.size if look else 0
-
-    def free_bytes(self) -> float:
-        """Return the free space in bytes; object storage has no end."""
-        return self.medium.free_bytes()
 
     def pictures(self, skip: Collection[str] = ()) -> Iterator[str]:
         """Yield the output of each file that may be a picture of this program, except `skip`."""

@@ -136,7 +136,7 @@ def lives(holder: Mapping[str, object]) -> bool | None:
 
 
 def _machine() -> str:
-    """Return what tells this machine, and where it has containers this one, from all others."""
+    """Return what tells this machine, or this container on it, from all others."""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""

@@ -15,13 +15,19 @@ from pipeline.objects import ChangedError
 from pipeline.shard import Shard
 from pipeline.store.folder import OutFolder
 from pipeline.store.lease import Lease, watched
-from pipeline.store.medium import LockedError, Locks, Seen
+from pipeline.store.medium import Locks, Seen
 from pipeline.text import count
 
 __all__ = ["Lock", "LockedError", "at_work", "runs_at_work"]
 
-_WHOLE = "lock"
+_WHOLE = "lock"  # the lock of all of OUT, not of a shard
 _SHARD = re.compile(r"lock-(\d+)-of-(\d+)")
+
+
+class LockedError(Exception):
+    """Another process is writing to this OUT. The message names it and says what to do."""
+
+    passes_soon = False  # it is a shard that only tidies up after all others
 
 
 class Lock:
@@ -82,7 +88,7 @@ class Lock:
         return Lease(str(self._out), self._locks, name, self._holder, seen)
 
     def _is_rival(self, name: str) -> bool:
-        """Return whether nobody may hold another lock beside this one."""
+        """Return whether a lock must not be held beside ours."""
         if self._shard is None:
             return name != _WHOLE
         return name == _WHOLE or _count_of(name) != self._shard.count
@@ -209,5 +215,5 @@ def _refusal(out: OutFolder, shard: Shard | None, seen: Mapping[str, Seen]) -> L
         f"{str(out)!r} is in use by {_process(holder)}; wait until it is done, stop it, or choose "
         "another --out"
     )
-    error.passing = shard is not None and "shard" in holder
+    error.passes_soon = shard is not None and "shard" in holder
     return error

@@ -5,7 +5,8 @@ Never imports torch, ray or pyarrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import BinaryIO, NamedTuple, Protocol
@@ -16,13 +17,13 @@ __all__ = [
     "OWN",
     "Found",
     "Journal",
-    "LockedError",
     "Locks",
     "LogFile",
     "Look",
     "Medium",
     "Seen",
     "Times",
+    "free_name",
 ]
 
 
@@ -30,13 +31,10 @@ OWN = ("index", "_state")
 """Folders of OUT that never hold pictures."""
 
 
-class LockedError(Exception):
-    """Another process is writing to this OUT. The message names it and says what to do.
-
-    It is `passing` where a shard only tidies up after all others.
-    """
-
-    passing = False
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name, with a number behind it if it is taken."""
+    numbered = (f"{name}.{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 class Look(NamedTuple):
@@ -69,7 +67,7 @@ class Times:
 class Seen:
     """What a look at a lock shows."""
 
-    state: object = None  # another one each time that its holder writes it
+    state: object = None  # it differs each time its holder has written it
     holder: Mapping[str, object] = field(default_factory=dict)
     lives: bool | None = False  # whether somebody holds it; None: only time can tell
     age: float = 0.0  # seconds since its holder wrote it, by two clocks
@@ -161,25 +159,25 @@ class Medium(Protocol):
         """Return whether there is a file, and not a folder, at an output."""
 
     def is_as_recorded(self, look: Look, finished_at: str, etag: str) -> bool:
-        """Return whether the file is surely the one of the row with these values, size apart."""
+        """Return whether a file is surely as its row says. Its size is not compared."""
 
     def found(
         self, output: str, pair: Pair | None, wanted: Callable[[Result], bool] = lambda _: True
     ) -> Found:
-        """Return what the picture at an output carries now. Decoded is only what is wanted."""
+        """Return what the picture at an output carries now. Only what is wanted is decoded."""
 
     def has_copy(self, output: str, look: Look, row: Result) -> str | None:
         """Return the ETag of a picture that `put_copy` has written before, None without one."""
 
     def put_copy(self, output: str, data: bytes, look: Look, row: Result) -> str:
-        """Write the picture of another OUT, which looks like `look` there, so that it is known to
-        be as its row says, or not to be; return its ETag, "" where it has none.
+        """Write a copy of another OUT's picture, which looks like `look` there; return its ETag, ""
+        where it has none. The copy shows as well as the original whether it is as its row says.
 
         Raises `StorageError` and `OutsideError`.
         """
 
     def free_bytes(self) -> float:
-        """Return the free space in bytes."""
+        """Return the free space in bytes; object storage has no end."""
 
     def read_part(self, name: str) -> bytes | mmap | str:
         """Return a part's bytes, or the local path that opens it. Raises `OSError` and
@@ -206,9 +204,10 @@ class Medium(Protocol):
     def update(
         self, path: str, change: Callable[[bytes | None], bytes | None], point: str = ""
     ) -> None:
-        """Write what `change` makes of a file's bytes, None where it is missing; None: nothing.
+        """Write what `change` makes of a file's bytes.
 
-        Nobody else changes the file in between; `change` may be called again where that was tried.
+        `change` gets None where there is no file; where it returns None, nothing is written. Nobody
+        else changes the file in between. `change` is called again where that was tried.
         `point` is that of `storage.put`. Raises `OSError`, `StorageError` and what `change` raises.
         """
 

@@ -48,6 +48,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
 def listed(out: OutFolder, folder: str, pattern: re.Pattern[str]) -> list[str]:
+    """Return the names in a folder of OUT that match a pattern, sorted."""
     return [name for name in out.medium.names(folder) if pattern.fullmatch(name)]
 
 
@@ -57,14 +58,14 @@ def segments(out: OutFolder) -> list[str]:
 
 
 def fetch(out: OutFolder, names: Sequence[str]) -> None:
-    """Have the parts at hand that are to be read: on object storage, ask for them side by side."""
+    """Fetch the parts that will be read, side by side; on a disk there is nothing to fetch."""
 
-    def fetch(name: str) -> None:
+    def ask(name: str) -> None:
         with contextlib.suppress(OSError):  # told when the part is read
             out.medium.read_part(name)
 
     if out.medium.is_remote:
-        side_by_side(fetch, names)
+        side_by_side(ask, names)
 
 
 def open_part(out: OutFolder, name: str) -> pa.NativeFile:
@@ -91,20 +92,24 @@ def read_part(out: OutFolder, name: str, columns: Sequence[str] | None = None) -
 
 
 def size(path: str) -> int:
+    """Return the bytes of a local file, 0 if there is none."""
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def is_damage(error: Exception) -> bool:
+    """Return whether one of `UNREADABLE` means a damaged file, and no trouble of the system."""
     # An error with an errno comes from the system, as when too many files are open.
     return not isinstance(error, MemoryError) and getattr(error, "errno", None) is None
 
 
 def column_names(out: OutFolder, name: str) -> tuple[str, ...]:
+    """Return the columns that a part has. Raises one of `UNREADABLE`."""
     with open_part(out, name) as raw:
         return tuple(pq.read_schema(raw).names)
 
 
 def encode(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=GROUP, write_page_checksum=True)
     return bytes(sink.getvalue())

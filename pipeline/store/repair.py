@@ -130,4 +130,4 @@ def _run_id(purpose: str) -> str:
 
 def _has_picture(out: OutFolder, row: Result) -> bool:
     """Return whether the picture that a row describes is still there."""
-    return bool(row.output_sha256) and out.has_picture(row.output)
+    return bool(row.output_sha256) and out.medium.has_picture(row.output)

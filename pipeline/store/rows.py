@@ -1,7 +1,6 @@
 """Rows of the index: their schema, their conversions, and which row of a pair counts.
 
-A row is a `Result`, a line of the journal, or a row of a table. This module may import pyarrow, but
-never pyarrow.parquet: files belong to index.py.
+A row is a `Result`, a line of the journal, or a row of a table. Files belong to pieces.py.
 """
 
 from __future__ import annotations

@@ -19,13 +19,13 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        """Make it; in the memory where no folder for temporary files can be used."""
+        """Make the file; in memory if no folder for temporary files can be used."""
         try:
             self._file: BinaryIO = tempfile.TemporaryFile(prefix="stylize-")  # noqa: SIM115
         except OSError:
             self._file = open(os.memfd_create("stylize"), "w+b")  # noqa: SIM115
         self._lock = threading.Lock()
-        self.size = 0  # bytes that were given away
+        self.size = 0  # bytes that `place` has given away
 
     def place(self, size: int) -> int:
         """Return where so many bytes may be written."""

@@ -20,7 +20,7 @@ from pipeline.store.index import read_columns
 from pipeline.store.lock import runs_at_work
 from pipeline.text import count, duration, visible
 
-__all__ = ["PLANNED", "Look", "look"]
+__all__ = ["PLANNED", "Standing", "look"]
 
 PLANNED = "run planned"
 """The event of a log that says how many pairs its run has to paint."""
@@ -29,7 +29,7 @@ _WINDOW = 600.0  # seconds that the pairs per hour are counted over
 
 
 @dataclass(frozen=True)
-class Look:
+class Standing:
     """What is done, and how fast it goes on."""
 
     statuses: Mapping[str, int]  # of all pairs that have a row
@@ -53,7 +53,7 @@ class Look:
 
 def look(
     out: OutFolder, now: datetime.datetime, plans: dict[str, Mapping[str, object]] | None = None
-) -> Look:
+) -> Standing:
     """Return how the runs of OUT go, at a time in UTC. Raises `StorageError`.
 
     `plans` are those of runs that were seen before, so that each log is read once.
@@ -76,7 +76,7 @@ def look(
     recent = table.filter(
         pc.and_(pc.greater(table["finished_at"], since), pc.equal(table["status"], "ok"))
     )
-    return Look(
+    return Standing(
         statuses=Counter(table["status"].to_pylist()),
         runs=len(runs),
         left=left,

@@ -20,7 +20,7 @@ _LIMITS = Limits(side=100_000, megapixels=1000, least=1)
 
 
 class Inputs:
-    """The files that OUT's manifest names, whose folder ``run.json`` tells."""
+    """The files that OUT's manifest names. Their folder is in ``run.json``."""
 
     def __init__(self, out: OutFolder) -> None:
         folder = out.read_fixed().inputs

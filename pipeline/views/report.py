@@ -15,6 +15,7 @@ import html
 import io
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -206,7 +207,7 @@ def _short(value: object) -> object:
     """Return a float as six digits, an integer or None (if not finite); other values unchanged."""
     if not isinstance(value, float):
         return value
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         return None
     short = float(f"{value:.6g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
