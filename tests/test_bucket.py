@@ -513,7 +513,7 @@ def test_three_drivers_at_once_of_which_one_is_killed_and_started_again_elsewher
         goes_on.set()
         for driver in drivers.values():
             driver.kill()
-    assert "waiting whether it still lives: 3 seconds at most" in said["2/3"]
+    assert "waiting to see whether it is alive: 3 seconds at most" in said["2/3"]
     assert sum(begun(log).values()) == 12  # the one in hand was begun again
     studio.check_whole(11)  # the last one merged what all have left
     parts = [key for key in studio.bucket.listed() if key.endswith(".parquet")]
@@ -614,7 +614,7 @@ def test_a_lease_that_stands_still_is_taken_over_and_its_holder_ends(
     began, said = time.monotonic(), []
     second = Lock(OutFolder(f"{bucket.uri}/out"), "r2", say=lambda line: said.append(line))
     assert time.monotonic() - began >= 1.9
-    assert said == ["elsewhere holds it; waiting whether it still lives: 2 seconds at most"]
+    assert said == ["elsewhere holds it; waiting to see whether it is alive: 2 seconds at most"]
     second.check()
     first._ended.clear()  # and goes on
     thread = threading.Thread(target=first._renew)

@@ -104,7 +104,7 @@ def watched(
         if not told and waited >= times.look:
             told = True
             host = seen[unknown[0]].holder.get("host", "another machine")
-            say(f"{host} holds it; waiting whether it still lives: {_span(times.dead)} at most")
+            say(f"{host} holds it; waiting to see whether it is alive: {_span(times.dead)} at most")
         time.sleep(min(times.look, times.dead / 10))
         for name in unknown:
             now = locks.look(name)
