@@ -58,7 +58,7 @@ def bench_command(options: Options, as_json: Json = False) -> None:
 
 @with_options("out", "address")
 def doctor_command(options: Options, as_json: Json = False) -> None:
-    """Check whether this machine is fit for a run, and say what to do where it is not; exit 0 or 5."""
+    """Check whether this machine is fit for a run; say what to do if it is not; exit 0 or 5."""
     from pipeline.doctor import examine, facts
 
     checks = []

@@ -82,6 +82,6 @@ def layer_weights(config: StyleConfig, side: int, reach: float) -> LayerWeights:
 def least_side(config: StyleConfig, reach: float) -> float:
     """Return the longer side in pixels below which a scale is left out.
 
-    Below it even `MEASURED_LAYER` counts less than a quarter, and such large strokes grow into things.
+    Below it even `MEASURED_LAYER` counts less than a quarter. Strokes that large grow into things.
     """
     return sees(MEASURED_LAYER) / (math.sqrt(2) * reach * config.style_scale)
