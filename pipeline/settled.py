@@ -89,8 +89,9 @@ def with_settled(plan: Plan, pairs: Manifest, settled: Settled) -> Plan:
 
     def all_of(flags: _Flags, also: Sequence[Pair]) -> Manifest:
         rows = np.array([pair.row - 1 for pair in also], np.int64)
-        places = np.searchsorted(pairs.rows, rows)
-        return pairs.picked(np.union1d(np.flatnonzero(flags), places))
+        chosen = flags.copy()
+        chosen[np.searchsorted(pairs.rows, rows)] = True
+        return pairs.picked(np.flatnonzero(chosen))
 
     return replace(
         plan,

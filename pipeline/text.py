@@ -35,6 +35,8 @@ def duration(seconds: float) -> str:
 def folded(name: str) -> str:
     """Return a form of a name that is the same for names which some systems take for one file:
     those that differ in case, or in how their accents are stored."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -23,7 +23,7 @@ from pipeline.manifest.files import find_problems
 from pipeline.manifest.names import id_problem, output_problem
 from pipeline.manifest.patterns import matches, why_nothing_matches
 from pipeline.manifest.reader import COLUMNS, Manifest, read_manifest
-from pipeline.manifest.table import ManifestError, Problem
+from pipeline.manifest.table import ManifestError, Problem, read_table
 from pipeline.manifest.writer import cross, write_manifest, zip_
 from pipeline.records import InputRef, Pair
 from stylize.config import SETTINGS, StyleConfig
@@ -594,6 +594,27 @@ def test_any_table_of_text_is_read_or_refused(
     delimiter = "," if ending == "csv" else "\t"
     text = "\n".join(delimiter.join(row) for row in [["content", "style", *header], *rows])
     check_contract(write(text.encode(errors="surrogatepass"), f"m.{ending}"))
+
+
+@FUZZ
+@given(
+    rows=st.lists(
+        st.lists(st.text("ab.é \x1c\x85\u2028\u3000\0;", max_size=3), max_size=3), max_size=5
+    ),
+    wide=st.integers(0, 3),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_rows_without_quotation_marks_are_what_the_csv_reader_makes_of_them(
+    rows: list[list[str]], wide: int, end: str
+) -> None:
+    full = [row if len(row) == wide else [*row, "a", "b", "c"][:3] for row in rows]
+    text = end.join(map(",".join, [["content", "style", "id"], *full]))
+    quick = read_table("m.csv", text.encode())
+    careful = read_table("m.csv", f'"content"{text.removeprefix("content")}'.encode())
+    for table in (quick, careful):
+        assert len(table.lines) == table.rows
+    assert (quick.columns, quick.problems) == (careful.columns, careful.problems)
+    assert [*quick.each_row()] == [*careful.each_row()]
 
 
 @FUZZ

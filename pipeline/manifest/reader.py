@@ -10,7 +10,7 @@ import difflib
 import os
 import string
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,14 +140,13 @@ class _Reader:
         """
         ids, outputs = _Column(), _Column()
         for first in range(0, self.table.rows, AT_ONCE):
-            for number, fields in enumerate(self._fields(first), first + 1):
-                names = self._usual_names(*fields) or self._read(self.table.row(number))
-                if names is None:
-                    break
-                ids.add(names[0], names[0])
-                outputs.add(names[1], folded(names[1]))
-            ids.end_piece()
-            outputs.end_piece()
+            made = [
+                self._usual_names(*fields) or self._read(self.table.row(number))
+                for number, fields in enumerate(self._fields(first), first + 1)
+            ]
+            names = [each for each in made if each is not None]
+            ids.add([pair_id for pair_id, _ in names])
+            outputs.add([output for _, output in names], folded)
             if self.problems:
                 break
         self._ids, self._outputs = {}, {}
@@ -373,21 +372,15 @@ class _Column:
 
     def __init__(self) -> None:
         self._pieces: list[pa.Array] = []
-        self._waiting: list[str] = []
         self._hashes = array("q")
         self._folders: set[str] = set()
 
-    def add(self, text: str, key: str) -> None:
-        """Append a text that has a unique key."""
-        self._waiting.append(text)
-        self._hashes.append(hash(key))
-        if (end := key.rfind("/")) > 0:
-            self._folders.add(key[:end])
-
-    def end_piece(self) -> None:
-        """Put away the texts that were added since the last call."""
-        self._pieces.append(pa.array(self._waiting, pa.large_string()))
-        self._waiting = []
+    def add(self, texts: Sequence[str], key: Callable[[str], str] = str) -> None:
+        """Append texts, each of which has a unique key."""
+        keys = [*map(key, texts)]
+        self._pieces.append(pa.array(texts, pa.large_string()))
+        self._hashes.extend(map(hash, keys))
+        self._folders.update({key.rpartition("/")[0] for key in keys} - {""})
 
     def whole(self) -> pa.Array:
         """Return all texts."""
@@ -396,7 +389,7 @@ class _Column:
     @property
     def repeats(self) -> bool:
         """Whether two keys may be equal."""
-        return len(np.unique(np.asarray(self._hashes))) < len(self._hashes)
+        return bool((np.diff(np.sort(self._hashes)) == 0).any())  # np.unique takes 0.7 s a million
 
     @property
     def holds_a_folder(self) -> bool:

@@ -340,7 +340,11 @@ def _values(array: pa.Array, name: str, default: object) -> list[Any]:
             return [{} for _ in range(len(array))]
         return [dict(items or ()) for items in array.to_pylist()]
     if pa.types.is_timestamp(array.type):
-        array = pc.strftime(array, format="%Y-%m-%dT%H:%M:%S+00:00")
+        text = array.cast(pa.timestamp("us")).cast(
+            pa.string()
+        )  # pc.strftime takes 18 times as long
+        text = pc.binary_replace_slice(text, 10, 11, "T")
+        array = pc.binary_join_element_wise(text, "+00:00", "")
     if pa.types.is_string(array.type):
         default = ""
     found: list[Any] = array.to_pylist()
