@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -225,11 +226,15 @@ def output_path(out: str, output: str) -> str:
 def read_bytes(path: str) -> bytes:
     """Return all bytes of a file. Raises `OSError`, also for a file over `_MOST_BYTES`."""
     local = as_stored(local_path(path))
-    if local is not None:
-        _check_readable(local)
-        with open(local, "rb") as file:
-            return file.read()
-    return objects.get(path, _MOST_BYTES)[0]
+    if local is None:
+        return objects.get(path, _MOST_BYTES)[0]
+    handle = os.open(local, os.O_RDONLY | os.O_NONBLOCK)  # does not wait at a pipe
+    try:
+        status = os.fstat(handle)
+        _check_readable(local, status)
+        return b"".join(iter(functools.partial(os.read, handle, status.st_size + 1), b""))
+    finally:
+        os.close(handle)
 
 
 def read(path: str) -> tuple[str, bytes]:
@@ -241,9 +246,8 @@ def read(path: str) -> tuple[str, bytes]:
     return before, read_bytes(path)
 
 
-def _check_readable(path: str) -> None:
+def _check_readable(path: str, status: os.stat_result) -> None:
     """Raise `OSError` for a file that has no end or would fill the memory."""
-    status = os.stat(path)
     if S_ISDIR(status.st_mode):
         raise OSError(errno.EISDIR, "it is a folder; name a picture", path)
     if not S_ISREG(status.st_mode):
@@ -336,7 +340,7 @@ def sha256(path: str) -> str:
     local = as_stored(local_path(path))
     if local is None:
         return hashlib.sha256(read_bytes(path)).hexdigest()
-    _check_readable(local)
+    _check_readable(local, os.stat(local))
     with open(local, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

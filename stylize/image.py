@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
+from stylize import jpeg
 from stylize.colorspace import SRGB_PROFILE, Colours, declared
 from stylize.config import FORMATS, MAX_SIDE, MIN_SIDE, side_problem
 from stylize.deep import Deep, encode_png, encode_tiff
@@ -128,6 +129,9 @@ def check_header(data: bytes, limits: Limits = Limits()) -> tuple[int, int]:
     Pixels are decoded only where the format does not show where the file ends. Raises
     `ImageReadError` (cut short, not a picture) and `ImageSizeError`.
     """
+    if size := jpeg.plain_size(data):
+        limits.check(*size)
+        return size
     image = opened(data, limits)
     if not _has_end(data, image):
         decode(data, limits)
@@ -169,32 +173,10 @@ def _is_turned_by_exif(image: Image.Image) -> bool:
 def _has_end(data: bytes, image: Image.Image) -> bool:
     """Tell whether the file's last part is there, for formats that mark it."""
     if image.format in ("JPEG", "MPO"):
-        # Within a scan, FF is followed by 00 or a restart marker, so that FF D9 is the end. Before
-        # the scan there may be a thumbnail with an end of its own.
-        scan = _jpeg_scan(data)
-        return scan > 0 and data.find(b"\xff\xd9", scan) > 0
+        return jpeg.has_end(data)
     if image.format == "PNG":
         return data.rfind(b"IEND") > 0
     return image.format in ("WEBP", "JXL")  # these do not even open where they are cut short
-
-
-def _jpeg_scan(data: bytes) -> int:
-    """Return where the first scan of a JPEG begins, or 0.
-
-    Segments are a marker, a length and the content.
-    """
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xDA:
-            return at
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # no content
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0
 
 
 def decode(data: bytes, limits: Limits = Limits(), ground: str = "white") -> Image.Image:

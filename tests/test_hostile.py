@@ -1,11 +1,13 @@
 """Input as an attacker or an accident would make it: damaged files, bombs, links, odd names."""
 
+import io
 import json
 import random
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forks import Forks
@@ -13,8 +15,10 @@ from helpers import TINY, check_whole, index_rows, picture, pictures, statuses, 
 from PIL import Image
 
 from pipeline.views.originals import size_of
+from stylize.colorspace import SRGB_PROFILE
 from stylize.errors import ImageReadError, ImageSizeError
-from stylize.image import decode
+from stylize.image import Limits, decode, opened
+from stylize.jpeg import plain_size
 
 FORMATS = ("jpg", "png", "webp", "tif", "gif", "bmp", "jp2", "avif", "tga", "ppm")
 
@@ -114,6 +118,26 @@ def test_damaged_pictures_are_read_or_refused_in_bounded_time_and_memory(
     seeds += [tmp_path / name for name in ("exif.jpg", "palette.png", "cmyk.tif")]
     scatter(tmp_path / "damaged", seeds, number, seed=number)
     check_all("picture", tmp_path / "damaged", {"ok", "ImageReadError", "ImageSizeError"})
+
+
+def test_a_header_that_passes_without_pillow_passes_with_it() -> None:
+    chance, plain = random.Random(1), 0
+    noise = Image.effect_noise((40, 24), 50)
+    kinds: list[tuple[str, dict[str, Any]]]
+    kinds = [("RGB", {}), ("RGB", {"progressive": True, "comment": "x"}), ("L", {"dpi": (72, 72)})]
+    kinds += [("CMYK", {}), ("RGB", {"icc_profile": SRGB_PROFILE, "restart_marker_rows": 1})]
+    for mode, options in kinds:
+        file = io.BytesIO()
+        noise.convert(mode).save(file, "JPEG", **options)
+        data = file.getvalue()
+        assert plain_size(data) == (40, 24)
+        pixels = data.index(b"\xff\xda") + 14
+        for _ in range(600):
+            damaged = mutate(data[:pixels], chance) + data[pixels:]
+            if size := plain_size(damaged):
+                assert opened(damaged, Limits(1 << 20, 1 << 20, least=1)).size == size
+                plain += 1
+    assert plain > 300
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -475,6 +475,7 @@ def test_each_distinct_file_is_checked_once_and_named_at_its_first_row(
     asked: list[str] = []
 
     def check(path: str) -> str | None:
+        Path(path).read_bytes()
         asked.append(path)
         return "is no picture" if path.endswith("bad.jpg") else None
 
@@ -708,14 +709,18 @@ def test_a_name_whose_accents_are_stored_otherwise_is_found_and_one_in_another_c
     (tmp_path / apart).mkdir()
     (tmp_path / apart / f"{composed}.jpg").write_bytes(b"picture")
     (tmp_path / "s.jpg").write_bytes(b"")
+
+    def check(path: str) -> None:
+        storage.read_bytes(path)
+
     pairs = table_of(tmp_path, f"content,style\n{composed}/{apart}.jpg,s.jpg\n")
-    assert find_problems(pairs, lambda path: None) == []
+    assert find_problems(pairs, check) == []
     path = pairs[0].inputs[0].path
     assert storage.read_bytes(path) == b"picture"
     assert storage.stat(path).startswith("7:")
     assert storage.sha256(path) == hashlib.sha256(b"picture").hexdigest()
     pairs = table_of(tmp_path, f"content,style\n{composed}/{apart}.JPG,s.jpg\n")
-    (problem,) = find_problems(pairs, lambda path: None)
+    (problem,) = find_problems(pairs, check)
     assert f"does not exist; {composed + '.jpg'!r} is there, which differs in case" in (
         problem.message
     )

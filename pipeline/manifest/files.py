@@ -85,7 +85,7 @@ def find_problems(
 ) -> list[Problem]:
     """Find the files of the pairs that are missing or that `check` objects to.
 
-    `check` gets the path of a file, once for each file, and returns None or its objection. It
+    `check` reads a file by its path, once for each file, and returns None or its objection. It
     raises `FileNotFoundError` if there is none. The problem names the first row with that file.
     `lines` maps rows to lines of the manifest; a `Manifest` brings its own.
     """
@@ -137,13 +137,13 @@ _HINTS = {
 
 def _file_problem(path: str, name: str, check: Callable[[str], str | None]) -> str | None:
     try:
-        # Object storage says by one request whether a file is there and what it holds.
-        if storage.is_remote(path) or storage.exists(path):
-            return check(path)
+        message = check(path)
     except FileNotFoundError:
-        pass
+        message = ""
     except OSError as error:
-        return f"{quoted(name)} cannot be read: {error.strerror or error}"
+        message = f"{quoted(name)} cannot be read: {error.strerror or error}"
+    if message is None or (message and (storage.is_remote(path) or storage.exists(path))):
+        return message
     local = storage.local_path(path)
     if local is not None and os.path.isdir(local):
         return f"{quoted(name)} is a folder; name a picture"
