@@ -178,8 +178,10 @@ def test_default_outputs_are_safe_and_their_names_fit(write: Write) -> None:
         {"content": "x/" + "ü" * 60 + ".jpg", "style": "..hid:den.jpg"},
         {"content": "c" * 300, "style": "d" * 300, "id": long_id},
         {"content": ".", "style": "/"},
+        {"content": "x|y.jpg", "style": "s.jpg|t.jpg", "id": "a"},
     ]
     pairs = read_manifest(write("\n".join(map(json.dumps, rows)), "m.jsonl"))
+    assert pairs[3].output == "images/x_y.s+t.a.png"
     assert pairs[0].output == f"images/{'ü' * 40}.__hid_den.{pairs[0].pair_id}.png"  # 80 bytes
     # 255 - 2 dots - 120 of the id - 4 of .png = 129, so 64 for each stem.
     assert pairs[1].output == f"images/{'c' * 64}.{'d' * 64}.{long_id}.png"

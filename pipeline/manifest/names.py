@@ -26,6 +26,7 @@ __all__ = [
     "output_problem",
     "plain_id",
     "plain_stem",
+    "plain_stems",
     "plain_suffix",
 ]
 
@@ -53,15 +54,23 @@ def default_output(content: str, styles: Sequence[str], pair_id: str, format: st
     return f"images/{photo}.{style}.{_safe(pair_id)}.{format}"
 
 
-def plain_stem(paths: str) -> str:
-    """Return what `default_output` makes of the stem of a path, or of several joined by ``|``.
+def plain_stem(path: str) -> str:
+    """Return what `default_output` makes of the stem of a path, "" for one that needs care.
 
-    "" stands for those that need care. With all others nothing is wrong as they are written.
+    With all others nothing is wrong as they are written.
     """
-    matches = [_PLAIN_PATH.fullmatch(path) for path in split_styles(paths)]
-    names = [match[1] for match in matches if match]
-    stem = "+".join(name.rpartition(".")[0] or name for name in names)
-    return stem if len(names) == len(matches) and len(stem) <= _PLAIN_STEM else ""
+    match = _PLAIN_PATH.fullmatch(path)
+    if match is None:
+        return ""
+    stem = match[1].rpartition(".")[0] or match[1]
+    return stem if len(stem) <= _PLAIN_STEM else ""
+
+
+def plain_stems(styles: str) -> str:
+    """Return the same of the paths in a cell ``a.jpg|b.jpg``."""
+    stems = [plain_stem(path) for path in split_styles(styles)]
+    joined = "+".join(stems)
+    return joined if all(stems) and len(joined) <= _PLAIN_STEM else ""
 
 
 def plain_suffix(output: str) -> str:

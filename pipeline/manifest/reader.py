@@ -26,6 +26,7 @@ from pipeline.manifest.names import (
     output_problem,
     plain_id,
     plain_stem,
+    plain_stems,
     plain_suffix,
 )
 from pipeline.manifest.pairs import (
@@ -168,7 +169,7 @@ class _Reader:
     ) -> tuple[str, str] | None:
         """Return id and output of a row that surely has no problem by itself, else None."""
         photo = plain_stem(content)
-        styles = kept(self._plain_styles, style, plain_stem)
+        styles = kept(self._plain_styles, style, plain_stems)
         if self.name or not (photo and styles):
             return None
         if own_id and not plain_id(own_id):
