@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from stylize import __version__
 
 if TYPE_CHECKING:
-    from pipeline.store.index import read_index as read_index
+    from pipeline.store.reading import read_index as read_index
     from pipeline.views.curves import plot_curves as plot_curves
 
 __all__ = ["__version__", "plot_curves", "read_index"]
 
-_MODULES = {"plot_curves": "views.curves", "read_index": "store.index"}
+_MODULES = {"plot_curves": "views.curves", "read_index": "store.reading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -44,9 +44,9 @@ def status_command(
     folder = _existing(out)
     if watch:
         _watch(folder, every)
-    from pipeline.store.index import read_failures, read_statuses
     from pipeline.store.lock import at_work
     from pipeline.store.log import latest_log
+    from pipeline.store.reading import read_failures, read_statuses
 
     counts = Counter(read_statuses(folder).values())
     failures = read_failures(folder) if counts.keys() - {"ok"} else []

@@ -42,9 +42,10 @@ from pipeline.shard import Shard, parse_shard
 from pipeline.signals import Handlers
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_columns, read_results, read_sample
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock, LockedError
 from pipeline.store.log import NOTE, RunLog
+from pipeline.store.reading import read_columns, read_results, read_sample
 from pipeline.store.watch import PLANNED
 from pipeline.text import count, quoted
 from stylize import __version__

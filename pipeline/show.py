@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.records import Result, column_of, join_styles, numbered
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_results
+from pipeline.store.reading import read_results
 from pipeline.views.originals import Inputs
 from stylize.config import ALGORITHM, INIT_WORDS, SETTINGS, StyleConfig, as_text
 from stylize.errors import ConfigError, StylizeError

@@ -10,7 +10,7 @@ from helpers import TINY, cli, index_rows, pictures, write_csv
 from pipeline import objects, storage
 from pipeline.objects import ChangedError, StorageError
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_results
+from pipeline.store.reading import read_results
 
 
 def test_conditions_listings_and_attributes_are_as_on_s3(container: str) -> None:

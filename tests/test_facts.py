@@ -23,9 +23,10 @@ from pipeline.records import Input, Pair, Result, Task, pair_key
 from pipeline.run import make_plan
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock
 from pipeline.store.metadata import carried, metadata
+from pipeline.store.reading import read_results
 from pipeline.text import utc_now
 from stylize.config import ALGORITHM
 from stylize.image import encode

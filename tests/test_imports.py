@@ -203,7 +203,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_painting_and_display_know_neither_the_index_nor_the_views(path: Path) -> None:
     if room(module_of(path)) in ("paint", "display"):
         found = modules_of_ours(path)
-        assert not {"pipeline.store.index", "pipeline.store.repair"} & found
+        assert not {f"pipeline.store.{name}" for name in ("index", "reading", "repair")} & found
         assert "views" not in {room(module) for module in found}
 
 

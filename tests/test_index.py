@@ -28,9 +28,10 @@ from pipeline.records import Input, Result
 from pipeline.shard import Shard
 from pipeline.storage import StorageError
 from pipeline.store.folder import Fixed, OutFolder
-from pipeline.store.index import Index, read_index, read_results
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock, LockedError, at_work
 from pipeline.store.medium import Times
+from pipeline.store.reading import read_index, read_results
 from pipeline.store.rows import SCHEMA, Stamp, newest, to_table
 
 CURVE = tuple((i, i / 2, 8.0 / (i + 1), 4.0 / (i + 1), 3.0 / (i + 1), 1.0) for i in range(3))
@@ -637,7 +638,7 @@ POINTS = [
     "compaction-inputs-deleted",
 ]
 STEP = """
-from pipeline.store.index import read_results
+from pipeline.store.reading import read_results
 done = {n for n, r in read_results(out).items() if r.status == 'ok'}
 with Index(out, 'r' + str(os.getpid()), rows_per_part=2) as index:
     index.append(row('z', status='failed', key='', output_sha256='', loss_curve=()))

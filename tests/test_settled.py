@@ -22,8 +22,9 @@ from pipeline.run import make_plan
 from pipeline.settled import settle
 from pipeline.store.facts import FileFacts
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock
+from pipeline.store.reading import read_results
 from stylize import weights
 from stylize.config import ALGORITHM, StyleConfig
 

@@ -28,8 +28,9 @@ from pipeline.paint.backbones import Backbones, GivenWeights, UnableError
 from pipeline.records import Result
 from pipeline.shard import Shard, parse_shard
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock, LockedError, at_work
+from pipeline.store.reading import read_results
 from stylize.errors import ConfigError
 
 HERE = ("--in-process", *TINY)

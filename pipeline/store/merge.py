@@ -19,8 +19,9 @@ from pipeline import storage
 from pipeline.records import Result
 from pipeline.side_by_side import side_by_side
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_index, read_results
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock, LockedError, at_work
+from pipeline.store.reading import read_index, read_results
 from pipeline.text import folded, quoted
 
 __all__ = ["ClashError", "Merged", "merge"]

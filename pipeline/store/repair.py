@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pipeline import storage
 from pipeline.records import Pair, Result, preview_of
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import Index, read_results
+from pipeline.store.index import Index
 from pipeline.store.lock import Lock
+from pipeline.store.reading import read_results
 
 __all__ = ["holds_anything", "prune", "rebuild_index"]
 

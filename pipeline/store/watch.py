@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_columns
 from pipeline.store.lock import runs_at_work
+from pipeline.store.reading import read_columns
 from pipeline.text import count, duration, visible
 
 __all__ = ["PLANNED", "Standing", "look"]

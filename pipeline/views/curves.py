@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_curves, read_results
+from pipeline.store.reading import read_curves, read_results
 from pipeline.views.grid import values_of
 from stylize.plot import figure, loss_axes
 

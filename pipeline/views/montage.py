@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pipeline import storage
 from pipeline.records import Result
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_results
+from pipeline.store.reading import read_results
 from pipeline.views.grid import Cell, Grid, lay_out
 from pipeline.views.originals import Inputs, open_small, size_of
 from stylize.config import WEBP_SIDE

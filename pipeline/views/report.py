@@ -31,9 +31,9 @@ from pipeline.leftovers import sweep_temporaries
 from pipeline.records import join_styles, split_styles
 from pipeline.signals import repeat
 from pipeline.store.folder import OutFolder
-from pipeline.store.index import read_columns
 from pipeline.store.newest import read_newest
 from pipeline.store.pieces import by_row
+from pipeline.store.reading import read_columns
 from pipeline.store.rows import SCHEMA
 from pipeline.views.originals import Inputs, open_small
 from pipeline.views.templates import asset, fill
