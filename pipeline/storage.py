@@ -232,7 +232,8 @@ def read_bytes(path: str) -> bytes:
     try:
         status = os.fstat(handle)
         _check_readable(local, status)
-        return b"".join(iter(functools.partial(os.read, handle, status.st_size + 1), b""))
+        most = max(status.st_size + 1, 65536)  # some file systems say 0 of a file that has bytes
+        return b"".join(iter(functools.partial(os.read, handle, most), b""))
     finally:
         os.close(handle)
 
