@@ -6,10 +6,12 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 # Each process takes whole files. `make test JOBS=0` runs all tests in one process.
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Else each process, and each program that a test starts, compiles all its files anew.
+unexport PYTHONDONTWRITEBYTECODE
 # The workers of Ray find the plug-in of coverage wherever they begin.
 MEASURED := PYTHONPATH=$(CURDIR)/tests:$(CURDIR) $(BIN)/python
 
-.PHONY: demo figures test test-quick coverage check slow chaos cluster-test wheel browser weights clean
+.PHONY: demo figures test test-quick lowest coverage check slow chaos cluster-test wheel browser weights clean
 
 demo: $(VENV)/installed  ## paint six pictures that ship with the project
 	$(BIN)/stylize-batch demo
@@ -30,6 +32,17 @@ test: $(VENV)/tests-installed check  ## the whole suite, except what is marked s
 
 test-quick: $(VENV)/tests-installed  ## without the files that run the whole command: for the loop of work
 	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not whole'
+
+lowest:  ## the quick tests with the lowest versions that pyproject.toml allows, of all at once
+	$(MAKE) .venv-lowest/lowest-installed
+	.venv-lowest/bin/python -m pytest $(AT_ONCE) -m 'not slow and not whole'
+
+.venv-lowest/lowest-installed: pyproject.toml
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+		--resolution lowest-direct --editable '.[test]'
+	touch $@
 
 coverage: $(VENV)/tests-installed  ## which branches tests reach, in all processes
 	rm -f .coverage .coverage.*  # TESTS=tests/test_log.py measures with one file alone

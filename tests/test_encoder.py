@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,6 +38,8 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def random_torchvision(backbone: str) -> torch.nn.Sequential:
     """The layers of torchvision's network, with random filters and biases."""
+    import torchvision  # a second for every process that collects tests
+
     with torch.device("meta"):
         net: torch.nn.Sequential = getattr(torchvision.models, backbone)(weights=None).features
     net.to_empty(device="cpu")

@@ -23,10 +23,11 @@ CODE = """
 import os, sys
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from ray.cluster_utils import Cluster
-dashboard, metrics = map(int, sys.argv[1:])
+dashboard, agent, metrics = map(int, sys.argv[1:])
 cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 2, "num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": True,
     "dashboard_host": "127.0.0.1", "dashboard_port": dashboard, "metrics_export_port": metrics,
+    "dashboard_agent_listen_port": agent,  # another Ray may have the usual one
 })
 print(cluster.address, flush=True)
 sys.stdin.read()
@@ -75,9 +76,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    dashboard, metrics = free_port(), free_port()
+    dashboard, agent, metrics = free_port(), free_port(), free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, str(dashboard), str(metrics)],
+        [sys.executable, "-c", CODE, str(dashboard), str(agent), str(metrics)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -294,7 +294,7 @@ def test_a_folder_of_far_more_than_is_asked_for_is_not_listed_to_its_end(bucket:
     uris = [f"{bucket.uri}/p/{number:05}.jpg" for number in (0, *range(2900, 2940))]
     for number in range(3000):
         if number % 2 == 0 or number >= 2900:
-            bucket.put(f"p/{number:05}.jpg", b"1")
+            bucket.put_at_once(f"p/{number:05}.jpg", b"1")
     bucket.page = 200
     assert storage.stats(uris).keys() == set(uris)
     assert bucket.counted()["LIST"] < 10

@@ -24,6 +24,12 @@ def test_the_version_is_one_everywhere() -> None:
     assert (version, (version, date)) == (__version__, released[0])
 
 
+def test_the_licences_are_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    (licences,) = re.findall(r"^license:\n((?:  - .+\n)+)", citation, re.MULTILINE)
+    assert re.findall(r"- (.+)", licences) == PROJECT["license"].split(" AND ")
+
+
 def test_the_changelog_has_the_kinds_of_changes_that_its_form_knows() -> None:
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))

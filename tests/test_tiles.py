@@ -85,14 +85,13 @@ def test_losses_and_gradient_in_tiles_are_those_of_the_whole_picture(
     whole = PerceptualLoss(encoder, config, content, target, mask=mask, spread=spread)
     tiled = TiledLoss(encoder, config, content, target, mask=mask, spread=spread, side=64)
     assert len(tiled.tiles(pictures)) > 1
-    gradients = []
+    gradients, values = [], []
     for loss in (whole, tiled):
         at = pictures.clone().requires_grad_()
         losses = loss(at)
         gradients.append(torch.autograd.grad(losses.total.sum(), at)[0])
-        assert losses.total.tolist() == pytest.approx(whole(pictures).total.tolist(), rel=1e-5)
-        assert losses.content.tolist() == pytest.approx(whole(pictures).content.tolist(), rel=1e-5)
-        assert losses.style.tolist() == pytest.approx(whole(pictures).style.tolist(), rel=1e-5)
+        values.append([*losses.total.tolist(), *losses.content.tolist(), *losses.style.tolist()])
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
     wanted, got = gradients
     assert float((got - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
 
@@ -122,7 +121,7 @@ def test_gradients_in_tiles_are_those_of_the_whole_picture_whatever_convolves(
 
 def test_a_transfer_in_tiles_ends_where_the_whole_one_does_and_says_so(bundled: Weights) -> None:
     photo, painting = to_image(smooth(96, 144, seed=5)), to_image(smooth(144, 96, seed=6))
-    config = StyleConfig.of("draft", size=144, steps=9)
+    config = StyleConfig.of("draft", size=144, steps=5)
     whole = Stylizer(bundled, device="cpu", dtype="float32").transfer(photo, painting, config)
     tiled = Stylizer(bundled, device="cpu", dtype="float32", tile=64).transfer(
         photo, painting, config

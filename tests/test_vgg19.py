@@ -18,8 +18,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.models import VGG19_Weights
-from torchvision.models.vgg import cfgs
 
 from pipeline.options import Options
 from pipeline.single import make_stylizer
@@ -36,6 +34,9 @@ STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 def test_the_address_the_input_and_the_layers_are_torchvisions() -> None:
+    from torchvision.models import VGG19_Weights  # a second for every process that collects tests
+    from torchvision.models.vgg import cfgs
+
     published = VGG19_Weights.IMAGENET1K_V1
     preprocessing = published.transforms()
     assert published.url == weights_module.VGG19_URL

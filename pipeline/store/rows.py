@@ -181,7 +181,7 @@ def newest_positions(table: pa.Table) -> tuple[pa.Array, pa.Array]:
     care = pc.or_(
         pc.is_in(table["pair_id"], value_set=repeated(table["pair_id"])),
         pc.is_in(table["output"], value_set=repeated(table["output"])),
-    )
+    ).combine_chunks()  # before version 26, pyarrow crashes over a column without a chunk
     plain = pc.indices_nonzero(pc.invert(care))
     at = pc.indices_nonzero(care).to_pylist()
     picked = newest(stamps(table.select(Stamp._fields).take(pa.array(at, pa.uint64()))))
