@@ -32,7 +32,7 @@ MEASURED_SIDE = 256
 _THINGS = 0.04
 """The reach for a painting of things."""
 
-_TEXTURE = 0.25
+_TEXTURE = 0.3
 """The reach for a painting that is texture all over."""
 
 _UNEVEN, _EVEN = 0.68, 0.75

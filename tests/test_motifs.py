@@ -24,7 +24,7 @@ from stylize.weights import Weights
 
 IMAGES = Path(__file__).parents[1] / "manifests" / "images"
 THINGS = 0.04
-TEXTURE = 0.25
+TEXTURE = 0.3
 
 
 @pytest.fixture(scope="module")
