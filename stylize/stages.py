@@ -14,7 +14,7 @@ from stylize.image import fit
 
 __all__ = ["Stage", "plan_stages"]
 
-_FINEST_OF_THINGS = 0.12
+_FINEST_OF_THINGS = 0.14
 """Factor on the content weight at the finest scale, for a painting of things."""
 
 

@@ -84,7 +84,7 @@ def test_scales_where_single_strokes_are_too_large_are_left_out_for_the_same_wor
     assert [stage.size[0] for stage in whole] == [128, 256, 512]
     stages = plan_stages((800, 600), config, least_side(config, THINGS))
     assert [stage.size[0] for stage in stages] == [256, 512]
-    assert stages[1] == dataclasses.replace(whole[2], content_factor=0.12)
+    assert stages[1] == dataclasses.replace(whole[2], content_factor=0.14)
     assert stages[0].evaluations == 45 + 11  # 45 of a quarter of the pixels, in whole ones
     assert plan_stages((800, 600), config, least_side(config, TEXTURE)) == whole
 
@@ -95,7 +95,7 @@ def test_a_painting_of_things_begins_alike_at_every_size(size: int) -> None:
     stages = plan_stages((4000, 3000), config, least_side(config, THINGS))
     assert stages[0].size == fit((4000, 3000), 256)
     assert [stage.spread for stage in stages] == [0] * len(stages)
-    finest = 0.12 if len(stages) > 1 else 1
+    finest = 0.14 if len(stages) > 1 else 1
     assert [s.content_factor for s in stages] == [4] * (len(stages) - 1) + [finest]
 
 
