@@ -340,9 +340,8 @@ def _values(array: pa.Array, name: str, default: object) -> list[Any]:
             return [{} for _ in range(len(array))]
         return [dict(items or ()) for items in array.to_pylist()]
     if pa.types.is_timestamp(array.type):
-        text = array.cast(pa.timestamp("us")).cast(
-            pa.string()
-        )  # pc.strftime takes 18 times as long
+        # pc.strftime takes 18 times as long.
+        text = array.cast(pa.timestamp("us")).cast(pa.string())
         text = pc.binary_replace_slice(text, 10, 11, "T")
         array = pc.binary_join_element_wise(text, "+00:00", "")
     if pa.types.is_string(array.type):
