@@ -24,7 +24,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         "style 1e30": {**pair, "style_weight": "1e30"},
         "all 1e30": {**pair, "style_weight": "1e30", "content_weight": "1e30", "tv_weight": "1e30"},
         "adam 1e30": {**pair, "style_weight": "1e30", "optimizer": "adam"},
-        "too much": {**pair, "style_weight": "1e30", "relative": "false"},
+        "too much": {**pair, "style_weight": "1e30", "relative": "false", "motifs": "1"},
         "nothing": {**pair, "style_weight": "0", "content_weight": "0"},
         "black style": {**pair, "style": "black.png"},
         "white style": {**pair, "style": "white.png"},

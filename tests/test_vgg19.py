@@ -166,7 +166,7 @@ def paint(stylizer: Stylizer, config: StyleConfig) -> StyleResult:
 @pytest.mark.parametrize(
     ("preset", "size", "steps", "motifs", "evaluations"),
     [
-        ("default", 48, 14, 0, 7),  # the coarser scale is left out, for as much work
+        ("default", 40, 14, 0, 7),  # the coarser scale is left out, for as much work
         ("default", 48, 14, 1, 14),
         ("draft", 64, 10, 1, 10),
         ("paper", 48, 6, 1, 6),
@@ -182,7 +182,7 @@ def test_each_preset_paints_the_bundled_networks_picture(
     made: Stylizer,
     own: Stylizer,
 ) -> None:
-    config = StyleConfig.of(preset, size=size, steps=steps, motifs=motifs, coarsest=24)
+    config = StyleConfig.of(preset, size=size, steps=steps, motifs=motifs, coarsest=20)
     wanted, got = paint(own, config), paint(made, config)
     assert got.evaluations == wanted.evaluations == evaluations
     for here, there in zip(wanted.curve, got.curve, strict=True):
